@@ -1,0 +1,351 @@
+"""Pruning: what to cut (criterion), the cut (action), and what it cost (report).
+
+Heavy-tailed columns make a weight matrix compressible: the few columns of largest norm carry
+nearly all of its Frobenius norm, and the others can go. A column is a hidden unit's incoming
+weights, index i of the first dimension of a weight.
+
+Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the
+relative error ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds
+the squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed, 1 - ``keep``.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from heavytail import _checks, _layers
+
+UNITS = ("column", "weight")
+SCOPES = ("layer", "global")
+
+_MASKS = (torch.bool, torch.int64, torch.int32)
+
+
+def column_norms(weight: Tensor) -> Tensor:
+    """Return the Euclidean norm of each column of a weight.
+
+    Args:
+        weight: shape (n, ...), floating point, n columns; a column is ``weight[i]``.
+
+    Returns:
+        Shape (n,), float64: the square of a heavy-tailed float32 weight may not fit float32.
+
+    Raises:
+        TypeError: if ``weight`` is no floating-point tensor.
+        ValueError: if it has fewer than two dimensions.
+    """
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise TypeError(f"weight must be a floating-point tensor, got {_described(weight)}")
+    if weight.dim() < 2:
+        raise ValueError(
+            f"weight must have shape (n, ...) with n columns, got {_described(weight)}"
+        )
+    columns = weight.detach().flatten(1).to(torch.float64)
+    if weight.dtype == torch.float64 and columns.numel():  # its squares may leave the floats too
+        largest = columns.abs().amax(1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 1.0)
+    else:
+        largest = columns.new_ones(len(columns), 1)
+    norms: Tensor = torch.linalg.vector_norm(columns / largest, dim=1)
+    return norms * largest.squeeze(1)
+
+
+def relative_error(weight: Tensor, kept: Tensor) -> float:
+    """Return ||W - W_kept||_F / ||W||_F, W_kept being W with the other columns set to zero.
+
+    Args:
+        weight: shape (n, ...), floating point.
+        kept: the columns kept: a boolean mask of shape (n,), or integer indices of shape (k,).
+
+    Returns:
+        A number in [0, 1]; the norm, not its square. 0 for a weight that is all zero.
+
+    Raises:
+        TypeError: if a tensor is of another type.
+        ValueError: if the mask has another length, an index is out of range, or a weight is not
+            finite.
+    """
+    norms = _finite(column_norms(weight))
+    n = len(norms)
+    if not isinstance(kept, Tensor) or kept.dtype not in _MASKS:  # uint8 could be meant as either
+        raise TypeError(f"kept must be a boolean mask or integer indices, got {_described(kept)}")
+    dropped = torch.ones(n, dtype=torch.bool, device=norms.device)
+    if kept.dtype == torch.bool:
+        if kept.shape != (n,):
+            raise ValueError(f"the mask kept must have shape ({n},), got {tuple(kept.shape)}")
+        dropped = ~kept.to(norms.device)
+    else:
+        if kept.numel() and not (int(kept.min()) >= 0 and int(kept.max()) < n):
+            raise ValueError(f"an index in kept must be in [0, {n}), got {kept.tolist()}")
+        dropped[kept.to(norms.device).long()] = False
+    return _relative(norms, dropped)
+
+
+def kept_columns(
+    weight: Tensor, *, keep: float | None = None, error: float | None = None
+) -> Tensor:
+    """Choose the columns to keep: those of largest norm.
+
+    Args:
+        weight: shape (n, ...), floating point.
+        keep: in [0, 1]; keep the round(keep * n) columns of largest norm.
+        error: in [0, 1]; keep the fewest columns for which the relative error (the norm, not its
+            square) stays at most ``error``. Just one of ``keep`` and ``error`` is given.
+
+    Returns:
+        Boolean mask of shape (n,). Between equal norms the earlier column goes first.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above, or norms that are not finite.
+    """
+    _one_criterion(keep, error)
+    return _kept(_finite(column_norms(weight)), keep, error)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What pruning did to one layer.
+
+    Attributes:
+        name: of the layer in the model.
+        units: number of columns (or single weights) before.
+        kept: number of them left.
+        parameters: number of weights before.
+        kept_parameters: number of weights that may be nonzero after.
+        error: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square.
+    """
+
+    name: str
+    units: int
+    kept: int
+    parameters: int
+    kept_parameters: int
+    error: float
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of columns (or single weights) removed."""
+        return 1 - self.kept / self.units
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did to a model: one line a layer and the total; ``print`` shows a table.
+
+    Attributes:
+        layers: the reports of the pruned layers, in the model's order.
+        unit: ``"column"`` or ``"weight"``, what was counted and cut.
+        error: relative error over all pruned layers together; the norm, not its square.
+    """
+
+    layers: tuple[LayerReport, ...]
+    unit: str
+    error: float
+
+    @property
+    def units(self) -> int:
+        """Number of columns (or single weights) before, over the pruned layers."""
+        return sum(layer.units for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        """Number of columns (or single weights) left."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights before."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def kept_parameters(self) -> int:
+        """Number of weights that may be nonzero after."""
+        return sum(layer.kept_parameters for layer in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of columns (or single weights) removed: the pruning ratio."""
+        return 1 - self.kept / self.units
+
+    def __str__(self) -> str:
+        """Return the report as a table."""
+        rows = [(r.name, r.kept, r.units, r.ratio, r.kept_parameters, r.error) for r in self.layers]
+        total = (self.kept, self.units, self.ratio, self.kept_parameters, self.error)
+        width = max(len("layer"), *(len(name) for name, *_ in rows))
+        lines = [f"{'layer':{width}}  {self.unit + 's kept':>17}  ratio  parameters kept  error"]
+        for name, kept, units, ratio, parameters, error in [*rows, ("total", *total)]:
+            lines.append(
+                f"{name:{width}}  {f'{kept} of {units}':>17}  {ratio:.3f}  {parameters:15d}  "
+                f"{error:.3f}"
+            )
+        return "\n".join(lines)
+
+
+def prune(
+    model: nn.Module,
+    *,
+    keep: float | None = None,
+    error: float | None = None,
+    layers: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    unit: str = "column",
+    scope: str = "layer",
+) -> PruneReport:
+    """Prune a model in place by masks of ``torch.nn.utils.prune``, the smallest units first.
+
+    The masks multiply the weights at each forward pass. ``torch.nn.utils.prune.remove(layer,
+    "weight")`` makes them permanent; copy a model before it is pruned or after that, since torch
+    cannot copy a masked one. A layer that is pruned already is pruned further.
+
+    Args:
+        model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2.
+        keep: in [0, 1]; keep this fraction (to the nearest integer) of the units.
+        error: in [0, 1]; remove as many units as the relative error (the norm, not its square)
+            allows. Just one of ``keep`` and ``error`` is given.
+        layers: what to prune, as modules or names, with all inside them. None takes every layer
+            with a parameter ``weight`` of dimension >= 2 but ``model.head``, and is an error for
+            a model without ``head``.
+        unit: ``"column"`` cuts columns by norm, ``"weight"`` single weights by magnitude.
+        scope: ``"layer"`` applies the criterion in each layer by itself, ``"global"`` to the
+            units of all layers together.
+
+    Returns:
+        The report. If an argument is refused, the model is as it was.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above, a layer that is not in the
+            model or has no ``weight``, or weights that are not finite.
+    """
+    _one_criterion(keep, error)
+    _checks.one_of("unit", unit, UNITS)
+    _checks.one_of("scope", scope, SCOPES)
+    chosen = _prunable(model, layers)
+    weights = [_weight(module) for module in chosen.values()]
+    sizes = [_finite(_unit_sizes(weight, unit)) for weight in weights]
+    everything = torch.cat([size.cpu() for size in sizes])  # layers may lie on several devices
+    if scope == "layer":
+        kept = [_kept(size, keep, error).cpu() for size in sizes]
+    else:
+        kept = list(_kept(everything, keep, error).split([len(size) for size in sizes]))
+    masks = [
+        _mask(module, weight, units)
+        for module, weight, units in zip(chosen.values(), weights, kept, strict=True)
+    ]
+    reports = [
+        LayerReport(
+            name=name,
+            units=len(size),
+            kept=int(mask.view(len(size), -1).any(1).sum()),
+            parameters=mask.numel(),
+            kept_parameters=int(mask.sum()),
+            error=_relative(size.cpu(), ~units),
+        )
+        for name, size, units, mask in zip(chosen, sizes, kept, masks, strict=True)
+    ]
+    report = PruneReport(tuple(reports), unit, _relative(everything, ~torch.cat(kept)))
+    for module, mask in zip(chosen.values(), masks, strict=True):
+        torch_prune.custom_from_mask(module, "weight", mask)
+    return report
+
+
+def _prunable(
+    model: nn.Module, layers: _layers.Layer | Iterable[_layers.Layer] | None
+) -> dict[str, nn.Module]:
+    """Return the layers to prune, by name, in the model's order."""
+    hidden = _layers.hidden(model, None) if layers is None else _layers.inside(model, layers)
+    if not hidden:
+        raise ValueError("layers must name at least one layer, got none")
+    chosen = {name: module for name, module in hidden.items() if _is_prunable(module)}
+    if layers is not None and len(chosen) < len(hidden):
+        refused = {name: module for name, module in hidden.items() if name not in chosen}
+        raise ValueError(f"no parameter 'weight' to prune in {_layers.listed(refused)}")
+    if not chosen:
+        raise ValueError(f"no parameter 'weight' to prune in {_layers.listed(hidden)}")
+    return chosen
+
+
+def _is_prunable(module: nn.Module) -> bool:
+    """Tell whether torch can mask ``module.weight``: a parameter, or one that it has masked."""
+    weight = module._parameters.get("weight")
+    if weight is None and "weight_mask" in module._buffers:
+        weight = module._parameters.get("weight_orig")
+    return weight is not None and weight.dim() >= 2 and weight.numel() > 0
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """Return the weight as it is now; torch renews a masked one at the next forward pass only."""
+    if "weight_mask" in module._buffers:
+        return (module.weight_orig * module.weight_mask).detach()  # type: ignore[operator]
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # _prunable has looked
+    return weight.detach()
+
+
+def _mask(module: nn.Module, weight: Tensor, kept: Tensor) -> Tensor:
+    """Return the mask of a weight's shape that keeps some units, within an earlier mask."""
+    shape = (-1, *(1,) * (weight.dim() - 1)) if len(kept) == len(weight) else weight.shape
+    mask = kept.to(weight.device).view(shape).expand_as(weight)
+    if "weight_mask" in module._buffers:
+        earlier = module.weight_mask
+        assert isinstance(earlier, Tensor)
+        mask = mask & earlier.bool()
+    return mask.to(weight.dtype)
+
+
+def _unit_sizes(weight: Tensor, unit: str) -> Tensor:
+    """Return the norms of the columns, or the magnitudes of the weights: shape (units,)."""
+    if unit == "column":
+        return column_norms(weight)
+    return weight.flatten().abs().to(torch.float64)
+
+
+def _finite(sizes: Tensor) -> Tensor:
+    if not torch.isfinite(sizes).all():
+        raise ValueError("the weights must be finite to be pruned, got inf or nan among them")
+    return sizes
+
+
+def _one_criterion(keep: float | None, error: float | None) -> None:
+    if (keep is None) == (error is None):
+        raise ValueError(f"give one of keep and error, got keep={keep} and error={error}")
+    if keep is not None:
+        _checks.fraction("keep", keep)
+    if error is not None:
+        _checks.fraction("error", error)
+
+
+def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
+    """Choose the units to keep by their sizes (shape (units,)); one of the criteria is given."""
+    ascending = torch.argsort(sizes, stable=True)
+    n = len(sizes)
+    if keep is not None:
+        cut = n - round(keep * n)
+    else:
+        assert error is not None  # one criterion is given
+        energy = _energies(sizes)[ascending].cumsum(0)
+        cut = int((energy <= error**2 * energy[-1]).sum()) if n else 0
+    kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
+    kept[ascending[:cut]] = False
+    return kept
+
+
+def _energies(sizes: Tensor) -> Tensor:
+    """Return the squares, relative to the largest size so that none overflows."""
+    largest = float(sizes.max()) if len(sizes) else 0.0
+    return (sizes / largest).square() if largest > 0 else torch.zeros_like(sizes)
+
+
+def _relative(sizes: Tensor, dropped: Tensor) -> float:
+    """Return sqrt(dropped energy / all energy), 0 where there is no energy at all."""
+    energy = _energies(sizes)
+    total = float(energy.sum())
+    return math.sqrt(float(energy[dropped].sum()) / total) if total > 0 else 0.0
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)} and dtype {value.dtype}"
+    return repr(value)

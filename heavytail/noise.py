@@ -1,0 +1,313 @@
+"""Heavy-tailed noise on the columns of weights: the vectors, and the hook that adds them.
+
+A column is a hidden unit's incoming weights: a row of ``nn.Linear.weight``, a filter of a
+convolution. Training with step size eta = ``lr`` becomes
+
+    W_i <- W_i - eta * (gradient step) + scale * eta^{1/alpha} * xi_i,
+
+with one independent noise vector xi_i for each column i and step. The factor eta^{1/alpha} makes
+it the Euler scheme of an SDE driven by an alpha-stable Levy process: over K steps the noise adds
+up, in law, to scale * (eta K)^{1/alpha} * xi.
+
+Three kinds of xi in R^d, all with S(alpha)S(1) coordinates:
+
+- ``"shared"`` (type I): zeta * (1, ..., 1), one scalar zeta ~ S(alpha)S(1) for all coordinates;
+- ``"independent"`` (type II): i.i.d. S(alpha)S(1) coordinates;
+- ``"isotropic"`` (type III): sqrt(2 A) G, A standard positive (alpha/2)-stable, G ~ N(0, I_d).
+
+At alpha = 2 every coordinate is N(0, 2), so that the kinds stay on one scale.
+
+Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I, II, III these are.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heavytail import _checks, _layers
+from heavytail.stable import log_positive_stable, symmetric_stable
+
+KINDS = ("shared", "independent", "isotropic")
+
+
+def noise_vectors(
+    kind: str,
+    alpha: float,
+    n: int,
+    d: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Draw n independent noise vectors in R^d.
+
+    =================  ========================  ==========================================
+    kind               E exp(i<u, xi>)           c in P(\|xi\| > r) ~ c r^-alpha, alpha < 2
+    =================  ========================  ==========================================
+    ``"shared"``       exp(-\|sum u_j\|^alpha)   d^{alpha/2} C_alpha
+    ``"independent"``  exp(-sum \|u_j\|^alpha)   d C_alpha
+    ``"isotropic"``    exp(-\|u\|^alpha)         2^alpha Gamma((d + alpha)/2)
+                                                 / (Gamma(d/2) Gamma(1 - alpha/2))
+    =================  ========================  ==========================================
+
+    C_alpha is :func:`heavytail.tail_constant`.
+
+    Args:
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``, types I, II and III.
+        alpha: stability index in (0, 2].
+        n: number of vectors, >= 0.
+        d: their dimension, >= 0.
+        generator: source of the random bits; None is torch's global generator.
+        device: where to draw; None is the generator's device, else torch's default device.
+        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+
+    Returns:
+        Tensor of shape (n, d). Where a coordinate leaves the floats (alpha well below 1), inf.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+    """
+    n, d = _checks.count("n", n), _checks.count("d", d)
+    device, dtype = _checks.place(generator, device, dtype)
+    return _columns(kind, alpha, n, d, generator, device, dtype).expand(n, d).contiguous()
+
+
+def _columns(
+    kind: str,
+    alpha: float,
+    n: int,
+    d: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Draw noise vectors of shape (n, d), or (n, 1) for the shared kind."""
+    _checks.one_of("kind", kind, KINDS)
+    alpha = _checks.index("alpha", alpha, 2)
+    if kind == "isotropic":
+        log_A = log_positive_stable(
+            alpha / 2, (n, 1), generator=generator, device=device, dtype=dtype
+        )
+        radius = torch.exp((log_A + math.log(2)) / 2)  # sqrt(2 A): A itself may overflow
+        normal = torch.empty((n, d), device=device, dtype=dtype).normal_(generator=generator)
+        return normal.mul_(radius)
+    width = 1 if kind == "shared" else d
+    return symmetric_stable(alpha, (n, width), generator=generator, device=device, dtype=dtype)
+
+
+def hidden_weights(
+    model: nn.Module, *, exclude: _layers.Layer | Iterable[_layers.Layer] | None = None
+) -> list[nn.Parameter]:
+    """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
+
+    Args:
+        model: any module.
+        exclude: layers to leave out, as modules or names, with all inside them. None leaves out
+            ``model.head``; () leaves out nothing. Nothing is guessed from shapes. A weight that
+            is shared with a layer left out is left out.
+
+    Returns:
+        The parameters, each once, in the order of ``model.named_modules()``.
+
+    Raises:
+        ValueError: if ``exclude`` is None and the model has no ``head`` (the message lists its
+            layers), if a layer is not in the model, or if no weight is left.
+        TypeError: if the model is no module, or a layer neither a module nor a name.
+    """
+    hidden = _layers.hidden(model, exclude)
+    inside = {id(layer) for layer in hidden.values()}
+    tied = {  # a hidden layer may share its weight with one that is left out
+        id(parameter)
+        for layer in _layers.weighted(model).values()
+        if id(layer) not in inside
+        for parameter in layer.parameters(recurse=False)
+    }
+    weights = {
+        id(parameter): parameter
+        for layer in hidden.values()
+        for parameter in layer.parameters(recurse=False)
+        if parameter.dim() >= 2 and id(parameter) not in tied
+    }
+    if not weights:
+        raise ValueError(f"every weight is shared with a layer left out: {_layers.listed(hidden)}")
+    return list(weights.values())
+
+
+class StableNoise:
+    r"""Add heavy-tailed noise to chosen weights after each step of an optimizer.
+
+    After every ``optimizer.step()``, each column W_i of each parameter in ``params`` becomes
+
+        W_i + scale * lr^{1/alpha} * xi_i,
+
+    with ``lr`` read from the parameter's group at that step, and fresh noise vectors xi_i of the
+    given kind (see :func:`noise_vectors`). A step that is not taken, for want of a call or
+    because a ``GradScaler`` skips it, adds no noise.
+
+        >>> model = torch.nn.Linear(140, 2000, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        >>> noise = StableNoise(optimizer, [model.weight], alpha=1.75, scale=0.003, seed=0)
+
+    Parameters are visited in the order of the optimizer's groups, and one generator for each
+    device, seeded with ``seed``, is all the randomness there is: same seed, same device, same
+    noise. float16 and bfloat16 weights get noise drawn in float32, added and rounded once.
+
+    Each instance adds its own noise: attach it once for each optimizer, and again to a copy, which
+    takes no hooks along.
+
+    Attributes:
+        alpha: stability index, unitless, in (0, 2]; may be changed between steps.
+        scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; may be changed between
+            steps; at 0 nothing is drawn.
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``; fixed.
+
+    Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), the algorithm.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        params: Iterable[nn.Parameter],
+        *,
+        alpha: float,
+        scale: float,
+        kind: str = "shared",
+        seed: int,
+    ) -> None:
+        """Attach to ``optimizer``; ``params`` are parameters of its groups, of dimension >= 2.
+
+        Raises:
+            TypeError, ValueError: on an argument outside the sets above, no parameters at all,
+                a parameter the optimizer does not hold, or one without columns. Nothing is
+                attached then.
+        """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
+        self.alpha = alpha
+        self.scale = scale
+        self._kind = _checks.one_of("kind", kind, KINDS)
+        self._seed = _checks.seed("seed", seed)
+        self._chosen: dict[int, Tensor] = {}
+        for chosen in params:
+            if not isinstance(chosen, Tensor) or not chosen.is_floating_point():
+                raise TypeError(f"params must hold floating-point tensors, got {chosen!r}")
+            self._chosen[id(chosen)] = chosen
+        held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        if not self._chosen:
+            raise ValueError("params must hold at least one parameter, got none")
+        for parameter in self._chosen.values():
+            if id(parameter) not in held:
+                raise ValueError(
+                    f"a parameter of shape {tuple(parameter.shape)} is not in the optimizer"
+                )
+            if parameter.dim() < 2:
+                raise ValueError(
+                    f"a parameter needs dimension >= 2 to have columns, got shape "
+                    f"{tuple(parameter.shape)}"
+                )
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    @property
+    def alpha(self) -> float:
+        """Stability index in (0, 2]."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._alpha = _checks.index("alpha", value, 2)
+
+    @property
+    def scale(self) -> float:
+        """Scale sigma >= 0."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = _checks.nonnegative("scale", value)
+
+    @property
+    def kind(self) -> str:
+        """Kind of the noise vectors."""
+        return self._kind
+
+    def remove(self) -> None:
+        """Detach from the optimizer, which is left as it was. A second call does nothing."""
+        self._handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the coming noise depends on, in tensors, numbers and strings."""
+        return {
+            "alpha": self.alpha,
+            "scale": self.scale,
+            "kind": self.kind,
+            "seed": self._seed,
+            "generators": {str(d): g.get_state() for d, g in self._generators.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the noise from where :meth:`state_dict` was taken.
+
+        Raises:
+            TypeError, ValueError: if the state is no dictionary, of another kind of noise, or
+                lacks an entry; the noise is left as it was.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"the state must be a dictionary, got {type(state)}")
+        missing = {"alpha", "scale", "kind", "seed", "generators"} - set(state)
+        if missing:
+            raise ValueError(f"the state lacks {sorted(missing)}")
+        if state["kind"] != self.kind:
+            raise ValueError(f"kind must be {self.kind!r}, the state's is {state['kind']!r}")
+        alpha = _checks.index("alpha", state["alpha"], 2)
+        scale = _checks.nonnegative("scale", state["scale"])
+        seed = _checks.seed("seed", state["seed"])
+        generators = {}
+        for name, bits in state["generators"].items():
+            generators[torch.device(name)] = torch.Generator(name)
+            generators[torch.device(name)].set_state(bits.cpu())  # wherever it was loaded to
+        self._alpha, self._scale, self._seed = alpha, scale, seed
+        self._generators = generators
+
+    @torch.no_grad()
+    def _after_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self.scale == 0:
+            return
+        # A fused optimizer runs its skipped steps too; only the device knows that it skipped.
+        skipped: Tensor | None = getattr(optimizer, "found_inf", None)
+        for group in optimizer.param_groups:
+            size = self.scale * group["lr"] ** (1 / self.alpha)
+            for parameter in group["params"]:
+                if id(parameter) in self._chosen:
+                    noise = self._noise_for(parameter).mul_(size)
+                    if skipped is not None:
+                        noise.masked_fill_(skipped.to(noise.device).bool(), 0)
+                    parameter.add_(noise)
+
+    def _noise_for(self, parameter: nn.Parameter) -> Tensor:
+        """Draw noise that broadcasts with the parameter: a vector for each index of its first."""
+        n = parameter.shape[0]
+        noise = _columns(
+            self.kind,
+            self.alpha,
+            n,
+            parameter[0].numel() if n else 0,
+            self._generator_on(parameter.device),
+            parameter.device,
+            parameter.dtype if parameter.dtype == torch.float64 else torch.float32,
+        )
+        inner = parameter.shape[1:] if noise.shape[1] != 1 else (1,) * (parameter.dim() - 1)
+        return noise.view(n, *inner)
+
+    def _generator_on(self, device: torch.device) -> torch.Generator:
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]

@@ -1,0 +1,60 @@
+"""One look for all figures: colours that survive colour blindness and print, quiet axes."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+# Okabe and Ito's palette, one colour and one dash pattern for each kind of noise, so that a
+# figure reads without colour too.
+KIND_STYLES: dict[str, dict[str, Any]] = {
+    "none": {"color": "#000000", "linestyle": "-"},
+    "shared": {"color": "#D55E00", "linestyle": "--"},
+    "independent": {"color": "#0072B2", "linestyle": "-."},
+    "isotropic": {"color": "#009E73", "linestyle": (0, (1, 1))},
+}
+KIND_LABELS = {
+    "none": "no noise",
+    "shared": "I, shared",
+    "independent": "II, independent",
+    "isotropic": "III, isotropic",
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults to the look of the book."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.4),
+            "figure.dpi": 160,
+            "figure.facecolor": "white",  # dark pages keep the figure readable
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.6,
+            "legend.frameon": False,
+        }
+    )
+
+
+def sorted_columns(ax: Axes, norms: Tensor, **line: Any) -> None:
+    """Draw column norms, largest first, against their rank, both on logarithmic axes.
+
+    A power law P(norm > r) ~ r^-alpha is a line of slope -1/alpha there.
+
+    Args:
+        ax: where to draw.
+        norms: shape (n,), positive; norms of the columns of a weight.
+        line: passed on to ``Axes.loglog``.
+    """
+    ordered = np.sort(norms.detach().cpu().numpy())[::-1]
+    ax.loglog(np.arange(1, len(ordered) + 1), ordered, **line)
+    ax.set_xlabel("rank of the column")
+    ax.set_ylabel("norm of the column")

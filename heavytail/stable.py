@@ -1,0 +1,509 @@
+"""The stable laws: draws and constants.
+
+A symmetric stable law S(alpha)S(scale) has the characteristic function
+E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two cases have names:
+alpha = 2 is the Gaussian N(0, 2 scale^2), *not* N(0, scale^2), and alpha = 1 is the Cauchy law.
+Below 2 the variance is infinite, at 1 and below the mean does not exist.
+
+Every draw is made in two steps. First random bits become an angle and a uniform on the wanted
+device; then a pure function turns the two into a stable variable. That function holds all of the
+mathematics and is public, so that it can be tested, compiled and differentiated by itself.
+
+References:
+    J. M. Chambers, C. L. Mallows, B. W. Stuck, A method for simulating stable random variables,
+    J. Amer. Statist. Assoc. 71 (1976) 340-344.
+    M. Kanter, Stable densities under change of scale and total variation inequalities,
+    Ann. Probab. 3 (1975) 697-707.
+    J. P. Nolan, Univariate Stable Distributions, Springer, 2020.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from heavytail import _checks
+
+# Draws a block: long enough to make the cost of calls small, short enough for a core's cache. It
+# is also the most that torch leaves to one thread, so that neither the bits nor the speed of a
+# draw depend on the number of threads.
+_BLOCK = 1 << 15
+
+# Elsewhere a block only bounds the memory that its words take.
+_DEVICE_BLOCK = 1 << 24
+
+_HALF_PI = math.pi / 2
+
+
+def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tensor) -> Tensor:
+    r"""Turn an angle and a uniform into a draw of S(alpha)S(1): the Chambers-Mallows-Stuck map.
+
+    With U uniform on (-pi/2, pi/2) and W standard exponential,
+
+        X = sin(alpha U) / cos(U)^{1/alpha} * (cos((1 - alpha) U) / W)^{(1 - alpha) / alpha}.
+
+    The tail of X comes from |U| near pi/2, so the map takes the distance to that pole instead,
+    V = pi/2 - |U|, which floating point can keep to relative precision, with the sign of U. In V
+    every cosine is a sine that cannot turn negative; for alpha >= 1, with delta = 2 - alpha,
+
+        S = |sin(alpha U)| = sin(alpha V + delta pi/2),
+        C = cos((1 - alpha) U) = sin((alpha - 1) V + delta pi/2),
+        X = sign(U) S (W / C) [C / (W sin V)]^{1/alpha},
+
+    which is right at alpha = 1 and alpha = 2 without a branch. For alpha < 1,
+    S = sin(alpha (pi/2 - V)) and C = sin((1 - alpha) V + alpha pi/2).
+
+    W is -log(uniform) for alpha >= 1, whose tail needs large W, and -log(1 - uniform) for
+    alpha < 1, whose tail needs small W: ``uniform`` is wanted precise near 0. The map is thus
+    smooth in alpha on either side of 1, not across it.
+
+    Args:
+        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``.
+        angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
+        uniform: same shape and dtype; in (0, 1).
+
+    Returns:
+        Draws, of the broadcast shape. Inputs are not checked: this is the inner loop.
+
+    Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
+    """
+    V = angle.abs()
+    if isinstance(alpha, Tensor):
+        heavy = alpha < 1
+        S = torch.where(heavy, alpha * (_HALF_PI - V), alpha * V + (2 - alpha) * _HALF_PI)
+        S = torch.sin(S).clamp_min(0)  # the sine of pi rounded is not 0
+        C = torch.sin((1 - alpha).abs() * V + torch.where(heavy, alpha, 2 - alpha) * _HALF_PI)
+        W = -torch.where(heavy, torch.log1p(-uniform), torch.log(uniform))
+    elif alpha < 1:
+        S = (_HALF_PI - V).mul_(alpha).sin_()
+        C = ((1 - alpha) * V).add_(alpha * _HALF_PI).sin_()
+        W = torch.log1p(-uniform).neg_()
+    else:
+        S = (alpha * V).add_((2 - alpha) * _HALF_PI).sin_()
+        C = ((alpha - 1) * V).add_((2 - alpha) * _HALF_PI).sin_()
+        W = torch.log(uniform).neg_()
+    ratio = W / C
+    # Powers of 2 rather than of e: they cost less than half.
+    log_power = torch.sin(V).mul_(ratio).log2_() / -alpha
+    if isinstance(alpha, Tensor) or alpha < 0.5:  # the power alone may leave the floats
+        size = torch.exp2(torch.log2(S * ratio) + log_power)
+    else:
+        size = (S * ratio).mul_(log_power.exp2_())
+    return size.copysign_(angle)
+
+
+def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tensor) -> Tensor:
+    r"""Turn an angle and a uniform into log A, A standard positive alpha-stable: Kanter's map.
+
+    With U uniform on (0, pi) and W standard exponential,
+
+        A = sin(alpha U) sin((1 - alpha) U)^{(1 - alpha)/alpha} / sin(U)^{1/alpha}
+            * W^{-(1 - alpha)/alpha},    E exp(-s A) = exp(-s^alpha).
+
+    Its logarithm is returned because A itself leaves the range of float32 at small alpha; its
+    square root, which isotropic noise needs, often does not.
+
+    The pole of sin U at U = pi carries the tail and needs U to relative precision. So U is given
+    by its distance to the nearer end: to pi where ``angle`` > 0, to 0 where ``angle`` < 0.
+
+    Args:
+        alpha: stability index in (0, 1]; a float, or a tensor that broadcasts with ``angle``.
+        angle: any shape, float32 or float64; 0 < |angle| <= pi/2.
+        uniform: same shape and dtype; in (0, 1), W = -log(1 - uniform).
+
+    Returns:
+        log A, of the broadcast shape; 0 where alpha = 1, where it has no derivative in alpha.
+        Inputs are not checked.
+
+    Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
+    """
+    V = angle.abs()
+    at_pi = (angle > 0).to(angle.dtype)
+    delta = 1 - alpha
+    # The argument of the sine, U or its complement to pi, that is small is kept precise: for
+    # S = sin(alpha U) and D = sin((1 - alpha) U) that depends on which index is the smaller.
+    U = V + at_pi * (math.pi - 2 * V)
+    if isinstance(alpha, Tensor):
+        small = alpha < 0.5
+        S = torch.sin(torch.where(small, alpha * U, alpha * V + at_pi * (delta * math.pi)))
+        D = torch.sin(torch.where(small, delta * V + at_pi * (alpha * math.pi), delta * U))
+    elif alpha < 0.5:
+        S, D = torch.sin(alpha * U), torch.sin(delta * V + at_pi * (alpha * math.pi))
+    elif alpha < 1:
+        S, D = torch.sin(alpha * V + at_pi * (delta * math.pi)), torch.sin(delta * U)
+    else:
+        return torch.zeros_like(V)
+    W = -torch.log1p(-uniform)
+    # xlogy is 0 at alpha = 1, where D = 0 and its power is 1; there S is sin V itself.
+    power: Tensor = torch.special.xlogy(delta / alpha, D / W)
+    return torch.log(S) + power - torch.log(torch.sin(V)) / alpha
+
+
+def stable_from_uniforms(
+    alpha: float | Tensor, beta: float | Tensor, angle: Tensor, uniform: Tensor
+) -> Tensor:
+    r"""Turn an angle and a uniform into a draw of the skewed law, standard in Nolan's S0 form.
+
+    With t = beta tan(pi alpha / 2), e = 1 - alpha, U uniform on (-pi/2, pi/2) and W standard
+    exponential, the map of Chambers, Mallows and Stuck is
+
+        X_1 = (sin(alpha U) + t cos(alpha U)) / cos(U) * E,   E = (N / (W cos U))^{e / alpha},
+        N = cos(e U) + t sin(e U),
+
+    in the form S1, and X_0 = X_1 - t in the form S0. At alpha = 1 both t and X_1 are infinite, and
+    X_0 is not. Collecting what grows with t leaves no difference of large numbers,
+
+        X_0 = sin(alpha U) / cos(U) * E + beta (e tan(pi alpha / 2)) [ expm1(e g) / e
+              + E (tan(U) sin(e U) / e - 2 sin(e U / 2)^2 / e) ],   g = log(N / (W cos U)) / alpha,
+
+    and with k = |tan(pi e / 2)| and the distance V = pi/2 - |U| to the pole, N is a product of
+    positive terms on either side of it.
+
+    Args:
+        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``. At
+            1 the law of an index 1e-8 away is drawn.
+        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
+        angle: any shape, float64 (float32 loses digits to cancellation); V with the sign of U,
+            0 < |angle| <= pi/2.
+        uniform: same shape and dtype; in (0, 1), precise near 0 (see
+            :func:`symmetric_from_uniforms`).
+
+    Returns:
+        Draws, of the broadcast shape. Inputs are not checked.
+
+    Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3 and Definition 1.4. The
+    arrangement of the terms is ours.
+    """
+    alpha = torch.as_tensor(alpha, dtype=angle.dtype, device=angle.device)
+    beta = torch.as_tensor(beta, dtype=angle.dtype, device=angle.device)
+    e = 1 - alpha
+    e = e + (e.abs() < 1e-8) * 1e-8
+    V, side = angle.abs(), torch.sign(angle)
+    U = _HALF_PI - V  # |U|
+    k = torch.tan(_HALF_PI * e.abs())
+    b = side * beta
+    # N = cos(eU) + t sin(eU) = sqrt(1 + t^2) sin(phase), where the phase is a sum of positive
+    # terms: towards the light tail it vanishes at the pole, towards the heavy one at pi.
+    light = e.abs() * V + torch.atan(k * (1 - b.abs()) / (k * k + b.abs()))
+    heavy = e.abs() * U + torch.atan2(k, b)
+    N = torch.hypot(k, beta) / k * torch.sin(torch.where(b > 0, heavy, light))
+    W = -torch.where(alpha < 1, torch.log1p(-uniform), torch.log(uniform))
+    sin_V = torch.sin(V)
+    g = torch.log(N / (W * sin_V)) / alpha
+    E = torch.exp(e * g)
+    S = torch.sin(torch.where(alpha < 1, alpha * U, alpha * V + (2 - alpha) * _HALF_PI))
+    skew = torch.expm1(e * g) / e + E * (
+        torch.cos(V) / sin_V * torch.sin(e * U) / e - 2 * torch.sin(e * U / 2).square() / e
+    )
+    return side * S / sin_V * E + beta * (e / torch.tan(_HALF_PI * e)) * skew
+
+
+def symmetric_stable(
+    alpha: float | Tensor,
+    size: int | Sequence[int],
+    *,
+    scale: float | Tensor = 1.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Draw from the symmetric stable law S(alpha)S(scale), E exp(iuX) = exp(-|scale u|^alpha).
+
+    Args:
+        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts to ``size``.
+        size: shape of the result.
+        scale: >= 0, in the unit of X; a float, or a tensor that broadcasts to ``size``.
+            At alpha = 2 the standard deviation is sqrt(2) * scale.
+        generator: source of the random bits; None is torch's global generator.
+        device: where to draw; None is the generator's device, else torch's default device.
+        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+
+    Returns:
+        Tensor of shape ``size``. In float32 the angle has 31 bits: no draw comes from a
+        quantile beyond 1 - 2^-32, which caps |X| near 4e8 at alpha = 1.1; float64 has 63 bits.
+        Where |X| exceeds the largest float (alpha well below 1), the draw is inf. Draws carry
+        no gradient: for that use :func:`symmetric_from_uniforms`.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+
+    Source: Chambers, Mallows and Stuck 1976, see :func:`symmetric_from_uniforms`.
+    """
+    alpha = _checks.index_or_tensor("alpha", alpha, 2)
+    scale = _checks.nonnegative_or_tensor("scale", scale)
+    _checks.broadcasts("scale", scale, _checks.shape("size", size))
+    out = _draw(symmetric_from_uniforms, (alpha,), size, generator, device, dtype)
+    return out.mul_(scale.to(out) if isinstance(scale, Tensor) else scale)
+
+
+def positive_stable(
+    alpha: float | Tensor,
+    size: int | Sequence[int],
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Draw from the standard positive stable law, E exp(-s A) = exp(-s^alpha) for s >= 0.
+
+    Args:
+        alpha: stability index in (0, 1]; a float, or a tensor that broadcasts to ``size``.
+            At alpha = 1 the law is the constant 1.
+        size: shape of the result.
+        generator: source of the random bits; None is torch's global generator.
+        device: where to draw; None is the generator's device, else torch's default device.
+        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+
+    Returns:
+        Tensor of shape ``size``; P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves
+        the floats: a draw beyond the largest is inf, one below the smallest 0. Draws carry no
+        gradient.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+
+    Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
+    """
+    return log_positive_stable(alpha, size, generator=generator, device=device, dtype=dtype).exp_()
+
+
+def log_positive_stable(
+    alpha: float | Tensor,
+    size: int | Sequence[int],
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw log A for a standard positive alpha-stable A, which itself may leave the floats.
+
+    Arguments and errors are those of :func:`positive_stable`.
+
+    Returns:
+        Tensor of shape ``size``, float32 or float64, finite.
+
+    Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
+    """
+    alpha = _checks.index_or_tensor("alpha", alpha, 1)
+    return _draw(log_positive_from_uniforms, (alpha,), size, generator, device, dtype)
+
+
+def stable(
+    alpha: float | Tensor,
+    beta: float | Tensor,
+    size: int | Sequence[int],
+    *,
+    loc: float | Tensor = 0.0,
+    scale: float | Tensor = 1.0,
+    parameterization: str = "S1",
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Draw from the general stable law S(alpha, beta, scale, loc), in Nolan's form S0 or S1.
+
+    S1, the form most texts use, has for alpha != 1
+
+        E exp(iuX) = exp(i loc u - |scale u|^alpha (1 - i beta sign(u) tan(pi alpha / 2))),
+
+    and for alpha = 1 the term (2/pi) log|u| in place of -tan(pi alpha / 2). Its loc is the mean
+    for alpha > 1, and the law jumps at alpha = 1. S0 is S1 moved by beta scale tan(pi alpha / 2)
+    (by beta (2/pi) scale log(scale) at alpha = 1), which is continuous in all parameters.
+
+    Args:
+        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts to ``size``.
+        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts to ``size``. At +-1 and
+            alpha < 1 the law lives on a half-line. Without effect at alpha = 2.
+        size: shape of the result.
+        loc: location in the unit of X; a float, or a tensor that broadcasts to ``size``.
+        scale: >= 0, in the unit of X; a float, or a tensor that broadcasts to ``size``.
+        parameterization: ``"S1"`` or ``"S0"``.
+        generator: source of the random bits; None is torch's global generator.
+        device: where to draw; None is the generator's device, else torch's default device.
+        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+
+    Returns:
+        Tensor of shape ``size``, computed in float64 and rounded once. Draws carry no gradient.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+
+    Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
+    """
+    alpha = _checks.index_or_tensor("alpha", alpha, 2)
+    beta = _checks.skewness_or_tensor("beta", beta)
+    loc = _checks.real_or_tensor("loc", loc)
+    scale = _checks.nonnegative_or_tensor("scale", scale)
+    _checks.one_of("parameterization", parameterization, ("S0", "S1"))
+    for name, value in (("beta", beta), ("loc", loc), ("scale", scale)):
+        _checks.broadcasts(name, value, _checks.shape("size", size))
+
+    parameters = (alpha, beta, loc, scale)
+    doubles = tuple(torch.as_tensor(value, dtype=torch.float64) for value in parameters)
+    transform = _skewed_s0 if parameterization == "S0" else _skewed_s1
+    return _draw(transform, doubles, size, generator, device, dtype)
+
+
+def _skewed_s0(
+    alpha: Tensor, beta: Tensor, loc: Tensor, scale: Tensor, angle: Tensor, uniform: Tensor
+) -> Tensor:
+    X = stable_from_uniforms(alpha, beta, angle.double(), uniform.double())
+    return scale * X + loc
+
+
+def _skewed_s1(
+    alpha: Tensor, beta: Tensor, loc: Tensor, scale: Tensor, angle: Tensor, uniform: Tensor
+) -> Tensor:
+    return _skewed_s0(alpha, beta, loc, scale, angle, uniform) + s1_shift(alpha, beta, scale)
+
+
+def s1_shift(alpha: Tensor, beta: Tensor, scale: Tensor) -> Tensor:
+    """Return what is added to a law in the form S0 to have it, with the same loc, in the form S1.
+
+    beta scale tan(pi alpha / 2), and beta (2/pi) scale log(scale) at alpha = 1; without effect
+    at alpha = 2. All arguments are tensors that broadcast.
+
+    Source: Nolan 2020, Section 1.3.
+    """
+    at_one = alpha == 1
+    tangent = torch.tan(_HALF_PI * torch.where(at_one, 0.5, alpha))
+    tangent = torch.where(alpha == 2, 0.0, tangent)  # the tangent of pi rounded is not 0
+    return beta * torch.where(
+        at_one, 2 / math.pi * torch.special.xlogy(scale, scale), scale * tangent
+    )
+
+
+def tail_constant(alpha: float) -> float:
+    r"""Return C_alpha with P(|X| > x) ~ C_alpha scale^alpha x^-alpha for X ~ S(alpha)S(scale).
+
+        C_alpha = (2 / pi) Gamma(alpha) sin(pi alpha / 2)
+
+    Args:
+        alpha: stability index in (0, 2]. At 2 the tail is Gaussian and the constant is 0.
+
+    Raises:
+        TypeError, ValueError: on an index outside (0, 2].
+
+    Source: Nolan 2020, Theorem 1.2.
+    """
+    alpha = _checks.index("alpha", alpha, 2)
+    # sin(pi alpha / 2) = sin(pi (2 - alpha) / 2), which is exact at alpha = 2.
+    return 2 / math.pi * math.gamma(alpha) * math.sin(_HALF_PI * min(alpha, 2 - alpha))
+
+
+def _draw(
+    transform: Callable[..., Tensor],
+    parameters: tuple[float | Tensor, ...],
+    size: int | Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Fill a tensor of shape ``size`` with transformed uniforms, block by block.
+
+    ``transform`` takes the parameters, of which tensors are broadcast, the angle and the uniform.
+    On a CPU it runs as it stands, in blocks that stay in the cache; elsewhere it is compiled, so
+    that a draw reads its random words and writes its results and touches no memory between.
+    """
+    device, dtype = _checks.place(generator, device, dtype)
+    size = _checks.shape("size", size)
+    for value in parameters:
+        _checks.broadcasts("alpha", value, size)
+    out = torch.empty(size, dtype=dtype, device=device)
+    flat = out.view(-1)
+    on_cpu = device.type == "cpu"
+    block = _BLOCK if on_cpu else _DEVICE_BLOCK
+    fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
+    words = _empty_words(flat[:block])
+    for start in range(0, flat.numel(), block):
+        piece = flat[start : start + block]
+        values = [_piece(value, size, piece, start, block) for value in parameters]
+        words = _redraw(words[: len(piece)], generator)
+        piece.copy_(fused(words, dtype, *values))
+    return out
+
+
+def _piece(
+    value: float | Tensor, size: torch.Size, out: Tensor, start: int, block: int
+) -> float | Tensor:
+    """Return a parameter for the draws start, start + 1, ..., start + block - 1."""
+    if isinstance(value, Tensor):
+        value = value.to(out.device)
+        return value if value.dim() == 0 else value.expand(size).reshape(-1)[start : start + block]
+    # A compiled function is compiled anew for each float, but not for each value of a tensor.
+    return value if out.device.type == "cpu" else torch.full((), value).to(out)
+
+
+def _empty_words(like: Tensor) -> Tensor:
+    """Return room for the random 64-bit words of n draws: (n,) for float32, else (n, 2)."""
+    shape = (len(like),) if like.dtype == torch.float32 else (len(like), 2)
+    return torch.empty(shape, dtype=torch.int64, device=like.device)
+
+
+def _redraw(words: Tensor, generator: torch.Generator | None) -> Tensor:
+    return words.random_(-(2**63), None, generator=generator)
+
+
+def _from_words(
+    transform: Callable[..., Tensor],
+    words: Tensor,
+    dtype: torch.dtype,
+    *parameters: float | Tensor,
+) -> Tensor:
+    return transform(*parameters, *uniforms_from_words(words, dtype))
+
+
+def _uniforms(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Draw an angle and a uniform for each entry of ``like``, which must be one-dimensional."""
+    return uniforms_from_words(_redraw(_empty_words(like), generator), like.dtype)
+
+
+def uniforms_from_words(words: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
+
+    Args:
+        words: int64, all 64 bits random; shape (n,) for float32, whose angle takes 32 of the bits
+            (one is its sign) and whose uniform takes 31; (n, 2) for float64, a word for each.
+        dtype: torch.float32 or torch.float64.
+
+    Returns:
+        angle, uniform: shape (n,), the two inputs of the maps of this module. The uniform stays
+        below 1 by one rounding unit.
+    """
+    if dtype == torch.float32:
+        angle = words.to(torch.int32).to(dtype)
+        uniform = (words >> 32).to(dtype)
+        bits, below_one = 31, 1 - 2.0**-24
+    else:
+        angle, uniform = words[:, 0].to(dtype), words[:, 1].to(dtype)
+        bits, below_one = 63, 1 - 2.0**-53
+    # The halves centre the grid: it is symmetric about 0 and does not contain it.
+    angle = angle.add_(0.5).mul_(_HALF_PI / 2.0**bits)
+    uniform = uniform.add_(0.5).abs_().mul_(below_one / 2.0**bits)
+    return angle, uniform
+
+
+@cache
+def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the map from words to draws as one kernel, or as it stands where nothing compiles."""
+    eager = partial(_from_words, transform)
+    kernel = torch.compile(eager, dynamic=True)
+    broken = False
+
+    def run(words: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        nonlocal broken
+        if not broken:
+            try:
+                return kernel(words, dtype, *parameters)
+            except Exception as failure:  # whatever a compiler, or its absence, may raise
+                broken = True
+                warnings.warn(
+                    f"stable draws on {words.device.type} are not compiled and slower: {failure}",
+                    stacklevel=2,
+                )
+        return eager(words, dtype, *parameters)
+
+    return run
