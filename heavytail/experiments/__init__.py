@@ -1,0 +1,1 @@
+"""What only the experiments need: data sets, networks, the training loop."""
