@@ -1,0 +1,145 @@
+"""Time the symmetric sampler against its peers: python benchmarks/samplers.py [--record FILE].
+
+All candidates run in turn in one process on one thread, several rounds; the figure of each is its
+fastest round, and what is compared is a ratio within the run. Pyro is timed where it is installed.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from scipy.stats import levy_stable
+from torch import Tensor
+
+import heavytail
+
+DRAWS = 1_000_000
+ROUNDS = 11
+
+
+def textbook(alpha: float, n: int, dtype: torch.dtype) -> Tensor:
+    """Draw by the Chambers-Mallows-Stuck formula as textbooks print it."""
+    U = (torch.rand(n, dtype=dtype) - 0.5) * math.pi
+    W = torch.empty(n, dtype=dtype).exponential_()
+    power = (torch.cos((1 - alpha) * U) / W) ** ((1 - alpha) / alpha)
+    return torch.sin(alpha * U) / torch.cos(U) ** (1 / alpha) * power
+
+
+def candidates(alpha: float) -> dict[str, Callable[[], object]]:
+    """Return what is timed, by name; each call makes DRAWS draws."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def ours(dtype: torch.dtype) -> Callable[[], object]:
+        return lambda: heavytail.symmetric_stable(alpha, DRAWS, generator=generator, dtype=dtype)
+
+    found: dict[str, Callable[[], object]] = {
+        "scipy float64": lambda: levy_stable.rvs(alpha, 0, size=DRAWS, random_state=rng),
+        "textbook float32": lambda: textbook(alpha, DRAWS, torch.float32),
+        "textbook float64": lambda: textbook(alpha, DRAWS, torch.float64),
+        "heavytail float32": ours(torch.float32),
+        "heavytail float64": ours(torch.float64),
+        "one 64-bit word": lambda: torch.empty(DRAWS, dtype=torch.int64).random_(
+            generator=generator
+        ),
+    }
+    try:
+        from pyro.distributions import Stable
+    except ModuleNotFoundError:
+        return found
+    for dtype in (torch.float32, torch.float64):
+        law = Stable(torch.tensor(alpha, dtype=dtype), torch.tensor(0.0, dtype=dtype))
+        name = f"pyro {str(dtype).removeprefix('torch.')}"
+        found[name] = lambda law=law: law.sample((DRAWS,))
+    return found
+
+
+def nanoseconds(alpha: float) -> dict[str, float]:
+    """Return the fastest time a draw of each candidate, over interleaved rounds."""
+    runs = candidates(alpha)
+    best = dict.fromkeys(runs, math.inf)
+    for round_ in range(ROUNDS + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_:  # the first round warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return {name: 1e9 * seconds / DRAWS for name, seconds in best.items()}
+
+
+def extra_mebibytes(draws: int = 50_000_000) -> float:
+    """Return the peak memory of a float32 draw beyond its result, in a process of its own."""
+    code = (
+        "import resource, torch, heavytail\n"
+        "torch.set_num_threads(1)\n"
+        "heavytail.symmetric_stable(1.75, 100_000)\n"
+        f"out = torch.zeros({draws}); del out\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"heavytail.symmetric_stable(1.75, {draws}, dtype=torch.float32)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+def record() -> dict[str, Any]:
+    """Return the figures with what they were measured on."""
+    torch.set_num_threads(1)
+    figures = {str(alpha): nanoseconds(alpha) for alpha in (1.1, 1.75)}
+    return {
+        "what": "nanoseconds a draw, the fastest of the rounds; one thread, interleaved",
+        "draws": DRAWS,
+        "rounds": ROUNDS,
+        "nanoseconds": figures,
+        "extra_mebibytes_float32": extra_mebibytes(),
+        "command": "python benchmarks/samplers.py --record book/results/samplers.json",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": processor(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pyro": getattr(sys.modules.get("pyro"), "__version__", None),
+            "heavytail": heavytail.__version__,
+        },
+    }
+
+
+def processor() -> str:
+    """Return the processor's name and the vector instructions that torch uses."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in names if "model name" in line), "unknown")
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def main() -> None:
+    """Measure, print a table, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    figures = record()
+    for alpha, times in figures["nanoseconds"].items():
+        print(f"alpha = {alpha}")
+        for name, value in times.items():
+            mine = times["heavytail float64" if "64" in name else "heavytail float32"]
+            print(f"  {name:18} {value:7.1f} ns   {value / mine:5.2f} x ours")
+    print(f"extra memory of a float32 draw: {figures['extra_mebibytes_float32']:.1f} MiB")
+    target = parser.parse_args().record
+    if target:
+        target.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

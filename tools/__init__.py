@@ -1,0 +1,1 @@
+"""What makes the book: executing its notebooks, stamping its address, building its pages."""

@@ -1,0 +1,77 @@
+"""A Sphinx extension: what the book's build needs beyond Jupyter Book.
+
+Executed notebooks are cached by what they depend on, not only by their own cells; and the page's
+mathematics is set by a MathJax that lies beside it, not on another host.
+"""
+
+import hashlib
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+_MATHJAX = "tex-chtml-full.js"  # holds every TeX extension: the others load theirs on demand
+
+
+def fingerprint(root: Path) -> str:
+    """Return a digest of all that a page's outputs depend on beside its own cells."""
+    digest = hashlib.sha256()
+    sources = [
+        *(root / "heavytail").rglob("*.py"),
+        *(path for path in (root / "book" / "results").rglob("*") if path.is_file()),
+        root / "requirements.txt",
+    ]
+    for path in sorted(sources):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _use_cache_of_this_state(app: Sphinx, config: Config) -> None:
+    """Keep executed pages in a folder named by the fingerprint, and drop those of other states.
+
+    The path of the cache is part of Sphinx's environment: when it changes, all pages are read
+    anew, and a page that is not in the cache is executed.
+    """
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    config.nb_execution_cache_path = str(caches / fingerprint(Path(app.srcdir)))
+    for stale in caches.glob("*"):
+        if str(stale) != config.nb_execution_cache_path:
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    config.mathjax_path = f"mathjax/{_MATHJAX}"
+
+
+def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
+    """Copy MathJax and its fonts into the built site: 3 of the package's 23 MB."""
+    if failure is not None or app.builder.format != "html":
+        return
+    spec = importlib.util.find_spec("sphinx-mathjax-offline")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the package sphinx-mathjax-offline is not installed")
+    source = Path(spec.origin).parent / "static" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    fonts = Path("output", "chtml", "fonts")
+    shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
+    shutil.copy(source / _MATHJAX, target / _MATHJAX)
+
+
+def _drop_thebe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Leave out the scripts of thebe, unused here: they stand twice, which is an error."""
+    if "script_files" in context:
+        context["script_files"] = [
+            script
+            for script in context["script_files"]
+            if "thebe" not in f"{script}{getattr(script, 'attributes', '')}".lower()
+        ]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("config-inited", _use_cache_of_this_state)
+    app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("build-finished", _copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
