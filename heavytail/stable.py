@@ -32,6 +32,10 @@ from heavytail import _checks
 # draw depend on the number of threads.
 _BLOCK = 1 << 15
 
+# The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
+# faster than pairs, and a draw still begins like a longer one.
+_ROW = 1 << 9
+
 # Elsewhere a block only bounds the memory that its words take.
 _DEVICE_BLOCK = 1 << 24
 
@@ -76,23 +80,27 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
         S = torch.where(heavy, alpha * (_HALF_PI - V), alpha * V + (2 - alpha) * _HALF_PI)
         S = torch.sin(S).clamp_min(0)  # the sine of pi rounded is not 0
         C = torch.sin((1 - alpha).abs() * V + torch.where(heavy, alpha, 2 - alpha) * _HALF_PI)
-        W = -torch.where(heavy, torch.log1p(-uniform), torch.log(uniform))
+        ratio = torch.where(heavy, torch.log1p(-uniform), torch.log(uniform)) / -C
     elif alpha < 1:
         S = (_HALF_PI - V).mul_(alpha).sin_()
-        C = ((1 - alpha) * V).add_(alpha * _HALF_PI).sin_()
-        W = torch.log1p(-uniform).neg_()
+        minus_C = _affine(alpha - 1, V, -alpha * _HALF_PI).sin_()
+        ratio = torch.log1p(-uniform).div_(minus_C)
     else:
-        S = (alpha * V).add_((2 - alpha) * _HALF_PI).sin_()
-        C = ((alpha - 1) * V).add_((2 - alpha) * _HALF_PI).sin_()
-        W = torch.log(uniform).neg_()
-    ratio = W / C
-    # Powers of 2 rather than of e: they cost less than half.
-    log_power = torch.sin(V).mul_(ratio).log2_() / -alpha
+        S = _affine(alpha, V, (2 - alpha) * _HALF_PI).sin_()
+        minus_C = _affine(1 - alpha, V, (alpha - 2) * _HALF_PI).sin_()
+        ratio = torch.log(uniform).div_(minus_C)
+    # W / C > 0 from here on. Powers of 2 rather than of e: on some processors they cost less.
+    log_power = V.sin_().mul_(ratio).log2_().mul_(-1 / alpha)
     if isinstance(alpha, Tensor) or alpha < 0.5:  # the power alone may leave the floats
         size = torch.exp2(torch.log2(S * ratio) + log_power)
     else:
-        size = (S * ratio).mul_(log_power.exp2_())
+        size = S.mul_(ratio).mul_(log_power.exp2_())
     return size.copysign_(angle)
+
+
+def _affine(slope: float, x: Tensor, offset: float) -> Tensor:
+    """Return slope x + offset in one pass over x."""
+    return torch.add(x.new_full((), offset), x, alpha=slope)
 
 
 def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tensor) -> Tensor:
@@ -236,7 +244,9 @@ def symmetric_stable(
     scale = _checks.nonnegative_or_tensor("scale", scale)
     _checks.broadcasts("scale", scale, _checks.shape("size", size))
     out = _draw(symmetric_from_uniforms, (alpha,), size, generator, device, dtype)
-    return out.mul_(scale.to(out) if isinstance(scale, Tensor) else scale)
+    if isinstance(scale, Tensor):
+        return out.mul_(scale.to(out))
+    return out if scale == 1 else out.mul_(scale)
 
 
 def positive_stable(
@@ -417,12 +427,11 @@ def _draw(
     on_cpu = device.type == "cpu"
     block = _BLOCK if on_cpu else _DEVICE_BLOCK
     fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
-    words = _empty_words(flat[:block])
+    room = _empty_words(flat[:block])
     for start in range(0, flat.numel(), block):
         piece = flat[start : start + block]
         values = [_piece(value, size, piece, start, block) for value in parameters]
-        words = _redraw(words[: len(piece)], generator)
-        piece.copy_(fused(words, dtype, *values))
+        piece.copy_(fused(_redraw(room, piece, generator), len(piece), *values))
     return out
 
 
@@ -437,53 +446,57 @@ def _piece(
     return value if out.device.type == "cpu" else torch.full((), value).to(out)
 
 
+def _redraw(room: Tensor, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Fill as much of the room as ``like`` needs with random bits: (rows, 2, row) integers."""
+    integer = torch.int32 if like.dtype == torch.float32 else torch.int64
+    rows = -(-len(like) // _ROW)
+    words = room.view(integer)[: 2 * rows * _ROW].view(torch.int64)
+    return words.random_(-(2**63), None, generator=generator).view(integer).view(rows, 2, _ROW)
+
+
 def _empty_words(like: Tensor) -> Tensor:
-    """Return room for the random 64-bit words of n draws: (n,) for float32, else (n, 2)."""
-    shape = (len(like),) if like.dtype == torch.float32 else (len(like), 2)
-    return torch.empty(shape, dtype=torch.int64, device=like.device)
-
-
-def _redraw(words: Tensor, generator: torch.Generator | None) -> Tensor:
-    return words.random_(-(2**63), None, generator=generator)
+    """Return room for the random bits of as many draws, as 64-bit words."""
+    rows = -(-len(like) // _ROW)
+    words = 2 * rows * _ROW * like.element_size() // 8
+    return torch.empty(words, dtype=torch.int64, device=like.device)
 
 
 def _from_words(
-    transform: Callable[..., Tensor],
-    words: Tensor,
-    dtype: torch.dtype,
-    *parameters: float | Tensor,
+    transform: Callable[..., Tensor], words: Tensor, n: int, *parameters: float | Tensor
 ) -> Tensor:
-    return transform(*parameters, *uniforms_from_words(words, dtype))
+    angle, uniform = uniforms_from_words(words)
+    if any(isinstance(value, Tensor) and value.dim() for value in parameters):
+        return transform(*parameters, angle[:n], uniform[:n])
+    # Vector instructions may round otherwise than what finishes a broken row does.
+    return transform(*parameters, angle, uniform)[:n]
 
 
 def _uniforms(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Draw an angle and a uniform for each entry of ``like``, which must be one-dimensional."""
-    return uniforms_from_words(_redraw(_empty_words(like), generator), like.dtype)
+    angle, uniform = uniforms_from_words(_redraw(_empty_words(like), like, generator))
+    return angle[: len(like)], uniform[: len(like)]
 
 
-def uniforms_from_words(words: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def uniforms_from_words(words: Tensor) -> tuple[Tensor, Tensor]:
     """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
 
     Args:
-        words: int64, all 64 bits random; shape (n,) for float32, whose angle takes 32 of the bits
-            (one is its sign) and whose uniform takes 31; (n, 2) for float64, a word for each.
-        dtype: torch.float32 or torch.float64.
+        words: shape (rows, 2, k), all bits random: int32 for float32 results, int64 for float64.
 
     Returns:
-        angle, uniform: shape (n,), the two inputs of the maps of this module. The uniform stays
-        below 1 by one rounding unit.
+        angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1]; the two inputs of the
+        maps of this module, of 31 or 63 bits beside the sign. The uniform stays below 1 by one
+        rounding unit.
     """
-    if dtype == torch.float32:
-        angle = words.to(torch.int32).to(dtype)
-        uniform = (words >> 32).to(dtype)
-        bits, below_one = 31, 1 - 2.0**-24
+    if words.dtype == torch.int32:
+        dtype, grid, below_one = torch.float32, 2.0**31, 1 - 2.0**-24
     else:
-        angle, uniform = words[:, 0].to(dtype), words[:, 1].to(dtype)
-        bits, below_one = 63, 1 - 2.0**-53
+        dtype, grid, below_one = torch.float64, 2.0**63, 1 - 2.0**-53
+    angle, uniform = (half.to(dtype).view(-1) for half in words.unbind(1))
     # The halves centre the grid: it is symmetric about 0 and does not contain it.
-    angle = angle.add_(0.5).mul_(_HALF_PI / 2.0**bits)
-    uniform = uniform.add_(0.5).abs_().mul_(below_one / 2.0**bits)
-    return angle, uniform
+    for bits, unit in ((angle, _HALF_PI / grid), (uniform, below_one / grid)):
+        torch.add(bits.new_full((), unit / 2), bits, alpha=unit, out=bits)
+    return angle, uniform.abs_()
 
 
 @cache
@@ -493,17 +506,17 @@ def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
     kernel = torch.compile(eager, dynamic=True)
     broken = False
 
-    def run(words: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+    def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
         nonlocal broken
         if not broken:
             try:
-                return kernel(words, dtype, *parameters)
+                return kernel(words, n, *parameters)
             except Exception as failure:  # whatever a compiler, or its absence, may raise
                 broken = True
                 warnings.warn(
                     f"stable draws on {words.device.type} are not compiled and slower: {failure}",
                     stacklevel=2,
                 )
-        return eager(words, dtype, *parameters)
+        return eager(words, n, *parameters)
 
     return run

@@ -291,12 +291,13 @@ def test_the_tail_of_a_hundred_million_draws():
 def test_the_compiled_map_is_the_eager_one_in_one_kernel(transform, generator):
     from torch._inductor import metrics
 
-    words = _redraw(_empty_words(torch.empty(100_000)), generator)
+    like = torch.empty(100_000)
+    words = _redraw(_empty_words(like), like, generator)
     metrics.reset()
     for alpha in (0.3, 0.7, 0.99):
         index = torch.full((), alpha)
-        compiled = _compiled(transform)(words, torch.float32, index)
-        eager = transform(index, *uniforms_from_words(words, torch.float32))
+        compiled = _compiled(transform)(words, len(like), index)
+        eager = transform(index, *(bits[: len(like)] for bits in uniforms_from_words(words)))
         assert torch.allclose(compiled, eager, rtol=3e-5, atol=1e-5)
     assert metrics.generated_kernel_count == 1  # for all draws and all indices
 
@@ -309,11 +310,12 @@ def test_without_a_compiler_a_draw_is_slower_and_warns_once(monkeypatch, generat
         return run
 
     monkeypatch.setattr(torch, "compile", refuse)
-    words = _redraw(_empty_words(torch.empty(1000)), generator)
+    like = torch.empty(1000)
+    words = _redraw(_empty_words(like), like, generator)
     run = _compiled.__wrapped__(symmetric_from_uniforms)
     with pytest.warns(UserWarning, match="not compiled and slower: no compiler"):
-        first = run(words, torch.float32, 1.5)
-    assert torch.equal(run(words, torch.float32, 1.5), first)  # a second warning is an error
+        first = run(words, len(like), 1.5)
+    assert torch.equal(run(words, len(like), 1.5), first)  # a second warning is an error
 
 
 # Skewed laws.
