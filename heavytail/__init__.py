@@ -9,22 +9,37 @@ from heavytail.compress import (
     relative_error,
 )
 from heavytail.noise import StableNoise, hidden_weights, noise_vectors
-from heavytail.stable import positive_stable, stable, symmetric_stable, tail_constant
+from heavytail.stable import Stable, positive_stable, stable, symmetric_stable, tail_constant
+from heavytail.tails import (
+    HillCurve,
+    TailEstimate,
+    hill,
+    hill_curve,
+    log_moment,
+    stable_mle,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HillCurve",
     "LayerReport",
     "PruneReport",
+    "Stable",
     "StableNoise",
+    "TailEstimate",
     "column_norms",
     "hidden_weights",
+    "hill",
+    "hill_curve",
     "kept_columns",
+    "log_moment",
     "noise_vectors",
     "positive_stable",
     "prune",
     "relative_error",
     "stable",
+    "stable_mle",
     "symmetric_stable",
     "tail_constant",
 ]

@@ -71,6 +71,14 @@ def nonnegative_or_tensor(name: str, value: object) -> float | Tensor:
     return value
 
 
+def positive_or_tensor(name: str, value: object) -> float | Tensor:
+    """Return a finite float > 0, or a tensor of them."""
+    value = nonnegative_or_tensor(name, value)
+    if bool((torch.as_tensor(value) == 0).any()):
+        raise ValueError(f"{name} must be finite and > 0, got 0")
+    return value
+
+
 def skewness_or_tensor(name: str, value: object) -> float | Tensor:
     """Return a skewness, or a tensor of them, in [-1, 1]."""
     value = real_or_tensor(name, value)

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# Tests run side by side: threads of several processes on the same cores wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _torch_as_found():
