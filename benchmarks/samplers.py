@@ -1,28 +1,27 @@
-"""Time the symmetric sampler against its peers: python benchmarks/samplers.py [--record FILE].
+"""Time the symmetric sampler against its peers: python -m benchmarks.samplers [--record FILE].
 
 All candidates run in turn in one process on one thread, several rounds; the figure of each is its
 fastest round, and what is compared is a ratio within the run. Pyro is timed where it is installed.
 """
 
 import argparse
-import datetime
 import json
 import math
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 import torch
 from scipy.stats import levy_stable
 from torch import Tensor
 
 import heavytail
+from benchmarks.machine import where
 
 DRAWS = 1_000_000
 ROUNDS = 11
@@ -61,7 +60,7 @@ def candidates(alpha: float) -> dict[str, Callable[[], object]]:
     for dtype in (torch.float32, torch.float64):
         law = Stable(torch.tensor(alpha, dtype=dtype), torch.tensor(0.0, dtype=dtype))
         name = f"pyro {str(dtype).removeprefix('torch.')}"
-        found[name] = lambda law=law: law.sample((DRAWS,))
+        found[name] = partial(law.sample, (DRAWS,))
     return found
 
 
@@ -103,26 +102,9 @@ def record() -> dict[str, Any]:
         "rounds": ROUNDS,
         "nanoseconds": figures,
         "extra_mebibytes_float32": extra_mebibytes(),
-        "command": "python benchmarks/samplers.py --record book/results/samplers.json",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": processor(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pyro": getattr(sys.modules.get("pyro"), "__version__", None),
-            "heavytail": heavytail.__version__,
-        },
+        "command": "python -m benchmarks.samplers --record book/results/samplers.json",
+        **where("pyro"),
     }
-
-
-def processor() -> str:
-    """Return the processor's name and the vector instructions that torch uses."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in names if "model name" in line), "unknown")
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:

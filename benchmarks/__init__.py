@@ -1,0 +1,1 @@
+"""Timings beside the peers; each script records its figures for the book."""
