@@ -587,11 +587,12 @@ def _draw(
     on_cpu = device.type == "cpu"
     block = _BLOCK if on_cpu else _DEVICE_BLOCK
     fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
-    room = _empty_words(flat[:block])
+    words = _empty_words(flat[:block])
     for start in range(0, flat.numel(), block):
         piece = flat[start : start + block]
         values = [_piece(value, size, piece, start, block) for value in parameters]
-        piece.copy_(fused(_redraw(room, piece, generator), len(piece), *values))
+        words = _redraw(words[: _rows(len(piece))], generator)
+        piece.copy_(fused(words, len(piece), *values))
     return out
 
 
@@ -606,19 +607,19 @@ def _piece(
     return value if out.device.type == "cpu" else torch.full((), value).to(out)
 
 
-def _redraw(room: Tensor, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Fill as much of the room as ``like`` needs with random bits: (rows, 2, row) integers."""
-    integer = torch.int32 if like.dtype == torch.float32 else torch.int64
-    rows = -(-len(like) // _ROW)
-    words = room.view(integer)[: 2 * rows * _ROW].view(torch.int64)
-    return words.random_(-(2**63), None, generator=generator).view(integer).view(rows, 2, _ROW)
-
-
 def _empty_words(like: Tensor) -> Tensor:
-    """Return room for the random bits of as many draws, as 64-bit words."""
-    rows = -(-len(like) // _ROW)
-    words = 2 * rows * _ROW * like.element_size() // 8
-    return torch.empty(words, dtype=torch.int64, device=like.device)
+    """Return room for the random bits of as many draws: integers, (rows, 2, _ROW)."""
+    integer = torch.int32 if like.dtype == torch.float32 else torch.int64
+    return torch.empty((_rows(len(like)), 2, _ROW), dtype=integer, device=like.device)
+
+
+def _rows(n: int) -> int:
+    return -(-n // _ROW)
+
+
+def _redraw(words: Tensor, generator: torch.Generator | None) -> Tensor:
+    words.view(torch.int64).random_(-(2**63), None, generator=generator)  # the cheapest way
+    return words
 
 
 def _from_words(
@@ -633,7 +634,7 @@ def _from_words(
 
 def _uniforms(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Draw an angle and a uniform for each entry of ``like``, which must be one-dimensional."""
-    angle, uniform = uniforms_from_words(_redraw(_empty_words(like), like, generator))
+    angle, uniform = uniforms_from_words(_redraw(_empty_words(like), generator))
     return angle[: len(like)], uniform[: len(like)]
 
 

@@ -292,7 +292,7 @@ def test_the_compiled_map_is_the_eager_one_in_one_kernel(transform, generator):
     from torch._inductor import metrics
 
     like = torch.empty(100_000)
-    words = _redraw(_empty_words(like), like, generator)
+    words = _redraw(_empty_words(like), generator)
     metrics.reset()
     for alpha in (0.3, 0.7, 0.99):
         index = torch.full((), alpha)
@@ -311,7 +311,7 @@ def test_without_a_compiler_a_draw_is_slower_and_warns_once(monkeypatch, generat
 
     monkeypatch.setattr(torch, "compile", refuse)
     like = torch.empty(1000)
-    words = _redraw(_empty_words(like), like, generator)
+    words = _redraw(_empty_words(like), generator)
     run = _compiled.__wrapped__(symmetric_from_uniforms)
     with pytest.warns(UserWarning, match="not compiled and slower: no compiler"):
         first = run(words, len(like), 1.5)
