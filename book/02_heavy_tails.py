@@ -514,6 +514,106 @@ assert outliers[0] > 100 * outliers[1]
 # read off a thousand columns.* A straight line fitted to the visible part of such a tail gives an
 # index well above 2, as if the variance were finite (exercise 2).
 #
+# ### Reading the index off data
+#
+# Someone hands over a column of numbers: what is its $\alpha$? Three estimators answer, and
+# each assumes something else. With $|x|_{(1)} \ge |x|_{(2)} \ge \dots$ the sizes in falling
+# order, **Hill's estimator** {cite:p}`hill1975` is
+#
+# ```{math}
+# :label: eq-tails-hill
+# \frac{1}{\hat\alpha} \;=\; \frac1k \sum_{i=1}^{k} \log \frac{|x|_{(i)}}{|x|_{(k+1)}},
+# \qquad \text{standard error } \frac{\hat\alpha}{\sqrt k}.
+# ```
+#
+# For an exact power law $\P(|X| > x) = x^{-\alpha}$ the logarithm of $|X|$ is exponential with
+# mean $1/\alpha$, above any level, so each choice of $k$ is right, and the largest is best. For
+# any other law the choice is a bet that the power law has begun at $|x|_{(k+1)}$. One should
+# see the whole curve before believing a point of it.
+
+# %%
+n = 100_000
+alphas = (1.2, 1.5, 1.9)
+data = {
+    a: heavytail.symmetric_stable(a, n, generator=seeded(2))
+    for a in alphas
+}
+uniform = torch.rand(n, generator=seeded(3))
+pareto = {a: uniform ** (-1 / a) for a in alphas}
+ks = torch.logspace(1, math.log10(n / 2), 120).long().unique()
+
+# %% mystnb={"figure": {"caption": "Hill plots: the estimate against the number k of largest values that it uses, 100,000 values in each sample; bands of two standard errors. On Pareto data (left) any k will do. On stable data (right) the curve for \u03b1 = 1.9 is right, within a wide band, for the largest few hundred values only. From there it climbs to nearly 4.", "name": "fig-hill"}, "image": {"alt": "Two panels of three curves each, with dashed lines at 1.2, 1.5 and 1.9. Left, Pareto data: all curves settle on their lines. Right, stable data: the curve for 1.2 stays near its line for k up to ten thousand, the one for 1.5 up to about a thousand; the one for 1.9 leaves its line at a few hundred, climbs to 3.7 and falls again."}} tags=["hide-input"]
+fig, panels = plt.subplots(1, 2, sharey=True)
+colors = {1.2: "#56B4E9", 1.5: "#009E73", 1.9: "#666666"}
+titles = ("Pareto data", "stable data")
+for ax, sample, title in zip(
+    panels, (pareto, data), titles, strict=True
+):
+    for a in alphas:
+        curve = heavytail.hill_curve(sample[a], ks)
+        plots.hill_plot(ax, curve, color=colors[a], label=f"α = {a}")
+        ax.axhline(a, color=colors[a], linestyle="--", linewidth=0.8)
+    ax.set_ylim(0.8, 6)
+    ax.set_title(title, fontsize=10)
+panels[0].legend(loc="upper left")
+panels[1].set_ylabel("")
+plt.show()
+
+# %% [markdown]
+# The other two estimators take the stable law at its word. The **block log-moment** estimator
+# {cite:p}`mohammadi2015` reads {eq}`eq-tails-stability` in logarithms: if $S$ is a sum of $K$
+# terms,
+#
+# ```{math}
+# :label: eq-tails-log-moment
+# \frac{1}{\alpha} \;=\; \frac{\E \log |S| - \E \log |X|}{\log K},
+# ```
+#
+# and it replaces the expectations by means over blocks of $K$ values. It needs sums to have the law
+# of their terms, and no tail at all. **Maximum likelihood** takes $\alpha$ and the scale under which
+# the data are most probable, and needs the density of the law; the next page shows where
+# that comes from.
+
+# %%
+rows = [
+    "| data | Hill, k = 1000 | log-moment, blocks of 10 | likelihood |",
+    "| --- | --- | --- | --- |",
+]
+found = {}
+samples = {f"stable, α = {a}": x for a, x in data.items()}
+sign = data[1.9].sign()
+samples["Pareto, α = 1.5, random sign"] = sign * pareto[1.5]
+for name, x in samples.items():
+    found[name] = (
+        heavytail.hill(x, 1000),
+        heavytail.log_moment(x, 10),
+        heavytail.stable_mle(x),
+    )
+    cells = [f"{e.alpha:.3f} ± {e.stderr:.3f}" for e in found[name]]
+    rows.append("| " + " | ".join([name, *cells]) + " |")
+display(Markdown("\n".join(rows)))
+
+for a in alphas:
+    # The two that know the law are within four standard errors of it.
+    for e in found[f"stable, α = {a}"][1:]:
+        assert abs(e.alpha - a) < 4 * e.stderr
+# Hill is many standard errors off at 1.9, and right on Pareto data.
+far = found["stable, α = 1.9"][0]
+assert far.alpha - 1.9 > 5 * far.stderr
+wrong = found["Pareto, α = 1.5, random sign"]
+assert abs(wrong[0].alpha - 1.5) < 4 * wrong[0].stderr
+assert abs(wrong[2].alpha - 1.5) > 5 * wrong[2].stderr
+
+# %% [markdown]
+# Each entry is an estimate and its standard error. On stable data the two that know the law find
+# its index, likelihood with the smaller error. Hill's estimate at 1.9 is off by many of *its own*
+# standard errors: that error tells how much the estimate would move with other data, and
+# nothing of how far off it is. On the Pareto data, whose tail is a power law but whose sums are not
+# like their terms, it is the other way round: Hill is right, and the other two are off. So
+# **no estimate of a tail index means anything without its assumption.** The practical check is
+# two estimators that assume different things. Where they disagree by many standard errors, one of
+# the assumptions fails.
+#
 # ## Three kinds of noise vectors
 #
 # The noise on a column is a vector in $\R^d$. Many laws on $\R^d$ have stable coordinates; they
@@ -799,10 +899,8 @@ print(f"'density' {density[lowest]:.3f} at x = {x[lowest]:.1f}")
 assert density[lowest] < -0.001  # the rule is good to 1e-6
 
 # %% [markdown]
-# **2. A straight line through too little.** *Hill's estimator* of a tail index takes the $k$
-# largest of the $|X_i|$, $x_1 \ge \dots \ge x_k$, and the next one, $x_{k+1}$, and returns
-# $k / \sum_{j \le k} \log (x_j / x_{k+1})$: one over the mean of
-# $\log |X|$ above its value at $x_{k+1}$, which is $1/\alpha$ for an exact power law. Apply it with $k = 50$ to samples of 1000 draws with $\alpha = 1.2$, 1.75 and 1.9. What
+# **2. A straight line through too little.** Apply Hill's estimator {eq}`eq-tails-hill` with $k = 50$
+# to samples of 1000 draws, as many as a layer has columns, with $\alpha = 1.2$, 1.75 and 1.9. What
 # does it say, and why?
 
 # %% tags=["hide-cell"]

@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from heavytail.tails import HillCurve
+
 # Okabe and Ito's palette, one colour and one dash pattern for each kind of noise, so that a
 # figure reads without colour too.
 KIND_STYLES: dict[str, dict[str, Any]] = {
@@ -58,3 +60,21 @@ def sorted_columns(ax: Axes, norms: Tensor, **line: Any) -> None:
     ax.loglog(np.arange(1, len(ordered) + 1), ordered, **line)
     ax.set_xlabel("rank of the column")
     ax.set_ylabel("norm of the column")
+
+
+def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
+    """Draw Hill's estimate of the tail index against k, with two standard errors either side.
+
+    Args:
+        ax: where to draw; k on a logarithmic axis.
+        curve: what :func:`heavytail.hill_curve` returns.
+        line: passed on to ``Axes.semilogx``; the band takes its color.
+    """
+    k, alpha, stderr = (v.numpy() for v in (curve.k, curve.alpha, curve.stderr))
+    order = np.argsort(k)
+    k, alpha, stderr = k[order], alpha[order], stderr[order]
+    (drawn,) = ax.semilogx(k, alpha, **line)
+    band = {"color": drawn.get_color(), "alpha": 0.15, "linewidth": 0}
+    ax.fill_between(k, alpha - 2 * stderr, alpha + 2 * stderr, **band)
+    ax.set_xlabel("k, upper order statistics used")
+    ax.set_ylabel("estimate of α")
