@@ -22,6 +22,7 @@ from torch import Tensor
 
 import heavytail
 from benchmarks.machine import where
+from tests.oracles import stable_tail
 
 DRAWS = 1_000_000
 ROUNDS = 11
@@ -77,6 +78,27 @@ def nanoseconds(alpha: float) -> dict[str, float]:
     return {name: 1e9 * seconds / DRAWS for name, seconds in best.items()}
 
 
+def tails(alpha: float = 1.1, draws: int = 100_000_000) -> dict[str, Any]:
+    """Count the draws beyond each level, and those that are no numbers, in the far tail."""
+    levels = [1e4, 1e5, 1e6, 1e7]
+    runs = candidates(alpha)
+    del runs["one 64-bit word"]
+    torch.manual_seed(0)  # for those that read the global generator only
+    found: dict[str, Any] = {}
+    for name, run in runs.items():
+        beyond, invalid = [0] * len(levels), 0
+        for _ in range(draws // DRAWS):
+            size = torch.as_tensor(run()).abs()
+            invalid += int((~torch.isfinite(size)).sum())
+            beyond = [
+                total + int((size > level).sum())
+                for total, level in zip(beyond, levels, strict=True)
+            ]
+        found[name] = {"beyond": beyond, "inf or nan": invalid}
+    expected = [draws * stable_tail(alpha, level) for level in levels]
+    return {"alpha": alpha, "draws": draws, "levels": levels, "expected": expected, "found": found}
+
+
 def extra_mebibytes(draws: int = 50_000_000) -> float:
     """Return the peak memory of a float32 draw beyond its result, in a process of its own."""
     code = (
@@ -102,6 +124,7 @@ def record() -> dict[str, Any]:
         "rounds": ROUNDS,
         "nanoseconds": figures,
         "extra_mebibytes_float32": extra_mebibytes(),
+        "tails": tails(),
         "command": "python -m benchmarks.samplers --record book/results/samplers.json",
         **where("pyro"),
     }
@@ -118,6 +141,8 @@ def main() -> None:
             mine = times["heavytail float64" if "64" in name else "heavytail float32"]
             print(f"  {name:18} {value:7.1f} ns   {value / mine:5.2f} x ours")
     print(f"extra memory of a float32 draw: {figures['extra_mebibytes_float32']:.1f} MiB")
+    for name, counts in figures["tails"]["found"].items():
+        print(f"  {name:18} beyond {counts['beyond']}, inf or nan {counts['inf or nan']}")
     target = parser.parse_args().record
     if target:
         target.write_text(json.dumps(figures, indent=2) + "\n")

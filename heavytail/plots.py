@@ -74,7 +74,7 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     order = np.argsort(k)
     k, alpha, stderr = k[order], alpha[order], stderr[order]
     (drawn,) = ax.semilogx(k, alpha, **line)
-    band = {"color": drawn.get_color(), "alpha": 0.15, "linewidth": 0}
+    band: dict[str, Any] = {"color": drawn.get_color(), "alpha": 0.15, "linewidth": 0}
     ax.fill_between(k, alpha - 2 * stderr, alpha + 2 * stderr, **band)
     ax.set_xlabel("k, upper order statistics used")
     ax.set_ylabel("estimate of α")
