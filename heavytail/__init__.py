@@ -18,12 +18,14 @@ from heavytail.tails import (
     log_moment,
     stable_mle,
 )
+from heavytail.width import Prediction, plan_scale, predict_pruning
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HillCurve",
     "LayerReport",
+    "Prediction",
     "PruneReport",
     "Stable",
     "StableNoise",
@@ -35,7 +37,9 @@ __all__ = [
     "kept_columns",
     "log_moment",
     "noise_vectors",
+    "plan_scale",
     "positive_stable",
+    "predict_pruning",
     "prune",
     "relative_error",
     "stable",

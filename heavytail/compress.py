@@ -325,11 +325,24 @@ def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
         cut = n - round(keep * n)
     else:
         assert error is not None  # one criterion is given
-        energy = _energies(sizes)[ascending].cumsum(0)
-        cut = int((energy <= error**2 * energy[-1]).sum()) if n else 0
+        cut = int(removable(_energies(sizes), error)) if n else 0
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
     kept[ascending[:cut]] = False
     return kept
+
+
+def removable(energies: Tensor, error: float) -> Tensor:
+    """Return how many of the smallest squared norms can go: they sum to <= error^2 of all.
+
+    Args:
+        energies: shape (..., n), n >= 1, >= 0.
+        error: in [0, 1], the relative error: the norm, not its square.
+
+    Returns:
+        Shape (...), int64.
+    """
+    ascending = energies.sort(-1).values.cumsum(-1)
+    return (ascending <= error**2 * ascending[..., -1:]).sum(-1)
 
 
 def _energies(sizes: Tensor) -> Tensor:

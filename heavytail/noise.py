@@ -73,10 +73,10 @@ def noise_vectors(
     """
     n, d = _checks.count("n", n), _checks.count("d", d)
     device, dtype = _checks.place(generator, device, dtype)
-    return _columns(kind, alpha, n, d, generator, device, dtype).expand(n, d).contiguous()
+    return column_noise(kind, alpha, n, d, generator, device, dtype).expand(n, d).contiguous()
 
 
-def _columns(
+def column_noise(
     kind: str,
     alpha: float,
     n: int,
@@ -85,7 +85,7 @@ def _columns(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Draw noise vectors of shape (n, d), or (n, 1) for the shared kind."""
+    """Draw noise vectors as :func:`noise_vectors` does, but (n, 1) numbers for the shared kind."""
     _checks.one_of("kind", kind, KINDS)
     alpha = _checks.index("alpha", alpha, 2)
     if kind == "isotropic":
@@ -295,7 +295,7 @@ class StableNoise:
     def _noise_for(self, parameter: nn.Parameter) -> Tensor:
         """Draw noise that broadcasts with the parameter: a vector for each index of its first."""
         n = parameter.shape[0]
-        noise = _columns(
+        noise = column_noise(
             self.kind,
             self.alpha,
             n,

@@ -110,6 +110,8 @@ def test_public_names():
         "column_norms",
         "hidden_weights",
         "noise_vectors",
+        "plan_scale",
+        "predict_pruning",
         "positive_stable",
         "prune",
         "relative_error",
@@ -142,6 +144,7 @@ LAYERS = [
     "tails",
     "noise",
     "compress",
+    "width",
     "plots",
     "experiments",
 ]
