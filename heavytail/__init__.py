@@ -8,7 +8,7 @@ from heavytail.compress import (
     prune,
     relative_error,
 )
-from heavytail.noise import StableNoise, hidden_weights, noise_vectors
+from heavytail.noise import LambdaNoise, StableNoise, hidden_weights, noise_vectors
 from heavytail.stable import Stable, positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.tails import (
     HillCurve,
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HillCurve",
+    "LambdaNoise",
     "LayerReport",
     "Prediction",
     "PruneReport",

@@ -21,7 +21,7 @@ Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I,
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ from heavytail import _checks, _layers
 from heavytail.stable import log_positive_stable, symmetric_stable
 
 KINDS = ("shared", "independent", "isotropic")
+COLUMNS = ("filter", "kernel")
+
+# Numbers a block of noise has on a CPU: it stays in a core's cache until it is added. Elsewhere
+# a block only bounds the memory.
+_BLOCK = 1 << 15
+_DEVICE_BLOCK = 1 << 26
 
 
 def noise_vectors(
@@ -71,12 +77,17 @@ def noise_vectors(
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
+    _checks.one_of("kind", kind, KINDS)
+    alpha = _checks.index("alpha", alpha, 2)
     n, d = _checks.count("n", n), _checks.count("d", d)
     device, dtype = _checks.place(generator, device, dtype)
-    return column_noise(kind, alpha, n, d, generator, device, dtype).expand(n, d).contiguous()
+    out = torch.empty((n, d), device=device, dtype=dtype)
+    for rows, noise, factors in noise_blocks(kind, alpha, n, d, generator, device, dtype):
+        out[rows] = noise if factors is None else noise.mul_(factors)
+    return out
 
 
-def column_noise(
+def noise_blocks(
     kind: str,
     alpha: float,
     n: int,
@@ -84,19 +95,35 @@ def column_noise(
     generator: torch.Generator | None,
     device: torch.device,
     dtype: torch.dtype,
-) -> Tensor:
-    """Draw noise vectors as :func:`noise_vectors` does, but (n, 1) numbers for the shared kind."""
-    _checks.one_of("kind", kind, KINDS)
-    alpha = _checks.index("alpha", alpha, 2)
+    *,
+    together: int = 1,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Yield the noise vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
+
+    Vectors have shape (rows, d), or (rows, 1) for the shared kind, one number for all coordinates,
+    and may be written to. The isotropic kind's are still to be multiplied by factors of shape
+    (rows, 1); the other kinds have none. ``together``, a divisor of n, is of how many vectors a
+    block is a multiple; the other arguments are those of :func:`noise_vectors`, checked.
+    """
+    source: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
+    if kind == "shared":
+        yield slice(0, n), symmetric_stable(alpha, (n, 1), **source), None
+        return
+    radius = None
     if kind == "isotropic":
-        log_A = log_positive_stable(
-            alpha / 2, (n, 1), generator=generator, device=device, dtype=dtype
-        )
-        radius = torch.exp((log_A + math.log(2)) / 2)  # sqrt(2 A): A itself may overflow
-        normal = torch.empty((n, d), device=device, dtype=dtype).normal_(generator=generator)
-        return normal.mul_(radius)
-    width = 1 if kind == "shared" else d
-    return symmetric_stable(alpha, (n, width), generator=generator, device=device, dtype=dtype)
+        log_A = log_positive_stable(alpha / 2, (n, 1), **source)
+        radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
+    most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+    step = max(1, most // max(d * together, 1)) * together
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        size = (rows.stop - start, d)
+        if radius is None:
+            yield rows, symmetric_stable(alpha, size, **source), None
+        else:
+            normal = torch.empty(size, device=device, dtype=dtype)
+            normal.normal_(std=math.sqrt(2), generator=generator)
+            yield rows, normal, radius[rows]
 
 
 def hidden_weights(
@@ -156,6 +183,14 @@ class StableNoise:
     device, seeded with ``seed``, is all the randomness there is: same seed, same device, same
     noise. float16 and bfloat16 weights get noise drawn in float32, added and rounded once.
 
+    Replicas of a model (DistributedDataParallel) stay equal to the bit if each process attaches the
+    noise with the same seed: nothing is sent. Parameters that are spread over devices (FSDP, tensor
+    parallel) are refused.
+
+    Nothing waits for the device: a step with noise reads nothing back to the host. Eager, the
+    draw included, it launches at most 30 kernels a parameter and block; compiled, a third of that.
+    On a CPU the blocks are small enough to need no memory to speak of.
+
     Each instance adds its own noise: attach it once for each optimizer, and again to a copy, which
     takes no hooks along.
 
@@ -164,6 +199,9 @@ class StableNoise:
         scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; may be changed between
             steps; at 0 nothing is drawn.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``; fixed.
+        column: what a column of a convolution is: ``"filter"``, all that feeds an output channel,
+            or ``"kernel"``, the part of it from one input channel; fixed. The columns of a matrix
+            are its rows in either case.
 
     Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), the algorithm.
     """
@@ -176,6 +214,7 @@ class StableNoise:
         alpha: float,
         scale: float,
         kind: str = "shared",
+        column: str = "filter",
         seed: int,
     ) -> None:
         """Attach to ``optimizer``; ``params`` are parameters of its groups, of dimension >= 2.
@@ -192,6 +231,7 @@ class StableNoise:
         self.alpha = alpha
         self.scale = scale
         self._kind = _checks.one_of("kind", kind, KINDS)
+        self._column = _checks.one_of("column", column, COLUMNS)
         self._seed = _checks.seed("seed", seed)
         self._chosen: dict[int, Tensor] = {}
         for chosen in params:
@@ -209,7 +249,12 @@ class StableNoise:
             if parameter.dim() < 2:
                 raise ValueError(
                     f"a parameter needs dimension >= 2 to have columns, got shape "
-                    f"{tuple(parameter.shape)}"
+                    f"{tuple(parameter.shape)}; flattened ones (FSDP) have none"
+                )
+            if type(parameter).__module__.startswith("torch.distributed"):
+                raise TypeError(
+                    "a parameter that is spread over devices cannot get noise: each would draw "
+                    f"its own; got a {type(parameter).__name__}. Replicas (DDP) can"
                 )
         self._generators: dict[torch.device, torch.Generator] = {}
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -237,6 +282,11 @@ class StableNoise:
         """Kind of the noise vectors."""
         return self._kind
 
+    @property
+    def column(self) -> str:
+        """What a column of a convolution is."""
+        return self._column
+
     def remove(self) -> None:
         """Detach from the optimizer, which is left as it was. A second call does nothing."""
         self._handle.remove()
@@ -247,6 +297,7 @@ class StableNoise:
             "alpha": self.alpha,
             "scale": self.scale,
             "kind": self.kind,
+            "column": self.column,
             "seed": self._seed,
             "generators": {str(d): g.get_state() for d, g in self._generators.items()},
         }
@@ -260,11 +311,13 @@ class StableNoise:
         """
         if not isinstance(state, dict):
             raise TypeError(f"the state must be a dictionary, got {type(state)}")
-        missing = {"alpha", "scale", "kind", "seed", "generators"} - set(state)
+        missing = {"alpha", "scale", "kind", "column", "seed", "generators"} - set(state)
         if missing:
             raise ValueError(f"the state lacks {sorted(missing)}")
-        if state["kind"] != self.kind:
-            raise ValueError(f"kind must be {self.kind!r}, the state's is {state['kind']!r}")
+        for name in ("kind", "column"):
+            if state[name] != getattr(self, name):
+                mine = getattr(self, name)
+                raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
         alpha = _checks.index("alpha", state["alpha"], 2)
         scale = _checks.nonnegative("scale", state["scale"])
         seed = _checks.seed("seed", state["seed"])
@@ -286,28 +339,118 @@ class StableNoise:
         for group in optimizer.param_groups:
             size = self.scale * group["lr"] ** (1 / self.alpha)
             for parameter in group["params"]:
-                if id(parameter) in self._chosen:
-                    noise = self._noise_for(parameter).mul_(size)
-                    if skipped is not None:
-                        noise.masked_fill_(skipped.to(noise.device).bool(), 0)
-                    parameter.add_(noise)
+                if id(parameter) in self._chosen and parameter.numel():
+                    self._add_noise(parameter, size, skipped)
 
-    def _noise_for(self, parameter: nn.Parameter) -> Tensor:
-        """Draw noise that broadcasts with the parameter: a vector for each index of its first."""
-        n = parameter.shape[0]
-        noise = column_noise(
-            self.kind,
-            self.alpha,
-            n,
-            parameter[0].numel() if n else 0,
-            self._generator_on(parameter.device),
-            parameter.device,
-            parameter.dtype if parameter.dtype == torch.float64 else torch.float32,
+    def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
+        """Add ``size`` times a noise vector to each column, block by block."""
+        device = parameter.device
+        dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
+        # Columns an index of the first dimension has, and their shape.
+        leading = 2 if self._column == "kernel" and parameter.dim() > 2 else 1
+        each, shape = parameter.shape[1:leading], parameter.shape[leading:]
+        together, d = each.numel(), shape.numel()
+        blocks = noise_blocks(
+            self._kind,
+            self._alpha,
+            len(parameter) * together,
+            d,
+            self._generator_on(device),
+            device,
+            dtype,
+            together=together,
         )
-        inner = parameter.shape[1:] if noise.shape[1] != 1 else (1,) * (parameter.dim() - 1)
-        return noise.view(n, *inner)
+        for rows, noise, factors in blocks:
+            if skipped is not None:
+                noise.masked_fill_(skipped.to(device).bool(), 0)
+            if isinstance(size, Tensor):
+                noise.mul_(size)
+            factor = 1.0 if isinstance(size, Tensor) else size
+            part = parameter[rows.start // together : rows.stop // together]
+            ones = (1,) * len(shape)
+            noise = noise.view(len(part), *each, *(shape if noise.shape[1] == d else ones))
+            if factors is None:
+                part.add_(noise, alpha=factor)
+            else:
+                part.addcmul_(noise, factors.view(len(part), *each, *ones), value=factor)
 
     def _generator_on(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._seed)
         return self._generators[device]
+
+
+class LambdaNoise:
+    """Change the noise from step to step, as ``torch.optim.lr_scheduler.LambdaLR`` does the rate.
+
+    After k calls of :meth:`step`, ``noise.scale`` is ``scale(k)`` times what it was at the start,
+    and ``noise.alpha`` is ``alpha(k)``; k = 0 is set at once.
+
+        >>> cooling = LambdaNoise(noise, scale=lambda k: 1 / (1 + k) ** 0.5)
+        >>> for batch in batches:
+        ...     ...
+        ...     optimizer.step()
+        ...     cooling.step()
+
+    Args:
+        noise: what to change.
+        scale: factor >= 0 of the scale at step k = 0, 1, ...; None leaves the scale alone.
+        alpha: stability index in (0, 2] at step k; None leaves it alone.
+
+    Raises:
+        TypeError: if ``noise`` is no :class:`StableNoise`, or a function cannot be called.
+        ValueError: if both functions are None, or a value is outside its set.
+    """
+
+    def __init__(
+        self,
+        noise: StableNoise,
+        *,
+        scale: Callable[[int], float] | None = None,
+        alpha: Callable[[int], float] | None = None,
+    ) -> None:
+        if not isinstance(noise, StableNoise):
+            raise TypeError(f"noise must be a StableNoise, got {noise!r}")
+        if scale is None and alpha is None:
+            raise ValueError("give at least one of scale and alpha, got neither")
+        for name, function in (("scale", scale), ("alpha", alpha)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function of the step, got {function!r}")
+        self._noise, self._scale, self._alpha = noise, scale, alpha
+        self._first = noise.scale
+        self._steps = 0
+        self._set()
+
+    @property
+    def steps(self) -> int:
+        """Number of calls of :meth:`step`."""
+        return self._steps
+
+    def step(self) -> None:
+        """Set scale and index of the next step."""
+        self._steps += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step and the scale at the start; the functions are not part of it."""
+        return {"steps": self._steps, "first_scale": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken.
+
+        Raises:
+            TypeError, ValueError: if an entry is missing or outside its set.
+        """
+        missing = {"steps", "first_scale"} - set(state)
+        if missing:
+            raise ValueError(f"the state lacks {sorted(missing)}")
+        steps = _checks.count("steps", state["steps"])
+        first = _checks.nonnegative("first_scale", state["first_scale"])
+        self._steps, self._first = steps, first
+        self._set()
+
+    def _set(self) -> None:
+        if self._scale is not None:
+            self._noise.scale = self._first * self._scale(self._steps)
+        if self._alpha is not None:
+            self._noise.alpha = self._alpha(self._steps)

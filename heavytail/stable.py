@@ -132,25 +132,29 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
     V = angle.abs()
-    at_pi = (angle > 0).to(angle.dtype)
     delta = 1 - alpha
     # The argument of the sine, U or its complement to pi, that is small is kept precise: for
     # S = sin(alpha U) and D = sin((1 - alpha) U) that depends on which index is the smaller.
-    U = V + at_pi * (math.pi - 2 * V)
     if isinstance(alpha, Tensor):
+        at_pi = (angle > 0).to(angle.dtype)
+        U = V + at_pi * (math.pi - 2 * V)
         small = alpha < 0.5
         S = torch.sin(torch.where(small, alpha * U, alpha * V + at_pi * (delta * math.pi)))
         D = torch.sin(torch.where(small, delta * V + at_pi * (alpha * math.pi), delta * U))
-    elif alpha < 0.5:
-        S, D = torch.sin(alpha * U), torch.sin(delta * V + at_pi * (alpha * math.pi))
-    elif alpha < 1:
-        S, D = torch.sin(alpha * V + at_pi * (delta * math.pi)), torch.sin(delta * U)
-    else:
+        W = -torch.log1p(-uniform)
+        # xlogy is 0 at alpha = 1, where D = 0 and its power is 1; there S is sin V itself.
+        power: Tensor = torch.special.xlogy(delta / alpha, D / W)
+        return torch.log(S) + power - torch.log(torch.sin(V)) / alpha
+    if alpha == 1:
         return torch.zeros_like(V)
-    W = -torch.log1p(-uniform)
-    # xlogy is 0 at alpha = 1, where D = 0 and its power is 1; there S is sin V itself.
-    power: Tensor = torch.special.xlogy(delta / alpha, D / W)
-    return torch.log(S) + power - torch.log(torch.sin(V)) / alpha
+    # U = pi [angle > 0] - angle. Few passes over memory: the sampler of type III runs through here.
+    less: float = min(alpha, 1 - alpha)
+    other = torch.gt(angle, 0, out=torch.empty_like(angle)).mul_(math.pi * less)
+    precise = torch.add(other, V, alpha=1 - less).sin_()
+    plain = torch.sub(other, angle, alpha=less).sin_()
+    S, D = (plain, precise) if alpha < 0.5 else (precise, plain)
+    power = D.div_(torch.log1p(-uniform)).neg_().log_()
+    return S.log_().add_(power, alpha=1 / alpha - 1).sub_(V.sin_().log_(), alpha=1 / alpha)
 
 
 def stable_from_uniforms(

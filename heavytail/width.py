@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from heavytail import _checks, _layers
 from heavytail.compress import column_norms, removable
-from heavytail.noise import column_noise, hidden_weights
+from heavytail.noise import KINDS, hidden_weights, noise_blocks
 
 Schedule = float | Sequence[float] | Tensor
 
@@ -214,6 +214,8 @@ def _simulated(
     generator: torch.Generator | None,
 ) -> list[_Layer]:
     draws = _checks.count("draws", draws, least=1)
+    _checks.one_of("kind", kind, KINDS)
+    alpha = _checks.index("alpha", alpha, 2)
     if isinstance(model, Tensor):
         column_norms(model)  # refuses what has no columns
         weights = [model]
@@ -228,11 +230,16 @@ def _simulated(
             raise ValueError("the weights must be finite, got inf or nan among them")
         along, size = W.new_empty(draws, len(W)), W.new_empty(draws, len(W))
         for i in range(draws):
-            xi = column_noise(kind, alpha, len(W), W.shape[1], generator, W.device, W.dtype)
-            if xi.shape[1] == 1:  # one number for all coordinates
-                along[i], size[i] = xi[:, 0] * W.sum(1), xi[:, 0].square() * W.shape[1]
-            else:
-                along[i], size[i] = (W * xi).sum(1), xi.square().sum(1)
+            blocks = noise_blocks(kind, alpha, len(W), W.shape[1], generator, W.device, W.dtype)
+            for rows, xi, factors in blocks:
+                if factors is not None:
+                    xi.mul_(factors)
+                if xi.shape[1] == 1:  # one number for all coordinates
+                    along[i, rows] = xi[:, 0] * W[rows].sum(1)
+                    size[i, rows] = xi[:, 0].square() * W.shape[1]
+                else:
+                    along[i, rows] = (W[rows] * xi).sum(1)
+                    size[i, rows] = xi.square().sum(1)
         layers.append(_Layer(W.square().sum(1), along, size))
     return layers
 

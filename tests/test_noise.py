@@ -1,10 +1,20 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from heavytail import StableNoise, hidden_weights, noise_vectors, positive_stable, tail_constant
+from heavytail import (
+    LambdaNoise,
+    StableNoise,
+    hidden_weights,
+    noise_vectors,
+    positive_stable,
+    tail_constant,
+)
 from heavytail.noise import KINDS
 from tests.oracles import p_of_count, stable_phi, z_of_cosines
 
@@ -282,6 +292,191 @@ def test_a_filter_is_a_column():
     assert len(set(columns[:, 0].tolist())) == 5
 
 
+def test_a_kernel_is_a_column_if_asked():
+    conv = nn.Conv2d(3, 5, 2, bias=False).to(memory_format=torch.channels_last)
+    nn.init.zeros_(conv.weight)
+    conv.weight.grad = torch.zeros_like(conv.weight)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=1.0)
+    StableNoise(optimizer, [conv.weight], alpha=1.5, scale=1.0, column="kernel", seed=0)
+    optimizer.step()
+    kernels = conv.weight.detach().reshape(15, 4)
+    assert torch.equal(kernels, kernels[:, :1].expand(15, 4))
+    assert len(set(kernels[:, 0].tolist())) == 15
+    xi = noise_vectors("shared", 1.5, 15, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kernels, xi)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_weights_get_the_documented_noise_too(kind):
+    """They take several blocks."""
+    weight = nn.Parameter(torch.zeros(130, 50, 3, 3))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    StableNoise(optimizer, [weight], alpha=1.5, scale=1.0, kind=kind, seed=4)
+    optimizer.step()
+    xi = noise_vectors(kind, 1.5, 130, 450, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(weight.detach().flatten(1), xi)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_law_of_kernels(kind):
+    weight = nn.Parameter(torch.zeros(2000, 50, 3))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    StableNoise(optimizer, [weight], alpha=1.5, scale=1.0, kind=kind, column="kernel", seed=4)
+    optimizer.step()
+    sums = weight.detach().view(-1, 3).double() @ DIRECTION
+    along = scale_along(kind, DIRECTION, 1.5)
+    for t in (0.5, 1.0, 2.0):
+        assert abs(z_of_cosines(sums, t / along, stable_phi(1.5, along))) < 4
+
+
+def test_a_tensor_as_learning_rate():
+    first, second = (
+        steps(*attached(make=lambda p, lr, as_=as_: torch.optim.Adam(p, lr=as_(lr)))[:2], 3)
+        for as_ in (float, torch.tensor)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_clipping_momentum_and_a_compiled_model_take_the_noise_as_it_is():
+    """The noise of a run is the same whatever made the step."""
+    moved = []
+    for momentum, clipped, backend in ((0.0, False, None), (0.9, True, "eager")):
+        model = small_net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+        weights = hidden_weights(model, exclude="2")
+        StableNoise(optimizer, weights, alpha=1.5, scale=0.1, seed=5)
+        run = torch.compile(model, backend=backend) if backend else model
+        run(torch.ones(3, 4)).square().mean().backward()
+        if clipped:
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        before = weights[0].detach().clone()
+        gradient = weights[0].grad.clone()
+        optimizer.step()
+        moved.append(weights[0].detach() - before + 0.1 * gradient)
+    assert torch.allclose(*moved, rtol=1e-4, atol=1e-6)
+
+
+class Watch(TorchDispatchMode):
+    """Count what an accelerator would run, and refuse what would make the host wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        waits = ("_local_scalar_dense", "nonzero", "item", "equal", "masked_select", "is_nonzero")
+        assert not any(word in name for word in waits), f"{name} waits for the device"
+        out = function(*args, **(kwargs or {}))
+        schema = function._schema
+        only_a_view = any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
+        if not only_a_view and "empty" not in name:
+            self.kernels += 1
+        return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_with_noise_never_waits_and_is_few_kernels(kind, fused):
+    weights = [nn.Parameter(torch.zeros(40, 30)) for _ in range(3)]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer = torch.optim.SGD(weights, lr=0.1, fused=fused)
+    StableNoise(optimizer, weights, alpha=1.75, scale=0.1, kind=kind, seed=0)
+    plain = torch.optim.SGD(weights, lr=0.1, fused=fused)
+    if fused:
+        optimizer.found_inf = torch.zeros(1)
+    with Watch() as alone:
+        plain.step()
+    with Watch() as noisy:
+        optimizer.step()
+    assert noisy.kernels - alone.kernels <= 3 * (30 + 2 * fused)
+
+
+def test_the_watch_sees_a_wait():
+    with pytest.raises(AssertionError, match="waits for the device"), Watch():
+        torch.ones(1).item()
+
+
+REPLICA = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from heavytail import StableNoise
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+torch.manual_seed(rank)  # the replicas' own randomness differs
+model = nn.parallel.DistributedDataParallel(nn.Linear(8, 6, bias=False))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+StableNoise(optimizer, [model.module.weight], alpha=1.5, scale=0.1, kind="independent", seed=1)
+for _ in range(5):
+    optimizer.zero_grad()
+    model(torch.randn(4, 8)).square().mean().backward()
+    optimizer.step()
+torch.save(model.module.weight.detach(), f"{folder}/{rank}.pt")
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+mesh = init_device_mesh("cpu", (2,))
+spread = nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)]))
+try:
+    StableNoise(torch.optim.SGD([spread], lr=0.1), [spread], alpha=1.5, scale=0.1, seed=1)
+except TypeError as refusal:
+    assert "spread over devices" in str(refusal)
+else:
+    raise AssertionError("a spread parameter was taken")
+dist.destroy_process_group()
+"""
+
+
+def test_replicas_stay_equal_to_the_bit_and_spread_parameters_are_refused(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", REPLICA]
+    runs = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first, second)
+    assert first.abs().max() > 0
+
+
+# Schedules.
+
+
+def test_a_schedule_sets_scale_and_index():
+    _, _, noise = attached(scale=0.4)
+    cooling = LambdaNoise(noise, scale=lambda k: 1 / (1 + k), alpha=lambda k: 2 - 0.5 / (1 + k))
+    seen = []
+    for _ in range(3):
+        seen.append((noise.scale, noise.alpha))
+        cooling.step()
+    assert seen == [(0.4, 1.5), (0.2, 1.75), (pytest.approx(0.4 / 3), pytest.approx(11 / 6))]
+    state = cooling.state_dict()
+    _, _, other = attached(scale=7.0)
+    resumed = LambdaNoise(other, scale=lambda k: 1 / (1 + k))
+    resumed.load_state_dict(state)
+    assert resumed.steps == 3
+    assert other.scale == pytest.approx(0.1)
+    assert other.alpha == 1.7
+
+
+def test_bad_schedules():
+    _, _, noise = attached()
+    with pytest.raises(TypeError, match="must be a StableNoise"):
+        LambdaNoise(1.0, scale=lambda k: 1.0)
+    with pytest.raises(ValueError, match="at least one of scale and alpha"):
+        LambdaNoise(noise)
+    with pytest.raises(TypeError, match=r"scale must be a function of the step, got 0\.5"):
+        LambdaNoise(noise, scale=0.5)
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 2\], got 3"):
+        LambdaNoise(noise, alpha=lambda k: 3.0)
+    with pytest.raises(ValueError, match=r"lacks .*'first_scale'"):
+        LambdaNoise(noise, alpha=lambda k: 1.0).load_state_dict({"steps": 1})
+
+
 def test_half_precision_is_rounded_once():
     weight = nn.Parameter(torch.ones(6, 4, dtype=torch.bfloat16))
     weight.grad = torch.zeros_like(weight)
@@ -303,6 +498,7 @@ def test_half_precision_is_rounded_once():
         ({"scale": -1.0}, ValueError, "scale must be >= 0, got -1"),
         ({"scale": math.nan}, ValueError, "scale must be finite, got nan"),
         ({"kind": "gaussian"}, ValueError, "kind must be one of"),
+        ({"column": "patch"}, ValueError, "column must be one of"),
         ({"seed": -1}, ValueError, "seed must be >= 0"),
         ({"seed": 2**64}, ValueError, r"seed must be in \[0, 2\^64\)"),
         ({"seed": None}, TypeError, "seed must be an integer"),
