@@ -101,6 +101,13 @@ def real_or_tensor(name: str, value: object) -> float | Tensor:
     return value
 
 
+def tensor(name: str, value: object) -> Tensor:
+    """Return a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {value!r}")
+    return value
+
+
 def fraction(name: str, value: object) -> float:
     """Return a float in [0, 1]."""
     number = real(name, value)

@@ -547,11 +547,13 @@ class Stable(Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value)."""
+        _checks.tensor("value", value)
         F = _integrals.cdf(self._standard(value), self.alpha.double(), self.beta.double())
         return F.to(self.loc.dtype)
 
     def sf(self, value: Tensor) -> Tensor:
         """Return P(X > value), to relative precision where it is small."""
+        _checks.tensor("value", value)
         S = _integrals.sf(self._standard(value), self.alpha.double(), self.beta.double())
         return S.to(self.loc.dtype)
 
@@ -561,6 +563,7 @@ class Stable(Distribution):
         The ends of the support at 0 and 1, nan outside. Differentiable in the level and in the
         parameters. Near a level of 1 the level's own rounding is the error.
         """
+        _checks.tensor("value", value)
         if self._validate_args and bool(((value < 0) | (value > 1)).any()):
             bad = value[(value < 0) | (value > 1)][0]
             raise ValueError(f"level must be in [0, 1], got {bad:g}")

@@ -261,3 +261,43 @@ def test_shapes():
             one = log_density(torch.tensor(0.3, dtype=torch.float32), alpha[i], beta[j])
             assert float(out[i, j]) == pytest.approx(float(one), rel=1e-12)
     assert log_density(torch.empty(0), 1.5, 0.0).shape == (0,)
+
+
+@pytest.mark.parametrize("law", [(0.3, 0.5), (1.0, -0.4), (1.5, 0.0), (1.9, 1.0)])
+def test_as_far_as_floats_go(law):
+    alpha, beta = law
+    x = torch.tensor([-1e307, -1e101, -1e99, 1e99, 1e101, 1e307])
+    constant = math.gamma(alpha) * math.sin(math.pi * min(alpha, 2 - alpha) / 2) / math.pi
+    weight = 1 + beta * torch.sign(x)
+    tail = torch.exp(torch.log(constant * weight) - alpha * torch.log(x.abs()))
+    lower, upper = cdf_and_sf(x, alpha, beta)
+    smaller = torch.where(x > 0, upper, lower)
+    assert torch.allclose(smaller, tail, rtol=1e-9, atol=0)
+    exact = torch.log(alpha * tail) - torch.log(x.abs())
+    tiny = tail < 1e-300
+    assert torch.allclose(log_density(x, alpha, beta)[~tiny], exact[~tiny], rtol=1e-12)
+    ends = torch.tensor([-math.inf, math.inf])
+    assert log_density(ends, alpha, beta).tolist() == [-math.inf, -math.inf]
+    assert cdf(ends, alpha, beta).tolist() == [0, 1]
+    assert sf(ends, alpha, beta).tolist() == [1, 0]
+    assert torch.isnan(log_density(torch.tensor([math.nan]), alpha, beta)).all()
+    if abs(beta) < 1:
+        y = torch.tensor([1e101, -1e120], requires_grad=True)
+        free = [torch.tensor(v, requires_grad=True) for v in law]
+        found = torch.autograd.grad(log_density(y, *free).sum(), (y, *free))
+        assert torch.allclose(found[0], -(alpha + 1) / y)
+        assert float(found[2]) == pytest.approx(1 / (1 + beta) - 1 / (1 - beta), rel=1e-9)
+
+
+def test_the_height_of_narrow_laws():
+    for alpha, bar in ((0.03, 1e-3), (0.06, 1e-9), (0.1, 1e-10), (0.2, 1e-10)):
+        found = float(log_density(0.0, alpha, 0.0))
+        exact = math.lgamma(1 + 1 / alpha) - math.log(math.pi)
+        assert found == pytest.approx(exact, rel=0, abs=bar)
+
+
+def test_there_is_no_second_derivative():
+    alpha = torch.tensor(1.5, requires_grad=True)
+    for x in (torch.zeros(3), torch.zeros(3000)):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            torch.autograd.grad(log_density(x, alpha, 0.0).sum(), alpha, create_graph=True)

@@ -171,6 +171,9 @@ def test_bad_arguments(arguments, message):
         Stable(**arguments)
     with pytest.raises(ValueError, match=r"level must be in \[0, 1\], got 1\.5"):
         Stable(1.5).icdf(torch.tensor([0.5, 1.5]))
+    for ask in (Stable(1.5).cdf, Stable(1.5).sf, Stable(1.5).icdf):
+        with pytest.raises(TypeError, match=r"value must be a tensor, got 0\.3"):
+            ask(0.3)
     with pytest.raises(ValueError, match="support"):
         Stable(0.5, 1.0).log_prob(torch.tensor(-1.0))
 
