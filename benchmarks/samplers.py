@@ -80,7 +80,7 @@ def nanoseconds(alpha: float) -> dict[str, float]:
 
 def tails(alpha: float = 1.1, draws: int = 100_000_000) -> dict[str, Any]:
     """Count the draws beyond each level, and those that are no numbers, in the far tail."""
-    levels = [1e4, 1e5, 1e6, 1e7]
+    levels = [1e4, 1e5, 1e6, 2e6, 1e7]
     runs = candidates(alpha)
     del runs["one 64-bit word"]
     torch.manual_seed(0)  # for those that read the global generator only

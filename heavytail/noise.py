@@ -363,9 +363,11 @@ class StableNoise:
         for rows, noise, factors in blocks:
             if skipped is not None:
                 noise.masked_fill_(skipped.to(device).bool(), 0)
-            if isinstance(size, Tensor):
+            factor = 1.0
+            if isinstance(size, Tensor) or size > torch.finfo(dtype).max:
                 noise.mul_(size)
-            factor = 1.0 if isinstance(size, Tensor) else size
+            else:
+                factor = size
             part = parameter[rows.start // together : rows.stop // together]
             ones = (1,) * len(shape)
             noise = noise.view(len(part), *each, *(shape if noise.shape[1] == d else ones))
