@@ -17,8 +17,8 @@
 # %% [markdown]
 # # The sampler
 #
-# *How does one draw from a law that has no density in closed form, and why do the draws of the
-# obvious code lose just the tail that they are made for?*
+# *How does one draw from a law that has no density in closed form, and why does the obvious code, in
+# single precision, lose the end of the tail that it is made for?*
 #
 # The laws are those of the chapter before: $X \sim \S(\alpha)\S(1)$ has
 # $\E e^{iuX} = e^{-|u|^\alpha}$. This page derives the formula of Chambers, Mallows and Stuck
@@ -91,7 +91,7 @@ torch.set_default_dtype(torch.float64)
 # and inserting $r$ gives, after collecting powers, exactly $(x / T(\theta))^{\alpha/(\alpha - 1)}$.
 #
 # *The integral.* The integrand is analytic in the open quadrant and small at infinity between the
-# two paths, so only the pole at $0$ counts. The real axis from $0$ to $\infty$ may be replaced by
+# two paths, so only the singularity at $0$ counts. The real axis from $0$ to $\infty$ may be replaced by
 # a small quarter circle about $0$, from angle $0$ to $\pi/2$, followed by the curve from its end
 # $\theta = \pi/2$ to $\theta = 0$. With $dt/t = dr/r + i\,d\theta$ and a real exponent, the
 # imaginary part of the integral along the curve is $-\int_0^{\pi/2} e^{-(x/T)^{\alpha/(\alpha-1)}}
@@ -104,14 +104,14 @@ torch.set_default_dtype(torch.float64)
 #
 # *The reading.* $e^{-w}$ is the probability that an exponential exceeds $w$, and $d\theta/\pi$ is
 # the law of $U$. So the right side is $\P(U > 0,\ W > (x / T(U))^{\alpha/(\alpha - 1)})
-# = \P(T(U)\, W^{(\alpha - 1)/\alpha} > x)$. Both sides are symmetric in law, which settles
+# = \P(T(U)\, W^{(\alpha - 1)/\alpha} > x)$. Both laws are symmetric, which settles
 # $x < 0$. For $\alpha < 1$ the same curve runs from the origin to infinity, the exponent
 # $\alpha/(\alpha - 1)$ is negative, and "exceeds" becomes "falls below". $\square$
 # ````
 #
-# The first equation of the proof has a closed form to be held against only in special cases; the
-# last one is an ordinary integral, which gives the tail to any digit. We use it as the oracle of
-# this page.
+# The last equation is an ordinary integral of a positive function. It gives the tail to many
+# digits, and is the reference of this page. (It shares $T$ with the sampler, so it tests the
+# arithmetic, not the theorem.)
 
 
 # %%
@@ -152,7 +152,8 @@ assert (
 # %% [markdown]
 # ## Where the obvious code loses the tail
 #
-# All of the tail comes from angles near the **poles** $\pm\pi/2$, where $\cos U$ vanishes:
+# For $\alpha < 2$ the far tail comes from angles near $\pm\pi/2$, where $\cos U$ vanishes. We call them the
+# **poles** of $T$:
 # $|X| > x$ needs a distance $V = \pi/2 - |U|$ of the order of $x^{-\alpha}$. A uniform number in
 # single precision has 24 bits. Multiplied by $\pi$ and moved to $(-\pi/2, \pi/2)$, it knows only
 # a handful of angles there.
@@ -179,49 +180,58 @@ assert math.isnan(at_pole)
 assert near.min() > 1e-8
 
 # %% [markdown]
-# Two failures, one cause. The angles next to the pole come in steps of $2 \cdot 10^{-7}$, so that
+# Two failures, one cause. The angles next to the pole lie about $2 \cdot 10^{-7}$ apart, so that
 # all of the tail beyond some $x$ is carried by a few of them, or by none. And $\pi/2$ rounds
-# *up*: its cosine is negative, and a power of it is not a number. In double precision both are as
-# true, $2^{29}$ times farther out.
+# *up*: its cosine is negative, and a power of it is nan. In double precision the steps are
+# $2^{29}$ times finer, and $\pi/2$ rounds down: no draw is lost to it.
 #
 # How much of the tail is lost can be computed, not only simulated. Given the angle, the
 # exponential does the rest: the probability that a grid of angles gives $|X| > x$ is the mean of
 # $e^{-(x/T)^{\alpha/(\alpha - 1)}}$ over the grid. For the far tail only its points nearest to the
-# pole count.
+# poles count. We say that the tail ends where half of its probability is lost. The textbook's angles are the angles of the cell above, at both ends of the interval; the
+# package's, of which more below, are the midpoints of $2^{31}$ intervals.
 
 
 # %%
-def grid_tail(alpha, x, bits, nearest=400_000):
-    """Return P(|X| > x) when V lies on a grid of 2^bits angles."""
-    step = math.pi / 2 / 2.0**bits
-    v = (torch.arange(nearest) + 0.5) * step
+def grid_tail(alpha, x, distances, weight):
+    """Return P(|X| > x) from the angles nearest to the poles."""
+    v = distances[distances > 0]
     u = math.pi / 2 - v
     T = torch.sin(alpha * u) * torch.sin(v) ** (-1 / alpha)
     T = T * torch.cos((1 - alpha) * u) ** ((1 - alpha) / alpha)
-    return (
-        float(torch.exp(-((x / T) ** (alpha / (alpha - 1)))).sum())
-        / 2.0**bits
+    return weight * float(
+        torch.exp(-((x / T) ** (alpha / (alpha - 1)))).sum()
     )
 
 
+nearest = torch.arange(200_000)
+r = torch.cat([nearest, 2**24 - 1 - nearest]).float() / 2**24
+U = (r - 0.5) * torch.tensor(math.pi, dtype=torch.float32)
+grids = {
+    "textbook, float32": (math.pi / 2 - U.double().abs(), 2.0**-24),
+    "31 bits": (
+        (torch.arange(400_000) + 0.5) * math.pi / 2**32,
+        2.0**-31,
+    ),
+}
 alpha = 1.1
-levels = np.logspace(5.5, 10, 46)
+levels = np.logspace(5.5, 10, 91)
 exact = np.array([tail(alpha, x) for x in levels])
 kept = {
-    bits: np.array([grid_tail(alpha, x, bits) for x in levels]) / exact
-    for bits in (23, 31)
+    name: np.array([grid_tail(alpha, x, *grid) for x in levels]) / exact
+    for name, grid in grids.items()
 }
-for bits, share in kept.items():
-    lost = levels[share < 0.5].min()
-    print(f"{bits} bits for |U|: the tail ends at x = {lost:.0e}")
-assert 1e6 < levels[kept[23] < 0.5].min() < 3e7
-assert levels[kept[31] < 0.5].min() > 1e8
-assert abs(kept[31][levels < 1e7] - 1).max() < 0.02
+ends = {name: levels[share < 0.5].min() for name, share in kept.items()}
+for name, end in ends.items():
+    print(f"{name:18} the tail ends at x = {end:.1e}")
+assert 1e6 < ends["textbook, float32"] < 2e6
+assert ends["31 bits"] > 1e8
+assert abs(kept["31 bits"][levels < 1e7] - 1).max() < 0.02
 
-# %% mystnb={"figure": {"caption": "Share of the tail probability that a grid of angles can produce, at \u03b1 = 1.1. With the 23 bits that a single-precision uniform leaves for |U| the tail ends at a few million; with the 31 bits of the package, at a few hundred million. Before its end it wobbles, as the last few angles pass one by one.", "name": "fig-tail-kept"}, "image": {"alt": "Two curves that stay at one, wobble, and then fall to zero: the one for 23 bits falls at a few million, the one for 31 bits at a few hundred million."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Share of the tail probability that a grid of angles can produce, at \u03b1 = 1.1. The tail of the textbook formula in single precision ends a little beyond a million; with the 31 bits of the package, at a few hundred million. Before its end it wobbles, as the last few angles pass one by one.", "name": "fig-tail-kept"}, "image": {"alt": "Two curves that stay at one, wobble, and then fall to zero: the textbook's falls at about a million, the one for 31 bits at a few hundred million."}} tags=["hide-input"]
 fig, ax = plt.subplots()
-for (bits, share), dash in zip(kept.items(), ("--", "-"), strict=True):
-    ax.semilogx(levels, share, dash, label=f"{bits} bits")
+for (name, share), dash in zip(kept.items(), ("--", "-"), strict=True):
+    ax.semilogx(levels, share, dash, label=name)
 ax.set_xlabel("x")
 ax.set_ylabel("P(|X| > x), share of the exact value")
 ax.legend()
@@ -280,7 +290,7 @@ for alpha in (0.5, 1.0, 1.1, 1.75, 2.0):
 # %% [markdown]
 # The errors are a few roundings in the middle of the law and ten or twenty in its farthest tail,
 # where a logarithm of size 20 is multiplied by $1/\alpha$ and exponentiated. And the counts are
-# right:
+# right (five million draws do not reach the end of any tail; a record below does):
 
 # %%
 alpha, n = 1.1, 5_000_000
@@ -310,11 +320,23 @@ assert torch.isfinite(x).all()
 # Its tail comes from $U$ near $\pi$, and the remedy is the same. The package computes $\log A$,
 # since type III takes $\sqrt{2A} = e^{(\log 2 + \log A)/2}$ and $A$ itself overflows first.
 #
-# **The skewed laws** $\S(\alpha, \beta, \gamma, \delta)$ have the same map with a shifted angle
-# {cite:p}`nolan2020`. In the usual form S1 its terms grow like $\tan(\pi\alpha/2)$, which is
-# infinite at $\alpha = 1$. Nolan's form S0 subtracts that, and is continuous there. The
-# subtraction must be done on paper, not in floating point: in the package no two large terms are
-# subtracted, and a draw moves little as its index tends to 1.
+# **The skewed laws.** With a skewness $\beta \in [-1, 1]$ and $\alpha \ne 1$ the form S1 of the stable
+# law, of scale 1, has the characteristic function
+#
+# $$ \E e^{iuX_1} = \exp\bigl(-|u|^\alpha\,(1 - i\, t\, \mathrm{sign}(u))\bigr), \qquad
+# t = \beta \tan\frac{\pi\alpha}{2}, $$
+#
+# and, by the same proof with a shifted angle {cite:p}`nolan2020`, the map
+#
+# $$ X_1 = \frac{\sin \alpha U + t \cos \alpha U}{\cos U}
+# \left(\frac{\cos((1-\alpha)U) + t \sin((1 - \alpha) U)}{W \cos U}\right)^{(1 - \alpha)/\alpha}. $$
+#
+# At $\alpha = 1$ both $t$ and $X_1$ are infinite. Nolan's form S0 is $X_0 = X_1 - t$, and its law is
+# continuous there. The subtraction must be done on paper, not in floating point. The package
+# collects the terms that grow with $t$, in which $e = 1 - \alpha$ appears only in
+# $(e^{eg} - 1)/e$ and $\sin(eU)/e$: both have a limit, and floating point computes both without
+# loss. As $\alpha$ falls to 1 a draw then moves little. (Below 1 the other logarithm of the same
+# bits is used, and only the law is continuous.)
 
 # %%
 angle, uniform = (
@@ -328,8 +350,8 @@ for alpha in (1.001, 1.00001):
     moved = float((draws - at_one)[middle].abs().max())
     shift = 0.7 * math.tan(math.pi * alpha / 2)
     print(
-        f"alpha = {alpha}: in S0 a draw moves by {moved:.0e} "
-        f"at most, in S1 by {shift:.0e}"
+        f"alpha = {alpha}: draws within 10 of 0 move by {moved:.0e} "
+        f"at most in S0, by {abs(shift):.0e} in S1"
     )
     # In proportion to alpha - 1: the law is smooth there.
     assert moved < 200 * (alpha - 1)
@@ -348,12 +370,22 @@ assert abs(median / exact_median - 1) < 0.04
 # %% [markdown]
 # ## The density
 #
-# The proof has given more than a sampler. Differentiate {eq}`eq-zolotarev` in $x$: the density is
-# an integral of positive terms too, over a bounded interval. No two numbers of the other sign
-# cancel in it, however far out in the tail. Is that not enough? Look at the integrand
-# of {eq}`eq-zolotarev` as $\alpha$ comes down to 1.
+# The proof has given more than a sampler. On its curve the exponent is a real number,
+# $-g$ with $g$ rising from 0 to $\infty$, and the inversion formula for the density, integrated by
+# parts, becomes
+#
+# ```{math}
+# :label: eq-density-path
+# f(x) \;=\; \frac1\pi \int_0^\infty r \cos\theta\; e^{-g}\, dg, \qquad
+# g = x r \sin\theta + r^\alpha \cos\alpha\theta ,
+# ```
+#
+# with $r$ and $\theta$ those of the point of the curve at which the exponent is $-g$. All terms are
+# positive: nothing cancels, however far out in the tail. It remains to choose a coordinate
+# along the curve. The angle, as in {eq}`eq-zolotarev`? Look at the integrand there as $\alpha$
+# comes down to 1.
 
-# %% mystnb={"figure": {"caption": "Left: the curves of the proof in the plane of t, at \u03b1 = 1.5. For small x it stays near the real axis, for large x near the imaginary one, on which the integrand decays; all end in the origin. Right: the integrand of the distribution function at x = 1, as a function of the angle. Close to \u03b1 = 1 it is a step, and its derivative, which the density integrates, a needle.", "name": "fig-steepest-descent"}, "image": {"alt": "Left, three curves in the first quadrant that leave the origin upwards and bend to the right, the one for x = 8 the least. Right, three curves that rise from 0 to 1 as the angle goes from 0 to pi/2: gently for alpha 1.5, more steeply for 1.1, in a step at pi/4 for 1.01."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: the curves of the proof in the plane of t, at \u03b1 = 1.5. All are one shape, scaled by x to the power 1/(\u03b1 - 1): in this frame the curve for small x lies near the real axis, that for large x near the imaginary one. Right: the integrand of the distribution function at x = 1, as a function of the angle. Close to \u03b1 = 1 it is a step, and its derivative in x, which gives the density, a needle.", "name": "fig-steepest-descent"}, "image": {"alt": "Left, three curves in the first quadrant that leave the origin upwards and bend to the right, the one for x = 8 the least. Right, three curves that rise from 0 to 1 as the angle goes from 0 to pi/2: gently for alpha 1.5, more steeply for 1.1, in a step at pi/4 for 1.01."}} tags=["hide-input"]
 theta = torch.linspace(0.0005, math.pi / 2 - 1e-6, 4000)
 fig, (left, right) = plt.subplots(1, 2)
 dashes = ("-", "--", "-.")
@@ -375,14 +407,17 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Quadrature in the angle has to find the needle first, and may miss it. That is a matter of the coordinate, not of the curve. The package walks the same curve, with
-# $t = e^{s + i\theta}$, by a coordinate that changes evenly along it, $s - \theta$, and solves
-# for the point at each of some hundred values by Newton's iteration. The trapezoidal rule then
-# converges geometrically, at all indices, and at the skewed laws too.
+# Quadrature in the angle has to find the needle first, and may miss it. That is a matter of the
+# coordinate, not of the curve. With $r = e^s$ the package takes $p = s - \theta$ for $\alpha > 1$ and
+# $p = s + \theta$ for $\alpha < 1$, which never stands still along the curve, not even at
+# $\alpha = 1$, where the angle does. It finds the $p$ at which $g = 1$, puts
+# $p = p_1 + \sinh \tau$, and applies the trapezoidal rule in $\tau$ with steps of 0.065, some
+# hundred in all. At each step Newton's iteration finds $\theta$ from $p$. (The signs are those of
+# $x > 0$; a sharp bend of the curve, as some skewed laws have it, gets a centre and a width of its own.)
 #
 # `heavytail.Stable` puts it behind torch's interface for distributions: `log_prob`, `cdf`,
-# `icdf`, `sample`, `rsample`, differentiable in all four parameters. If one law is asked
-# at many points, it is tabulated once.
+# `icdf`, `sample`, `rsample`. All but `sample` are differentiable in the four parameters (`rsample`
+# in $\alpha$ on either side of 1). If one law is asked at many points, it is tabulated once.
 
 # %%
 law = heavytail.Stable(1.75)
@@ -415,7 +450,8 @@ assert abs(float(alpha.grad) - (ahead - behind) / 2e-4) < 1e-6
 # How good is it, and how good is what there was? The recorded check holds the logarithm of the
 # density against tanh-sinh quadrature with 30 digits or more, on a grid of 12 indices from 0.5
 # to $2 - 10^{-6}$, both sides of 1 among them, three skewnesses and 16 points from
-# $-10^6$ to $10^6$; the body is $|x| \le 8$.
+# $-10^6$ to $10^6$; the body is $|x| \le 8$. At 16 of the 576 points, all of skewed laws, the
+# reference itself was not certain, and they are left out.
 
 # %% tags=["hide-input"]
 density = json.loads(Path("results/density.json").read_text())
@@ -437,6 +473,7 @@ for part, mine in errors["heavytail"].items():
     rows.append("| " + " | ".join(cells) + " |")
     assert mine["infinite"] == 0
     assert mine["largest finite"] < 1e-10
+assert len(density["without a reference (alpha, beta, x)"]) == 16
 display(Markdown("\n".join(rows)))
 micro = density["microseconds"]["1.75, 0.0"]
 many = micro["heavytail, 10^6 points"]
@@ -444,23 +481,40 @@ few = micro["heavytail, 10^3 points"]
 scipy_s = micro["scipy, 10^3 points"]
 print(f"microseconds a point, α = 1.75: SciPy {scipy_s:.0f}")
 print(f"heavytail: {many:.2f} on 10⁶ points, {few:.0f} on 10³")
-print(f"recorded {density['date']} on {density['machine']} by")
+print(f"recorded {density['date']} on {density['machine']}")
+print(f"with SciPy {density['versions']['scipy']} by")
 print(density["command"])
 assert scipy_s / many > 100
 
 # %% [markdown]
-# In the body SciPy is exact to rounding at most points of the grid, and off in the fourth digit at a few, next to
-# $\alpha = 1$ and 2. In the tail it is off where its quadrature loses the needle, by any
-# amount. On few points the package is only some times faster; on many it is thousands of
-# times, since beyond 2000 points it makes a table of the law and interpolates.
+# In the body SciPy agrees to $10^{-6}$ at all but 12 of 324 points, and for symmetric laws at
+# $\alpha = 1.1$, 1.5 and 1.75 on the whole grid. Within 0.005 of 1 it takes $\alpha = 1$, as it
+# documents: an error of some $10^{-6}$ to $10^{-5}$ here. In the tail 81 of 236 points are off by more than
+# $10^{-6}$, some, next to $\alpha = 2$ above all, by any factor. The times
+# are those of its default method on $10^3$ points; its method for many points, a Fourier
+# transform, was not tried. On few points the package is only some times faster. From 2000 points on
+# it makes a table of the law once and interpolates. Does the table agree with the integral?
+
+# %%
+x = torch.sinh(torch.linspace(-12, 12, 2_500))
+for alpha in (0.7, 1.1, 1.75):
+    law = heavytail.Stable(alpha)
+    table = law.log_prob(x)  # one call with many points
+    integral = torch.cat([law.log_prob(part) for part in x.split(500)])
+    assert not torch.equal(table, integral)  # two ways
+    assert (table - integral).abs().max() < 1e-11
+
+# %% [markdown]
+# It does, to eleven digits.
 #
 # ## What it costs
 #
-# A draw needs one random word, three sines, two logarithms and one exponential. The package makes
+# A draw in single precision needs one 64-bit random word for its angle and its uniform (in double
+# two), three sines, two logarithms and one exponential. The package makes
 # them block by block, in blocks that stay in the processor's cache, so that memory is read and
 # written once. On a GPU the same map is compiled into one kernel.
 
-# %% mystnb={"figure": {"caption": "Nanoseconds a draw at \u03b1 = 1.75, one thread of one machine, from a recorded run; lower is better. The grey bar is the random word alone, which no sampler can do without.", "name": "fig-sampler-speed"}, "image": {"alt": "Horizontal bars of the time per draw: scipy is the slowest, then Pyro and the textbook formula in torch, then heavytail in double and in single precision; the bar of one random word is the shortest."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Nanoseconds a draw at \u03b1 = 1.75, one thread of one machine, from a recorded run; lower is better. The grey bar is one 64-bit word of torch's generator, which a draw in single precision needs.", "name": "fig-sampler-speed"}, "image": {"alt": "Horizontal bars of the time per draw: scipy is the slowest, then Pyro and the textbook formula in torch, then heavytail in double and in single precision; the bar of one random word is the shortest."}} tags=["hide-input"]
 record = json.loads(Path("results/samplers.json").read_text())
 times = record["nanoseconds"]["1.75"]
 order = sorted(times, key=times.get)
@@ -491,13 +545,15 @@ faster = {
 }
 for name, value in faster.items():
     print(f"{name:36} {value:.1f} x")
-print(f"extra memory: {record['extra_mebibytes_float32']:.1f} MiB")
-print(f"recorded {record['date']} on {record['machine']} by")
+used = record["versions"]
+print(f"recorded {record['date']} on {record['machine']}")
+print(f"with SciPy {used['scipy']}, Pyro {used['pyro']} by")
 print(f"{record['command']}")
 assert min(faster.values()) > 1
 
 # %% [markdown]
-# And the tails? The same script draws $10^8$ numbers from each sampler at $\alpha = 1.1$, and counts
+# SciPy and Pyro run their samplers of the general law here, at $\beta = 0$; what is compared is what
+# a user gets who asks for a symmetric draw. And the tails? The same script draws $10^8$ numbers from each sampler at $\alpha = 1.1$, and counts
 # those beyond some levels and those that are no numbers.
 
 # %% tags=["hide-input"]
@@ -514,19 +570,21 @@ for name, one in counts["found"].items():
         str(value) for value in (*one["beyond"], one["inf or nan"])
     ]
     rows.append("| " + " | ".join([name, *cells]) + " |")
-    # Poisson counts, of 28 the farthest from its mean.
+    # Poisson counts.
     gaps = np.array(one["beyond"][:3]) - counts["expected"][:3]
     assert (abs(gaps) < 4.5 * np.sqrt(counts["expected"][:3])).all()
+    if name in ("textbook float32", "pyro float32"):
+        assert one["beyond"][3] == 0
 display(Markdown("\n".join(rows)))
 assert counts["found"]["heavytail float32"]["inf or nan"] == 0
 assert counts["found"]["textbook float32"]["inf or nan"] > 0
 
 # %% [markdown]
-# So far out all samplers are right, within what Poisson counts can tell. The end of the textbook's
-# tail in single precision lies where one or two of $10^8$ draws are expected, too few to miss
-# them. What such a run does meet is the angle next to the pole. A simulation
-# with $10^8$ draws is small for training: a layer of 5000 columns with 784 entries takes that many
-# in 26 steps, and one number that is none ends it.
+# Up to $10^6$ all samplers are right, within what Poisson counts can tell. Beyond $2 \cdot 10^6$,
+# where seven draws are expected, the textbook and Pyro have none in single precision. (Pyro
+# keeps its angles away from the pole, so that it meets no nan.) A simulation with $10^8$ draws is
+# small for training: a layer of 5000 columns with 784 entries takes that many in 26 steps with
+# noise of type II, and a single nan ends the training.
 #
 # ## Takeaway
 
@@ -535,15 +593,15 @@ gain = faster["textbook, both in single precision"]
 worst_of_all = max(
     part["largest finite"] for part in errors["heavytail"].values()
 )
-ends = {bits: levels[share < 0.5].min() for bits, share in kept.items()}
+far = {name: f"{end:.2g}" for name, end in ends.items()}
 takeaway = f"""
 > **Takeaway.** A stable draw is one angle, one exponential and one
 > power. In single precision the tail of the textbook form ends at
-> {ends[23]:.0e} (α = 1.1), and it can return what is not a number. The
-> same formula in the distance to the pole keeps the tail up to
-> {ends[31]:.0e}, and was {gain:.1f} times as fast in the recorded run.
-> Its density, by the same contour, is within {worst_of_all:.0e} of the
-> truth on the grid.
+> {far["textbook, float32"]} (α = 1.1), and it can return nan. The same
+> formula in the distance to the pole keeps the tail up to
+> {far["31 bits"]}, and was {gain:.1f} times as fast in the recorded run.
+> The logarithm of the density, by the same contour, was within
+> {worst_of_all:.0e} of the reference at all 560 points checked.
 """
 display(Markdown(takeaway))
 
