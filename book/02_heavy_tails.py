@@ -390,8 +390,8 @@ assert below > 10  # most miss the rare draws that make up the rest
 #
 # The left side is $\sim u^\alpha$, so $C$ is one over the last integral, which is
 # $\Gamma(1 - \alpha) \cos(\pi \alpha / 2)$ (at $\alpha = 1$, its limit $\pi/2$). The reflection
-# formula of the Gamma function turns that into $C_\alpha$. So the tail is what keeps the
-# characteristic function from being smooth at 0.
+# formula of the Gamma function turns that into $C_\alpha$. So the tail is read off the
+# term $|u|^\alpha$ of the characteristic function at 0. (That there is a power law was assumed here.)
 #
 # **Which moments exist?** Since
 # $\E |X|^p = \int_0^\infty p x^{p - 1}\, \P(|X| > x)\, dx$, the tail decides: the integrand is of
@@ -538,9 +538,9 @@ assert outliers[0] > 100 * outliers[1]
 # \qquad \text{standard error } \frac{\hat\alpha}{\sqrt k}.
 # ```
 #
-# For an exact power law $\P(|X| > x) = x^{-\alpha}$ the logarithm of $|X|$ is exponential with
-# mean $1/\alpha$, above any level, so each choice of $k$ is right, and the largest is best. For
-# any other law the choice is a bet that the power law has begun at $|x|_{(k+1)}$. One should
+# For an exact power law $\P(|X| > x) = x^{-\alpha}$, $x \ge 1$, the excess of $\log |X|$ over any level
+# $\ge 0$ is exponential with mean $1/\alpha$, so each choice of $k$ is right, and the largest is
+# best. For any other law the choice is a bet that the power law has begun at $|x|_{(k+1)}$. One should
 # see the whole curve before believing a point of it.
 
 # %%
@@ -581,10 +581,10 @@ plt.show()
 # \frac{1}{\alpha} \;=\; \frac{\E \log |S| - \E \log |X|}{\log K},
 # ```
 #
-# and it replaces the expectations by means over blocks of $K$ values. It needs sums to have the law
-# of their terms, and no tail at all. **Maximum likelihood** takes $\alpha$ and the scale under which
+# and it replaces the expectations by means over blocks of $K$ values. It needs values centred at 0
+# whose sums, divided by $K^{1/\alpha}$, have the law of one term, and uses no tail. **Maximum likelihood** takes $\alpha$ and the scale under which
 # the data are most probable, and needs the density of the law; the next page shows where
-# that comes from.
+# that comes from. All three, and their standard errors, assume independent values.
 
 # %%
 rows = [
@@ -655,7 +655,7 @@ assert abs(wrong[2].alpha - 1.5) > 5 * wrong[2].stderr
 # The first two come from {eq}`eq-tails-cf`: in type I, $\langle u, \xi \rangle = \zeta \sum_j u_j$;
 # in type II the factors multiply. If $u$ lies on axis $j$, all three are $e^{-|u_j|^\alpha}$:
 # the coordinates are $\S(\alpha)\S(1)$ in each kind, and only their dependence differs. At
-# $\alpha = 2$, types II and III are the same Gaussian vector.
+# $\alpha = 2$, types II and III have the same Gaussian law.
 #
 # ### How type III is made
 #
