@@ -38,11 +38,12 @@ check: env
 	$(BIN)/mypy
 
 unit: env
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
-# Every cell is run again and its output compared with the stored one.
+# Every cell is run again and its output compared with the stored one. Kernels that run side by
+# side take a thread each: with more they wait for each other, tenfold.
 nbval: env
-	$(BIN)/pytest -n $(JOBS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  -p no:cacheprovider book
 
 notebooks: env
