@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _checks, _layers
-from heavytail.stable import log_positive_stable, symmetric_stable
+from heavytail.stable import log_positive_stable, symmetric_blocks, symmetric_stable
 
 KINDS = ("shared", "independent", "isotropic")
 COLUMNS = ("filter", "kernel")
@@ -109,21 +109,20 @@ def noise_blocks(
     if kind == "shared":
         yield slice(0, n), symmetric_stable(alpha, (n, 1), **source), None
         return
-    radius = None
-    if kind == "isotropic":
-        log_A = log_positive_stable(alpha / 2, (n, 1), **source)
-        radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
     most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     step = max(1, most // max(d * together, 1)) * together
-    for start in range(0, n, step):
-        rows = slice(start, min(start + step, n))
-        size = (rows.stop - start, d)
-        if radius is None:
-            yield rows, symmetric_stable(alpha, size, **source), None
-        else:
-            normal = torch.empty(size, device=device, dtype=dtype)
-            normal.normal_(std=math.sqrt(2), generator=generator)
-            yield rows, normal, radius[rows]
+    blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    sizes = [(rows.stop - rows.start) * d for rows in blocks]
+    if kind == "independent":
+        for rows, xi in zip(blocks, symmetric_blocks(alpha, sizes, **source), strict=True):
+            yield rows, xi.view(rows.stop - rows.start, d), None
+        return
+    log_A = log_positive_stable(alpha / 2, (n, 1), **source)
+    radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
+    normal = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
+    for rows, size in zip(blocks, sizes, strict=True):
+        normal[:size].normal_(std=math.sqrt(2), generator=generator)
+        yield rows, normal[:size].view(rows.stop - rows.start, d), radius[rows]
 
 
 def hidden_weights(

@@ -19,8 +19,8 @@ References:
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +45,9 @@ _DEVICE_BLOCK = 1 << 24
 _HALF_PI = math.pi / 2
 
 
-def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tensor) -> Tensor:
+def symmetric_from_uniforms(
+    alpha: float | Tensor, angle: Tensor, uniform: Tensor, *, scratch: Tensor | None = None
+) -> Tensor:
     r"""Turn an angle and a uniform into a draw of S(alpha)S(1): the Chambers-Mallows-Stuck map.
 
     With U uniform on (-pi/2, pi/2) and W standard exponential,
@@ -71,42 +73,63 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
         alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``.
         angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
         uniform: same shape and dtype; in (0, 1).
+        scratch: room for the steps of a float ``alpha``, shape (3, *angle.shape), as ``angle``
+            else. ``uniform`` is then overwritten too, and the draws lie in the room. None makes
+            room and leaves the inputs alone.
 
     Returns:
         Draws, of the broadcast shape. Inputs are not checked: this is the inner loop.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
     """
-    V = angle.abs()
     if isinstance(alpha, Tensor):
-        heavy = alpha < 1
+        V, heavy = angle.abs(), alpha < 1
         S = torch.where(heavy, alpha * (_HALF_PI - V), alpha * V + (2 - alpha) * _HALF_PI)
         S = torch.sin(S).clamp_min(0)  # the sine of pi rounded is not 0
         C = torch.sin((1 - alpha).abs() * V + torch.where(heavy, alpha, 2 - alpha) * _HALF_PI)
         ratio = torch.where(heavy, torch.log1p(-uniform), torch.log(uniform)) / -C
-    elif alpha < 1:
-        S = (_HALF_PI - V).mul_(alpha).sin_()
-        minus_C = _affine(alpha - 1, V, -alpha * _HALF_PI).sin_()
-        ratio = torch.log1p(-uniform).div_(minus_C)
+        log_power = torch.log2(torch.sin(V) * ratio) * (-1 / alpha)
+        return torch.exp2(torch.log2(S * ratio) + log_power).copysign(angle)
+    V, S, minus_C, ratio = _room(angle, uniform, scratch)
+    torch.abs(angle, out=V)
+    if alpha < 1:
+        _affine(-1, V, _HALF_PI, S).mul_(alpha).sin_()
+        _affine(alpha - 1, V, -alpha * _HALF_PI, minus_C).sin_()
+        torch.neg(uniform, out=ratio).log1p_().div_(minus_C)
     else:
-        S = _affine(alpha, V, (2 - alpha) * _HALF_PI).sin_()
-        minus_C = _affine(1 - alpha, V, (alpha - 2) * _HALF_PI).sin_()
-        ratio = torch.log(uniform).div_(minus_C)
+        _affine(alpha, V, (2 - alpha) * _HALF_PI, S).sin_()
+        _affine(1 - alpha, V, (alpha - 2) * _HALF_PI, minus_C).sin_()
+        torch.log(uniform, out=ratio).div_(minus_C)
     # W / C > 0 from here on. Powers of 2 rather than of e: on some processors they cost less.
     log_power = V.sin_().mul_(ratio).log2_().mul_(-1 / alpha)
-    if isinstance(alpha, Tensor) or alpha < 0.5:  # the power alone may leave the floats
-        size = torch.exp2(torch.log2(S * ratio) + log_power)
-    else:
-        size = S.mul_(ratio).mul_(log_power.exp2_())
-    return size.copysign_(angle)
+    if alpha < 0.5:  # the power alone may leave the floats
+        return S.mul_(ratio).log2_().add_(log_power).exp2_().copysign_(angle)
+    return S.mul_(ratio).mul_(log_power.exp2_()).copysign_(angle)
 
 
-def _affine(slope: float, x: Tensor, offset: float) -> Tensor:
+def _affine(slope: float, x: Tensor, offset: float, out: Tensor) -> Tensor:
     """Return slope x + offset in one pass over x."""
-    return torch.add(x.new_full((), offset), x, alpha=slope)
+    return torch.add(_constant(offset, x.dtype, x.device), x, alpha=slope, out=out)
 
 
-def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tensor) -> Tensor:
+@lru_cache(32)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def _room(
+    angle: Tensor, uniform: Tensor, scratch: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return room for four tensors like ``angle``: three of the scratch and the uniform's."""
+    if scratch is None:
+        scratch, uniform = angle.new_empty((3, *angle.shape)), torch.empty_like(uniform)
+    first, second, third = scratch.unbind()
+    return first, second, third, uniform
+
+
+def log_positive_from_uniforms(
+    alpha: float | Tensor, angle: Tensor, uniform: Tensor, *, scratch: Tensor | None = None
+) -> Tensor:
     r"""Turn an angle and a uniform into log A, A standard positive alpha-stable: Kanter's map.
 
     With U uniform on (0, pi) and W standard exponential,
@@ -124,6 +147,7 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
         alpha: stability index in (0, 1]; a float, or a tensor that broadcasts with ``angle``.
         angle: any shape, float32 or float64; 0 < |angle| <= pi/2.
         uniform: same shape and dtype; in (0, 1), W = -log(1 - uniform).
+        scratch: as for :func:`symmetric_from_uniforms`.
 
     Returns:
         log A, of the broadcast shape; 0 where alpha = 1, where it has no derivative in alpha.
@@ -131,14 +155,12 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
 
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
-    V = angle.abs()
-    delta = 1 - alpha
     # The argument of the sine, U or its complement to pi, that is small is kept precise: for
     # S = sin(alpha U) and D = sin((1 - alpha) U) that depends on which index is the smaller.
     if isinstance(alpha, Tensor):
+        V, delta, small = angle.abs(), 1 - alpha, alpha < 0.5
         at_pi = (angle > 0).to(angle.dtype)
         U = V + at_pi * (math.pi - 2 * V)
-        small = alpha < 0.5
         S = torch.sin(torch.where(small, alpha * U, alpha * V + at_pi * (delta * math.pi)))
         D = torch.sin(torch.where(small, delta * V + at_pi * (alpha * math.pi), delta * U))
         W = -torch.log1p(-uniform)
@@ -146,15 +168,17 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
         power: Tensor = torch.special.xlogy(delta / alpha, D / W)
         return torch.log(S) + power - torch.log(torch.sin(V)) / alpha
     if alpha == 1:
-        return torch.zeros_like(V)
+        return torch.zeros_like(angle)
     # U = pi [angle > 0] - angle. Few passes over memory: the sampler of type III runs through here.
+    V, S, D, minus_W = _room(angle, uniform, scratch)
+    precise, plain = (D, S) if alpha < 0.5 else (S, D)
     less: float = min(alpha, 1 - alpha)
-    other = torch.gt(angle, 0, out=torch.empty_like(angle)).mul_(math.pi * less)
-    precise = torch.add(other, V, alpha=1 - less).sin_()
-    plain = torch.sub(other, angle, alpha=less).sin_()
-    S, D = (plain, precise) if alpha < 0.5 else (precise, plain)
-    power = D.div_(torch.log1p(-uniform)).neg_().log_()
-    return S.log_().add_(power, alpha=1 / alpha - 1).sub_(V.sin_().log_(), alpha=1 / alpha)
+    torch.gt(angle, 0, out=precise).mul_(math.pi * less)
+    torch.sub(precise, angle, alpha=less, out=plain).sin_()
+    precise.add_(torch.abs(angle, out=V), alpha=1 - less).sin_()
+    torch.neg(uniform, out=minus_W).log1p_()
+    log_power = D.div_(minus_W).neg_().log_()
+    return S.log_().add_(log_power, alpha=1 / alpha - 1).sub_(V.sin_().log_(), alpha=1 / alpha)
 
 
 def stable_from_uniforms(
@@ -591,16 +615,80 @@ def _draw(
         _checks.broadcasts("alpha", value, size)
     out = torch.empty(size, dtype=dtype, device=device)
     flat = out.view(-1)
-    on_cpu = device.type == "cpu"
-    block = _BLOCK if on_cpu else _DEVICE_BLOCK
-    fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
-    words = _empty_words(flat[:block])
-    for start in range(0, flat.numel(), block):
-        piece = flat[start : start + block]
-        values = [_piece(value, size, piece, start, block) for value in parameters]
-        words = _redraw(words[: _rows(len(piece))], generator)
-        piece.copy_(fused(words, len(piece), *values))
+    _fill(flat, transform, parameters, size, generator, _Room(flat))
     return out
+
+
+def symmetric_blocks(
+    alpha: float,
+    sizes: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """Yield draws of S(alpha)S(1) in blocks, all in the same memory: each overwrites the last.
+
+    The draws are those of :func:`symmetric_stable` with ``sizes`` one after another; arguments are
+    its, checked.
+    """
+    block = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
+    room = _Room(block)
+    for n in sizes:
+        size = torch.Size([n])
+        _fill(block[:n], symmetric_from_uniforms, (alpha,), size, generator, room)
+        yield block[:n]
+
+
+class _Room:
+    """The memory that drawing needs, to be taken once: fresh pages cost as much as a sine.
+
+    Attributes:
+        block: how many draws are made at a time.
+        words: their random bits, integers, (rows, 2, _ROW).
+        pair: on a CPU, their angles and uniforms, (2, rows _ROW).
+        scratch: on a CPU, room for the maps, (3, rows _ROW).
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        on_cpu = like.device.type == "cpu"
+        self.block = _BLOCK if on_cpu else _DEVICE_BLOCK
+        self.words = _empty_words(like[: self.block])
+        columns = self.words.shape[0] * _ROW if on_cpu else 0
+        self.pair, self.scratch = like.new_empty((5, columns)).split([2, 3])
+
+    def first(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the words, pair and scratch of the first n draws, in whole rows."""
+        rows = _rows(n)
+        if rows == len(self.words):  # nearly always; views take time too
+            return self.words, self.pair, self.scratch
+        columns = rows * _ROW
+        return self.words[:rows], self.pair[:, :columns], self.scratch[:, :columns]
+
+
+def _fill(
+    flat: Tensor,
+    transform: Callable[..., Tensor],
+    parameters: tuple[float | Tensor, ...],
+    size: torch.Size,
+    generator: torch.Generator | None,
+    room: _Room,
+) -> None:
+    """Fill a tensor, seen flat, whose shape is ``size``."""
+    on_cpu = flat.device.type == "cpu"
+    plain = all(isinstance(value, float) for value in parameters)
+    for start in range(0, flat.numel(), room.block):
+        piece = flat[start : start + room.block]
+        n = len(piece)
+        words, pair, scratch = room.first(n)
+        _redraw(words, generator)
+        if on_cpu and plain:
+            angle, uniform = uniforms_from_words(words, out=pair)
+            draws = transform(*parameters, angle, uniform, scratch=scratch)
+            piece.copy_(draws if len(draws) == n else draws[:n])
+        else:
+            values = [_piece(value, size, piece, start, room.block) for value in parameters]
+            fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
+            piece.copy_(fused(words, n, *values))
 
 
 def _piece(
@@ -645,11 +733,12 @@ def _uniforms(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, 
     return angle[: len(like)], uniform[: len(like)]
 
 
-def uniforms_from_words(words: Tensor) -> tuple[Tensor, Tensor]:
+def uniforms_from_words(words: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
 
     Args:
         words: shape (rows, 2, k), all bits random: int32 for float32 results, int64 for float64.
+        out: where to put the two, shape (2, rows k), of the results' dtype; None makes room.
 
     Returns:
         angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1]; the two inputs of the
@@ -660,7 +749,11 @@ def uniforms_from_words(words: Tensor) -> tuple[Tensor, Tensor]:
         dtype, grid, below_one = torch.float32, 2.0**31, 1 - 2.0**-24
     else:
         dtype, grid, below_one = torch.float64, 2.0**63, 1 - 2.0**-53
-    angle, uniform = (half.to(dtype).view(-1) for half in words.unbind(1))
+    if out is None:
+        angle, uniform = (half.to(dtype).view(-1) for half in words.unbind(1))
+    else:
+        out.view(2, len(words), -1).copy_(words.transpose(0, 1))
+        angle, uniform = out.unbind()
     # The halves centre the grid: it is symmetric about 0 and does not contain it.
     for bits, unit in ((angle, _HALF_PI / grid), (uniform, below_one / grid)):
         torch.add(bits.new_full((), unit / 2), bits, alpha=unit, out=bits)
