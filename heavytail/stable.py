@@ -20,6 +20,7 @@ References:
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
@@ -30,9 +31,7 @@ from torch.distributions.utils import broadcast_all
 
 from heavytail import _checks, _integrals
 
-# Draws a block: long enough to make the cost of calls small, short enough for a core's cache. It
-# is also the most that torch leaves to one thread, so that neither the bits nor the speed of a
-# draw depend on the number of threads.
+# Draws a block: long enough to make the cost of calls small, short enough for a core's cache.
 _BLOCK = 1 << 15
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
@@ -676,19 +675,35 @@ def _fill(
     """Fill a tensor, seen flat, whose shape is ``size``."""
     on_cpu = flat.device.type == "cpu"
     plain = all(isinstance(value, float) for value in parameters)
-    for start in range(0, flat.numel(), room.block):
-        piece = flat[start : start + room.block]
-        n = len(piece)
-        words, pair, scratch = room.first(n)
-        _redraw(words, generator)
-        if on_cpu and plain:
-            angle, uniform = uniforms_from_words(words, out=pair)
-            draws = transform(*parameters, angle, uniform, scratch=scratch)
-            piece.copy_(draws if len(draws) == n else draws[:n])
-        else:
-            values = [_piece(value, size, piece, start, room.block) for value in parameters]
-            fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
-            piece.copy_(fused(words, n, *values))
+    with _one_thread() if on_cpu else nullcontext():
+        for start in range(0, flat.numel(), room.block):
+            piece = flat[start : start + room.block]
+            n = len(piece)
+            words, pair, scratch = room.first(n)
+            _redraw(words, generator)
+            if on_cpu and plain:
+                angle, uniform = uniforms_from_words(words, out=pair)
+                draws = transform(*parameters, angle, uniform, scratch=scratch)
+                piece.copy_(draws if len(draws) == n else draws[:n])
+            else:
+                values = [_piece(value, size, piece, start, room.block) for value in parameters]
+                fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
+                piece.copy_(fused(words, n, *values))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: a block is too short to share.
+
+    Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
+    each other, tenfold where another process holds a core; and bits would depend on the cut.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _piece(

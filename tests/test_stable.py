@@ -423,17 +423,32 @@ def test_bad_skewed_arguments(arguments, error, message):
 # The interface.
 
 
-def test_same_seed_same_bits_whatever_the_threads():
+@pytest.mark.parametrize("alpha", [1.5, torch.tensor([[0.7], [1.5]])])
+def test_same_seed_same_bits_whatever_the_threads(alpha):
     threads = torch.get_num_threads()
     draws = []
     try:
-        for number in (1, 2):
+        for number in (1, 2, 3, 5):
             torch.set_num_threads(number)
             seeded = torch.Generator().manual_seed(5)
-            draws.append(symmetric_stable(1.5, 300_000, generator=seeded))
+            draws.append(symmetric_stable(alpha, (2, 70_001), generator=seeded))
+            assert torch.get_num_threads() == number  # a draw takes one, and gives the rest back
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(*draws)
+    assert all(torch.equal(draws[0], other) for other in draws[1:])
+
+
+@pytest.mark.parametrize("transform", [symmetric_from_uniforms, log_positive_from_uniforms])
+@pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0, 1.75])
+def test_scratch_changes_no_bit_and_without_it_no_input(transform, alpha, angle, uniform):
+    alpha = alpha if transform is symmetric_from_uniforms else alpha / 2
+    inputs = angle.clone(), uniform.clone()
+    plain = transform(alpha, angle, uniform)
+    assert torch.equal(angle, inputs[0])
+    assert torch.equal(uniform, inputs[1])
+    room = torch.empty(3, len(angle), dtype=angle.dtype)
+    assert torch.equal(transform(alpha, angle, uniform, scratch=room), plain)
+    assert torch.equal(angle, inputs[0])
 
 
 def test_a_longer_draw_begins_like_a_shorter_one():
