@@ -1,5 +1,6 @@
 """The networks of the experiments."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -7,19 +8,32 @@ from torch import Tensor, nn
 
 from heavytail import _checks
 
+SCALINGS = ("standard", "mean_field")
+
 
 class FullyConnected(nn.Module):
-    """A fully connected ReLU network without biases.
+    r"""A fully connected ReLU network without biases.
 
     The hidden layers are in ``body``, the last layer is ``head``: it is trained, gets no noise
-    and is not pruned. Every weight starts as in ``nn.Linear``, uniform on (-1/sqrt(d), 1/sqrt(d))
-    with d the layer's number of inputs; outputs are not divided by the width.
+    and is not pruned. There are two scalings.
+
+    ``"standard"``, that of the experiments: f(x) = sum_i a_i relu(<w_i, x>) with one hidden layer.
+    Every weight starts as in ``nn.Linear``, uniform on (-1/sqrt(d), 1/sqrt(d)) with d the layer's
+    number of inputs.
+
+    ``"mean_field"``, that of the theory: f(x) = (1/n) sum_i A_i relu(<theta_i, x>) with n = width,
+    one hidden layer. The law of a unit's start does not depend on n: theta_i as above, A_i uniform
+    on (-1, 1). The gradient in theta_i is of order 1/n, so a step of the theory, of size eta, is
+    one of the optimizer with lr = n eta.
+
+    See :func:`mean_field` for how the two map into each other.
 
     Args:
         inputs: dimension of an example, >= 1.
         outputs: number of classes, >= 1.
         width: hidden units a layer, >= 1.
         hidden_layers: number of hidden layers, >= 1; 1 is the network of the theory.
+        scaling: ``"standard"`` or ``"mean_field"``, the latter with one hidden layer only.
         generator: source of the start; None is torch's global generator.
         device: of the weights; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
@@ -35,6 +49,7 @@ class FullyConnected(nn.Module):
         *,
         width: int,
         hidden_layers: int = 1,
+        scaling: str = "standard",
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -43,11 +58,14 @@ class FullyConnected(nn.Module):
         inputs, width = _checks.count("inputs", inputs, 1), _checks.count("width", width, 1)
         outputs = _checks.count("outputs", outputs, 1)
         hidden_layers = _checks.count("hidden_layers", hidden_layers, 1)
+        _checks.one_of("scaling", scaling, SCALINGS)
+        if scaling == "mean_field" and hidden_layers > 1:
+            raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
         device, dtype = _checks.place(generator, device, dtype)
 
-        def linear(fan_in: int, fan_out: int) -> nn.Linear:
+        def linear(fan_in: int, fan_out: int, bound: float) -> nn.Linear:
             weight = torch.empty((fan_out, fan_in), device=device, dtype=dtype)
-            weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            weight.uniform_(-bound, bound, generator=generator)
             layer = nn.Linear(fan_in, fan_out, bias=False, device="meta")
             layer.weight = nn.Parameter(weight)
             return layer
@@ -55,11 +73,55 @@ class FullyConnected(nn.Module):
         sizes = [inputs] + [width] * hidden_layers
         self.body = nn.Sequential()
         for fan_in, fan_out in pairwise(sizes):
-            self.body.append(linear(fan_in, fan_out))
+            self.body.append(linear(fan_in, fan_out, fan_in**-0.5))
             self.body.append(nn.ReLU())
-        self.head = linear(width, outputs)
+        self.scaling = scaling
+        self.head = linear(width, outputs, 1.0 if scaling == "mean_field" else width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map examples of shape (N, inputs) to logits of shape (N, outputs)."""
         logits: Tensor = self.head(self.body(x))
-        return logits
+        return logits / self.head.in_features if self.scaling == "mean_field" else logits
+
+
+@torch.no_grad()
+def mean_field(model: FullyConnected) -> FullyConnected:
+    r"""Return the same function in the mean-field scaling: theta = sqrt(n) w, A = sqrt(n) a.
+
+    Since relu is positively homogeneous, (1/n) sum_i A_i relu(<theta_i, x>) is
+    sum_i a_i relu(<w_i, x>) then, and remains so through a training of both in which
+
+        lr -> n lr    and    scale -> n^{1/2 - 1/alpha} scale,
+
+    the arguments of the optimizer and of :class:`heavytail.StableNoise`. Written as the theory
+    does, with steps eta n grad and noise sigma eta^{1/alpha} xi, eta is the old lr and sigma is
+    sqrt(n) times the old scale.
+
+    Args:
+        model: one hidden layer, standard scaling; left alone.
+
+    Returns:
+        A new model with weights of its own, on the same device, of the same dtype.
+
+    Raises:
+        ValueError: if the model is of another form.
+    """
+    layers = [layer for layer in model.body if isinstance(layer, nn.Linear)]
+    if model.scaling != "standard" or len(layers) != 1:
+        raise ValueError(
+            f"the model must have the standard scaling and 1 hidden layer, got {model.scaling} "
+            f"and {len(layers)}"
+        )
+    weight = layers[0].weight
+    n, d = weight.shape
+    twin = FullyConnected(
+        d,
+        model.head.out_features,
+        width=n,
+        scaling="mean_field",
+        generator=torch.Generator(weight.device),  # what it draws is overwritten
+        dtype=weight.dtype,
+    )
+    for mine, theirs in zip(twin.parameters(), model.parameters(), strict=True):
+        mine.copy_(theirs * math.sqrt(n))
+    return twin

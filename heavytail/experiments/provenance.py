@@ -1,0 +1,39 @@
+"""What a record says of where and when it was made."""
+
+import datetime
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+import heavytail
+
+
+def where(*peers: str) -> dict[str, Any]:
+    """Return date, machine and versions, those of imported peers among them."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "heavytail": heavytail.__version__,
+    }
+    for peer in peers:
+        versions[peer] = getattr(sys.modules.get(peer), "__version__", None)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": processor(),
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """Return the processor's name and the vector instructions that torch uses."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in names if "model name" in line), "unknown")
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
