@@ -95,22 +95,19 @@ def noise_blocks(
     generator: torch.Generator | None,
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    together: int = 1,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Yield the noise vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
 
     Vectors have shape (rows, d), or (rows, 1) for the shared kind, one number for all coordinates,
     and may be written to. The isotropic kind's are still to be multiplied by factors of shape
-    (rows, 1); the other kinds have none. ``together``, a divisor of n, is of how many vectors a
-    block is a multiple; the other arguments are those of :func:`noise_vectors`, checked.
+    (rows, 1); the other kinds have none. Arguments are those of :func:`noise_vectors`, checked.
     """
     source: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
     if kind == "shared":
         yield slice(0, n), symmetric_stable(alpha, (n, 1), **source), None
         return
     most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
-    step = max(1, most // max(d * together, 1)) * together
+    step = max(1, most // max(d, 1))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     sizes = [(rows.stop - rows.start) * d for rows in blocks]
     if kind == "independent":
@@ -345,19 +342,11 @@ class StableNoise:
         """Add ``size`` times a noise vector to each column, block by block."""
         device = parameter.device
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
-        # Columns an index of the first dimension has, and their shape.
         leading = 2 if self._column == "kernel" and parameter.dim() > 2 else 1
-        each, shape = parameter.shape[1:leading], parameter.shape[leading:]
-        together, d = each.numel(), shape.numel()
+        n, d = math.prod(parameter.shape[:leading]), math.prod(parameter.shape[leading:])
+        columns = parameter.contiguous().view(n, d)  # a copy only of a weight laid out otherwise
         blocks = noise_blocks(
-            self._kind,
-            self._alpha,
-            len(parameter) * together,
-            d,
-            self._generator_on(device),
-            device,
-            dtype,
-            together=together,
+            self._kind, self._alpha, n, d, self._generator_on(device), device, dtype
         )
         for rows, noise, factors in blocks:
             if skipped is not None:
@@ -367,13 +356,12 @@ class StableNoise:
                 noise.mul_(size)
             else:
                 factor = size
-            part = parameter[rows.start // together : rows.stop // together]
-            ones = (1,) * len(shape)
-            noise = noise.view(len(part), *each, *(shape if noise.shape[1] == d else ones))
             if factors is None:
-                part.add_(noise, alpha=factor)
+                columns[rows].add_(noise, alpha=factor)
             else:
-                part.addcmul_(noise, factors.view(len(part), *each, *ones), value=factor)
+                columns[rows].addcmul_(noise, factors, value=factor)
+        if not parameter.is_contiguous():
+            parameter.copy_(columns.view(parameter.shape))
 
     def _generator_on(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:

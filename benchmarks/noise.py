@@ -1,0 +1,171 @@
+"""Time the noise beside a training step: python -m benchmarks.noise [--record FILE].
+
+One hidden layer, ReLU, 10 classes, float32, SGD, one thread. All candidates run in turn, several
+rounds; the figure of each is its fastest round, and what is compared is a ratio within the run.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import levy_stable
+from torch import nn
+
+from heavytail import StableNoise
+from heavytail.experiments.models import FullyConnected
+from heavytail.experiments.provenance import where
+from heavytail.noise import KINDS
+
+ALPHA, SCALE, LR = 1.75, 0.003, 0.01
+SHAPES = ((5000, 784), (10_000, 140))  # width, inputs
+BATCHES = (100, 500)
+ROUNDS = 9
+
+
+def noise_alone(weight: nn.Parameter, kind: str) -> Callable[[], object]:
+    """Return a step of an optimizer that has no gradients: only the noise acts."""
+    optimizer = torch.optim.SGD([weight], lr=LR)
+    StableNoise(optimizer, [weight], alpha=ALPHA, scale=SCALE, kind=kind, seed=0)
+    return optimizer.step
+
+
+def gaussian(weight: nn.Parameter) -> Callable[[], object]:
+    """Return plain Gaussian noise: what the fastest user would write by hand."""
+    noise = torch.empty_like(weight)
+
+    def add() -> None:
+        with torch.no_grad():
+            weight.add_(noise.normal_(), alpha=SCALE)
+
+    return add
+
+
+def host_recipe(weight: nn.Parameter, kind: str) -> Callable[[], object]:
+    """Return the noise as the official script draws it, by scipy and numpy in double precision."""
+    rng = np.random.RandomState(0)  # the generator that the script uses
+    n, d = weight.shape
+    size = SCALE * LR ** (1 / ALPHA)
+    width = math.cos(math.pi * ALPHA / 4) ** (2 / ALPHA)  # a standard positive stable law
+
+    def draw() -> Any:
+        if kind == "shared":
+            return levy_stable.rvs(ALPHA, 0, size=(n, 1), random_state=rng)
+        if kind == "independent":
+            return levy_stable.rvs(ALPHA, 0, size=(n, d), random_state=rng)
+        A = levy_stable.rvs(ALPHA / 2, 1, scale=width, size=(n, 1), random_state=rng)
+        return np.sqrt(2 * A) * rng.randn(n, d)
+
+    def add() -> None:
+        with torch.no_grad():
+            weight.add_(torch.from_numpy(size * draw()))
+
+    return add
+
+
+def training_step(model: nn.Module, inputs: int, batch: int) -> Callable[[], object]:
+    """Return forward, backward and step of SGD, without noise."""
+    x, y = torch.randn(batch, inputs), torch.randint(10, (batch,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def milliseconds(width: int, inputs: int) -> dict[str, float]:
+    """Return the fastest time of each candidate, over interleaved rounds."""
+    model = FullyConnected(inputs, 10, width=width)
+    weight = nn.Parameter(torch.zeros(width, inputs))
+    runs: dict[str, Callable[[], object]] = {
+        f"step, batch {batch}": training_step(model, inputs, batch) for batch in BATCHES
+    }
+    runs |= {kind: noise_alone(weight, kind) for kind in KINDS}
+    runs["gaussian"] = gaussian(weight)
+    runs |= {f"host {kind}": host_recipe(weight, kind) for kind in KINDS}
+    best = dict.fromkeys(runs, math.inf)
+    for round_ in range(ROUNDS + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_:  # the first round warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return {name: round(1e3 * seconds, 3) for name, seconds in best.items()}
+
+
+def extra_mebibytes(kind: str, width: int = 5000, inputs: int = 784) -> float:
+    """Return the peak memory of a step with noise beside the weights, in a process of its own."""
+    code = (
+        "import resource, torch, heavytail\n"
+        "torch.set_num_threads(1)\n"
+        "def noisy(n, d):\n"
+        "    w = torch.nn.Parameter(torch.zeros(n, d))\n"
+        "    optimizer = torch.optim.SGD([w], lr=0.01)\n"
+        f"    heavytail.StableNoise(optimizer, [w], alpha=1.75, scale=1, kind={kind!r}, seed=0)\n"
+        "    return optimizer\n"
+        "noisy(10, 10).step()\n"  # what is loaded at the first step is not of the noise
+        f"optimizer = noisy({width}, {inputs})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "optimizer.step()\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+def ratios(times: dict[str, float]) -> dict[str, float]:
+    """Return what is compared: noise to step, type III to Gaussian, the host's recipe to ours."""
+    found = {
+        f"{kind} / step, batch {batch}": times[kind] / times[f"step, batch {batch}"]
+        for kind in (*KINDS, "gaussian")
+        for batch in BATCHES
+    }
+    found["isotropic / gaussian"] = times["isotropic"] / times["gaussian"]
+    found |= {f"host / ours, {kind}": times[f"host {kind}"] / times[kind] for kind in KINDS}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def record() -> dict[str, Any]:
+    """Return the figures with what they were measured on."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    times = {f"{width}x{inputs}": milliseconds(width, inputs) for width, inputs in SHAPES}
+    return {
+        "what": "milliseconds, the fastest of the rounds; one thread, interleaved",
+        "alpha": ALPHA,
+        "rounds": ROUNDS,
+        "milliseconds": times,
+        "ratios": {shape: ratios(figures) for shape, figures in times.items()},
+        "extra_mebibytes_5000x784": {kind: extra_mebibytes(kind) for kind in KINDS},
+        "command": "python -m benchmarks.noise --record book/results/noise.json",
+        **where(),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    target = parser.parse_args().record
+    figures = record()
+    for shape, values in figures["ratios"].items():
+        print(shape)
+        for name, value in values.items():
+            print(f"  {name:32} {value:8.3f}")
+    print(f"extra memory, MiB: {figures['extra_mebibytes_5000x784']}")
+    if target:
+        target.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
