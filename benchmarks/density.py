@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy.stats import levy_stable
 
-from benchmarks.machine import where
 from heavytail import Stable, _integrals
+from heavytail.experiments.provenance import where
 from tests.oracles import stable_log_density
 
 ALPHAS = (0.5, 0.8, 0.99, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.1, 1.5, 1.75, 1.9, 2 - 1e-6)

@@ -7,8 +7,6 @@ rounds; the figure of each is its fastest round, and what is compared is a ratio
 import argparse
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from scipy.stats import levy_stable
 from torch import nn
 
+from benchmarks.memory import extra_mebibytes
 from heavytail import StableNoise
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.provenance import where
@@ -103,24 +102,19 @@ def milliseconds(width: int, inputs: int) -> dict[str, float]:
     return {name: round(1e3 * seconds, 3) for name, seconds in best.items()}
 
 
-def extra_mebibytes(kind: str, width: int = 5000, inputs: int = 784) -> float:
-    """Return the peak memory of a step with noise beside the weights, in a process of its own."""
-    code = (
-        "import resource, torch, heavytail\n"
-        "torch.set_num_threads(1)\n"
+def memory(kind: str, width: int = 5000, inputs: int = 784) -> float:
+    """Return the peak memory in MiB of a step with noise, beside the weights."""
+    setup = (
+        "import heavytail\n"
         "def noisy(n, d):\n"
-        "    w = torch.nn.Parameter(torch.zeros(n, d))\n"
+        "    w = torch.nn.Parameter(torch.ones(n, d))\n"
         "    optimizer = torch.optim.SGD([w], lr=0.01)\n"
         f"    heavytail.StableNoise(optimizer, [w], alpha=1.75, scale=1, kind={kind!r}, seed=0)\n"
         "    return optimizer\n"
         "noisy(10, 10).step()\n"  # what is loaded at the first step is not of the noise
-        f"optimizer = noisy({width}, {inputs})\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "optimizer.step()\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+        f"optimizer = noisy({width}, {inputs})"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(run.stdout)
+    return extra_mebibytes(setup, "optimizer.step()")
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
@@ -146,7 +140,7 @@ def record() -> dict[str, Any]:
         "rounds": ROUNDS,
         "milliseconds": times,
         "ratios": {shape: ratios(figures) for shape, figures in times.items()},
-        "extra_mebibytes_5000x784": {kind: extra_mebibytes(kind) for kind in KINDS},
+        "extra_mebibytes_5000x784": {kind: round(memory(kind), 2) for kind in KINDS},
         "command": "python -m benchmarks.noise --record book/results/noise.json",
         **where(),
     }

@@ -7,8 +7,6 @@ fastest round, and what is compared is a ratio within the run. Pyro is timed whe
 import argparse
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +19,8 @@ from scipy.stats import levy_stable
 from torch import Tensor
 
 import heavytail
-from benchmarks.machine import where
+from benchmarks.memory import extra_mebibytes
+from heavytail.experiments.provenance import where
 from tests.oracles import stable_tail
 
 DRAWS = 1_000_000
@@ -99,19 +98,11 @@ def tails(alpha: float = 1.1, draws: int = 100_000_000) -> dict[str, Any]:
     return {"alpha": alpha, "draws": draws, "levels": levels, "expected": expected, "found": found}
 
 
-def extra_mebibytes(draws: int = 50_000_000) -> float:
-    """Return the peak memory of a float32 draw beyond its result, in a process of its own."""
-    code = (
-        "import resource, torch, heavytail\n"
-        "torch.set_num_threads(1)\n"
-        "heavytail.symmetric_stable(1.75, 100_000)\n"
-        f"out = torch.zeros({draws}); del out\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"heavytail.symmetric_stable(1.75, {draws}, dtype=torch.float32)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(run.stdout)
+def memory(draws: int = 50_000_000) -> float:
+    """Return the peak memory in MiB of a float32 draw beyond its result."""
+    setup = "import heavytail\nheavytail.symmetric_stable(1.75, 100)"
+    statement = f"heavytail.symmetric_stable(1.75, {draws}, dtype=torch.float32)"
+    return extra_mebibytes(setup, statement) - 4 * draws / 2**20
 
 
 def record() -> dict[str, Any]:
@@ -123,7 +114,7 @@ def record() -> dict[str, Any]:
         "draws": DRAWS,
         "rounds": ROUNDS,
         "nanoseconds": figures,
-        "extra_mebibytes_float32": extra_mebibytes(),
+        "extra_mebibytes_float32": round(memory(), 2),
         "tails": tails(),
         "command": "python -m benchmarks.samplers --record book/results/samplers.json",
         **where("pyro"),

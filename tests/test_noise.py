@@ -234,6 +234,57 @@ def test_resume_is_bit_exact(make, tmp_path):
     assert all(map(torch.equal, steps(model, optimizer, 2), whole))
 
 
+LONG_RUN = """
+import os, sys, torch
+from heavytail import LambdaNoise, StableNoise
+
+folder, total = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 300, bias=False)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+noise = StableNoise(optimizer, [model.weight], alpha=1.7, scale=0.1, kind="independent", seed=3)
+schedule = LambdaNoise(noise, scale=lambda k: 1 / (1 + k))
+parts = {"model": model, "optimizer": optimizer, "noise": noise, "schedule": schedule}
+if os.path.exists(f"{folder}/state.pt"):
+    saved = torch.load(f"{folder}/state.pt", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+x = torch.linspace(-1, 1, 20).view(5, 4)
+while schedule.steps < total:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+    schedule.step()
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save(state, f"{folder}/draft.pt")
+    os.replace(f"{folder}/draft.pt", f"{folder}/state.pt")
+    print(schedule.steps, flush=True)
+"""
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):
+    """Killed somewhere after 20 of 400 steps, in another process the run ends as if it had not."""
+    command = [sys.executable, "-W", "ignore", "-c", LONG_RUN]
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    subprocess.run([*command, tmp_path / "whole", "400"], check=True, stdout=subprocess.DEVNULL)
+    victim = subprocess.Popen(
+        [*command, tmp_path / "killed", "1000000"], stdout=subprocess.PIPE, text=True
+    )
+    assert victim.stdout is not None
+    while int(victim.stdout.readline()) < 20:
+        pass
+    victim.kill()
+    victim.wait()
+    victim.stdout.close()
+    reached = torch.load(tmp_path / "killed" / "state.pt")["schedule"]["steps"]
+    assert 20 <= reached < 400
+    subprocess.run([*command, tmp_path / "killed", "400"], check=True, stdout=subprocess.DEVNULL)
+    whole, killed = (torch.load(tmp_path / n / "state.pt") for n in ("whole", "killed"))
+    assert torch.equal(whole["model"]["weight"], killed["model"]["weight"])
+    assert str(whole["optimizer"]) == str(killed["optimizer"])
+
+
 def test_a_state_of_another_kind_is_refused():
     _, _, noise = attached()
     state = noise.state_dict()
