@@ -125,7 +125,7 @@ options = {"steps": steps, "batch_size": 100, "progress": False}
 train(model, optimizer, digits, seed=batch_seed, **options)
 norms = torch.stack(norms)  # (steps, columns)
 
-# %% mystnb={"figure": {"caption": "Left: the norms of 500 columns during training; the three columns with the largest jumps are drawn thick, and a dot marks each jump. Right: the loss on all training images, and the same three moments. A column that has jumped stays where it landed; the loss rises at a jump and is down again some steps later.", "name": "fig-one-jump"}, "image": {"alt": "Left panel: hundreds of grey lines near 0.6, and three coloured lines that rise in a single step to 3 and more, the highest to about 13, and stay level afterwards. Right panel: a loss that falls from 2.3 towards 0.05, with three dots at the moments of the jumps; the highest jump shows as a spike that is gone a few steps later."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: the norms of the columns during training (grey, every fifth); the three with the largest jumps are drawn thick, and a dot marks each jump. Right: the loss on all training images, and the same three moments. A column that has jumped stays where it landed. The loss hardly notices.", "name": "fig-one-jump"}, "image": {"alt": "Left panel: grey lines between 0.5 and 2, and three coloured lines that rise in a single step, to 6, 12 and 13, and stay level afterwards. Right panel: a loss that falls smoothly from 2.3 to 0.06; the three dots lie on the curve, one of them on a small bump."}} tags=["hide-input"]
 change = norms.diff(dim=0)
 jumpers = change.amax(0).topk(3).indices.tolist()
 fig, (left, right) = plt.subplots(1, 2)
@@ -152,10 +152,10 @@ assert rise > 0
 assert losses[when + 20] < losses[when]
 
 # %% [markdown]
-# The largest jump made one column some twenty times as long as it was, in one step. The loss noticed, and
-# forgot: the output depends on the column through one weight of the last layer, which starts near
-# $1/\sqrt n$ and is trained. The *matrix* does not forget. No gradient is strong enough to undo the jump
-# within this training.
+# The largest jump made one column some twenty times as long as it was, in one step. The loss rose by
+# a hundredth, and was below its old value 20 steps later: the output depends on a column through
+# one weight for each class in the last layer, which starts near $1/\sqrt n$ and is trained. The *matrix* does not
+# forget. Nothing undid the jump within this training.
 #
 # How many such jumps are there? A single noise vector has the tail
 # $\P(\lVert \xi \rVert > r) \sim c\, r^{-\alpha}$, with the constants $c$ of
@@ -221,8 +221,9 @@ assert 0.1 < share < 0.5
 
 # %% [markdown]
 # A step of noise is over ten times as long as a step of gradient, and the network learns all the same.
-# In 32,000 dimensions a random direction is nearly orthogonal to all that the loss depends on, and what it does change
-# is averaged over 500 columns. The gradients of many steps, in turn, point the same way.
+# The noise falls on 500 columns independently, with either sign, and each reaches the output through a
+# small weight with a sign of its own: most of it cancels. The gradients of all columns are made to add up, and those of many
+# steps point the same way.
 #
 # ## What of other optimizers?
 #
@@ -233,76 +234,72 @@ assert 0.1 < share < 0.5
 
 # %%
 kinds = ["shared", "independent", "isotropic"]
-optimizers = {
-    "SGD": (torch.optim.SGD, 0.1),
-    "Adam": (torch.optim.Adam, 0.001),
-}
-rows = [
-    "| optimizer | noise | σ | ratio | accuracy, % | pruned, % |",
-    "| --- | --- | --- | --- | --- | --- |",
-]
-learned = {}
-for name, (make, rate) in optimizers.items():
-    for kind in ["none", *kinds]:
-        plan = {"alpha": alpha, "kind": kind, "lr": rate, "steps": 300}
-        sigma = 0.0
-        if kind != "none":
-            plan |= {
-                "error": error,
-                "ratio": 0.3,
-                "generator": seeded(0),
-            }
-            sigma = heavytail.plan_scale(network(0, 300), **plan)
-        found = []
-        for seed in range(3):
-            seeds = spawn_seeds(seed, 3)
-            model = network(seeds[0], 300)
-            optimizer = make(model.parameters(), lr=rate)
-            if sigma:
-                heavytail.StableNoise(
-                    optimizer,
-                    heavytail.hidden_weights(model),
-                    alpha=alpha,
-                    scale=sigma,
-                    kind=kind,
-                    seed=seeds[1],
-                )
-            options = {"batch_size": 100, "progress": False}
-            train(
-                model,
-                optimizer,
-                digits,
-                steps=300,
-                seed=seeds[2],
-                **options,
-            )
-            test = digits.x_test, digits.y_test
-            full = 100 * accuracy(model, *test)
-            ratio = heavytail.prune(model, error=error).ratio
-            found.append((ratio, full, 100 * accuracy(model, *test)))
-        learned[name, kind] = found
-        ratio, full, pruned = (
-            ", ".join(f"{value:.{k}f}" for value in sorted(values))
-            for values, k in zip(
-                zip(*found, strict=True), (2, 1, 1), strict=True
-            )
-        )
-        label = plots.KIND_LABELS[kind]
-        rows.append(
-            f"| {name} | {label} | {sigma:.2g} | {ratio} | {full} | {pruned} |"
-        )
-display(Markdown("\n".join(rows)))
 
-for (_, kind), found in learned.items():
+
+def planned(make, rate, kind, seed, steps=300):
+    """Train and prune; return ratio and accuracies before, after, %."""
+    start_seed, noise_seed, batch_seed = spawn_seeds(seed, 3)
+    model = network(start_seed, 300)
+    optimizer = make(model.parameters(), lr=rate)
+    if kind != "none":
+        plan = {
+            "alpha": alpha,
+            "kind": kind,
+            "lr": rate,
+            "steps": steps,
+        }
+        plan |= {"error": error, "ratio": 0.3, "generator": seeded(0)}
+        heavytail.StableNoise(
+            optimizer,
+            heavytail.hidden_weights(model),
+            alpha=alpha,
+            scale=heavytail.plan_scale(network(0, 300), **plan),
+            kind=kind,
+            seed=noise_seed,
+        )
+    options = {"steps": steps, "batch_size": 100, "progress": False}
+    train(model, optimizer, digits, seed=batch_seed, **options)
+    before = accuracy(model, digits.x_test, digits.y_test)
+    ratio = heavytail.prune(model, error=error).ratio
+    after = accuracy(model, digits.x_test, digits.y_test)
+    return ratio, 100 * before, 100 * after
+
+
+learned = {
+    (make.__name__, kind): [
+        planned(make, rate, kind, seed) for seed in range(3)
+    ]
+    for make, rate in (
+        (torch.optim.SGD, 0.1),
+        (torch.optim.Adam, 0.001),
+    )
+    for kind in ["none", *kinds]
+}
+
+# %% tags=["hide-input"]
+rows = [
+    "| optimizer | noise | ratio | accuracy, % | pruned, % |",
+    "| --- | --- | --- | --- | --- |",
+]
+for (name, kind), found in learned.items():
+    cells = [
+        ", ".join(f"{value:.{k}f}" for value in sorted(values))
+        for values, k in zip(
+            zip(*found, strict=True), (2, 1, 1), strict=True
+        )
+    ]
+    label = plots.KIND_LABELS[kind]
+    rows.append(f"| {name} | {label} | " + " | ".join(cells) + " |")
     assert min(full for _, full, _ in found) > 90
     if kind != "none":  # the plan's 0.3, as far as three draws can tell
         assert 0.2 < sorted(ratio for ratio, _, _ in found)[1] < 0.6
+display(Markdown("\n".join(rows)))
 
 # %% [markdown]
 # Each entry lists three runs in ascending order. Runs with the same seed share start, batches and the random bits of the noise, so
 # the two optimizers see the same jumps. Adam trains under the noise as SGD does, and the plan
-# holds for both. The last column shows the risk in a single number, the ratio: where one jump
-# has carried it near 1, keeping the few largest columns keeps the noise and not the network.
+# holds for both. But look at type III, where two of three ratios are far above the plan: a few
+# jumps have carried them there, and what pruning keeps is these jumps. The accuracy goes with the rest.
 #
 # ## The pruning ratio before training
 #
@@ -386,8 +383,8 @@ record = json.loads(Path("results/prediction.json").read_text())
 runs = [run["setting"] | run["outcome"] for run in record["runs"]]
 trusted = runs[:45]
 rows = [
-    "| noise | σ | predicted: median [5 %, 95 %] | trained, five runs |",
-    "| --- | --- | --- | --- |",
+    "| noise | σ | predicted: median [5 %, 95 %] | trained, five runs | pruned, worst, % |",
+    "| --- | --- | --- | --- | --- |",
 ]
 for kind in kinds:
     for sigma in (0.003, 0.01, 0.03):
@@ -406,9 +403,10 @@ for kind in kinds:
             f"{value:.2f}"
             for value in sorted(run["ratio"] for run in some)
         )
-        label = plots.KIND_LABELS[kind]
+        worst = 100 * min(run["pruned_accuracy"] for run in some)
         rows.append(
-            f"| {label} | {sigma} | {median} [{five}, {ninety_five}] | {values} |"
+            f"| {plots.KIND_LABELS[kind]} | {sigma} | "
+            f"{median} [{five}, {ninety_five}] | {values} | {worst:.1f} |"
         )
 display(Markdown("\n".join(rows)))
 
@@ -425,9 +423,11 @@ assert hits >= binom.ppf(1e-3, 45, 0.9)
 # *Recorded by* `python -m heavytail.experiments.prediction`; *the file*
 # `book/results/prediction.json` *holds every run with its setting, seed, versions and date.*
 #
-# The prediction is a distribution, and a wide one. At $\sigma = 0.03$ type I ends between 0.6 and
-# 0.98, as luck will have it. No amount of training data narrows that band: it is the law of the largest
-# jumps.
+# The last column is the lowest test accuracy after pruning among the five; before it, all are near
+# 98 %. The prediction is a distribution, and a wide one: it is the law of the largest
+# jumps, and no amount of training data narrows it. One of the runs of type I at $\sigma = 0.03$ met a jump that
+# outweighs all else. Its ratio is 1.00: a single column remains, the one with the jump, and the pruned network
+# is wrong on nine test examples in ten.
 #
 # ## The sharp test: replay
 #
@@ -435,7 +435,7 @@ assert hits >= binom.ppf(1e-3, 45, 0.9)
 # noise, from its seed, on its *own* start, and leaves out nothing but the gradient. The trained
 # ratio and the replayed one then differ by what $G$ does, and by nothing else.
 
-# %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each dot is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, and always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Dots lie on zero up to a share of about 0.1, rise to one or two percent near 0.2, and two dots of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each dot is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Dots lie on zero up to a share of about 0.1, rise to one or two percent near 0.2, and two dots of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
 fig, ax = plt.subplots()
 marks = {"ecg5000": "o", "mnist": "^"}
 names = {"ecg5000": "ECG5000", "mnist": "MNIST"}
@@ -472,7 +472,12 @@ rows = [
     "| data | layers | noise | η | steps | share of G | replayed | trained | off, % |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
-for run in sorted(runs, key=lambda run: -run["gradient_share"])[:8]:
+strained = [
+    run
+    for run in runs[45:]
+    if run["data"] == "ecg5000" or run["lr"] == 0.1
+]
+for run in strained:
     off = 100 * (run["replayed"] / run["ratio"] - 1)
     cells = [
         names[run["data"]],
@@ -487,17 +492,18 @@ for run in sorted(runs, key=lambda run: -run["gradient_share"])[:8]:
     ]
     rows.append("| " + " | ".join(cells) + " |")
 display(Markdown("\n".join(rows)))
-worst = max(runs, key=lambda run: run["gradient_share"])
-assert worst["replayed"] / worst["ratio"] > 1.1
+furthest = max(runs, key=lambda run: run["gradient_share"])
+assert furthest["replayed"] / furthest["ratio"] > 1.1
 
 # %% [markdown]
-# The eight runs with the largest share. What decides is this share, and not the learning rate or
-# the number of steps by themselves: on ECG5000, ten times the steps or thirty times the learning
-# rate leave $G$ below a tenth of the start, because the loss is soon small, and the replay stays exact to the third digit. On
-# MNIST a learning rate of 0.1 makes $G$ more than half as large as the start under type I, whose
-# noise the pixels see, and the replay is ten percent high.
+# These runs were meant to break the prediction: a large learning rate, a long training, a second layer.
+# What decides is the share of $G$, and none of these by itself. On ECG5000, ten times the steps or
+# thirty times the learning rate leave $G$ below a tenth of the start, because the loss is soon small, and the
+# replay stays exact to the third digit. (With two hidden layers the ratio is just below its predicted band, and so is the
+# replay: luck, not gradient.) On MNIST a learning rate of 0.1 makes $G$ more than half as large as the start under type
+# I, and the replay is ten percent high.
 #
-# Why high, never low? Look at one of the networks above: which columns did the gradient lengthen?
+# Why high? Look at the networks of this page: which columns did the gradient lengthen?
 
 # %% mystnb={"figure": {"caption": "What the gradient did to the norm of each column, against the norm that start and noise alone would have given it. Twenty networks of 300 columns. The many short columns were lengthened, the few long ones hardly changed: the gradient fills the valley, and less can go.", "name": "fig-gradient-on-norms"}, "image": {"alt": "A scatter of thousands of small dots. On the horizontal logarithmic axis the replayed norm from 0.4 to 10; most dots between 0.45 and 0.8 lie above zero, with a mean of a few hundredths; further right the dots close in on zero."}} tags=["hide-input"]
 replayed = [
@@ -628,8 +634,10 @@ for model, rate, sigma in (
     train(model, optimizer, digits, seed=2, **options)
 w, theta = (m.body[0].weight.detach() for m in (standard, twin))
 gap = float((theta / n**0.5 - w).abs().max() / w.abs().max())
-print(f"largest difference of the weights: {gap:.0e} of the largest")
-assert gap < 1e-10  # rounding
+print(
+    "the same path, up to rounding" if gap < 1e-10 else f"apart: {gap}"
+)
+assert gap < 1e-10
 
 # %% [markdown]
 # So a run of the experiments *is* a run of the theory, with one reservation, and it is a large one. In the theory's
@@ -661,6 +669,7 @@ display(Markdown("\n".join(rows)))
 host = {
     k: cost["ratios"]["5000x784"][f"host / ours, {k}"] for k in kinds
 }
+print(f"measured on: {cost['machine']}")
 print(
     "host's recipe over ours: "
     + ", ".join(f"{value:.1f}" for value in host.values())
@@ -675,16 +684,16 @@ assert min(host.values()) > 1
 # ## Takeaway
 
 # %% tags=["hide-input"]
+furthest = 100 * max(abs(r["replayed"] / r["ratio"] - 1) for r in small)
 takeaway = f"""
 > **Takeaway.** A step of noise is longer than a step of gradient, and
 > the network learns all the same. The pruning ratio of a trained
 > network follows from its start and σ(ηK)^(1/α) alone as long as the
 > gradient part is small beside the start: {hits} of 45 recorded runs on
 > ECG5000 fell inside the 5 to 95 % band drawn before training, and a
-> run's own noise on its own start gave its ratio within
-> {100 * max(abs(run["replayed"] / run["ratio"] - 1) for run in small):.1f} %
+> run's own noise on its own start gave its ratio within {furthest:.1f} %
 > in all {len(small)} runs whose gradient part was at most 0.15 of the
-> start. So most of this compressibility is added, not learned.
+> start. So this compressibility is added, not learned.
 """
 display(Markdown(takeaway))
 
@@ -753,7 +762,8 @@ with torch.no_grad():
         300, 1, generator=seeded(1)
     )
     two = model(x)
+changed = float((one - two).abs().max())
 print(
-    f"largest change of a logit: {float((one - two).abs().max()):.0e}"
+    "unchanged, up to rounding" if changed < 1e-9 else f"by {changed}"
 )
-assert torch.allclose(one, two, atol=1e-9)
+assert changed < 1e-9
