@@ -122,6 +122,31 @@ def noise_blocks(
         yield rows, normal[:size].view(rows.stop - rows.start, d), radius[rows]
 
 
+def add_block(
+    columns: Tensor, vectors: Tensor, factors: Tensor | None, size: float | Tensor
+) -> None:
+    """Add ``size`` times a block of :func:`noise_blocks` to columns, shape (rows, d), in place."""
+    if isinstance(size, Tensor):
+        vectors.mul_(size)
+        size = 1.0
+    floats = torch.finfo(vectors.dtype)
+    size = min(size, floats.max)
+    if size < floats.tiny:  # 0 times inf is no number
+        vectors.clamp_(-floats.max, floats.max)
+    if factors is None:
+        columns.add_(vectors, alpha=size)
+    else:
+        columns.addcmul_(vectors, factors, value=size)
+
+
+def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
+    """Return lr^exponent, inf where it leaves the floats."""
+    try:
+        return lr**exponent
+    except OverflowError:
+        return math.inf
+
+
 def hidden_weights(
     model: nn.Module, *, exclude: _layers.Layer | Iterable[_layers.Layer] | None = None
 ) -> list[nn.Parameter]:
@@ -188,7 +213,8 @@ class StableNoise:
     On a CPU the blocks are small enough to need no memory to speak of.
 
     Each instance adds its own noise: attach it once for each optimizer, and again to a copy, which
-    takes no hooks along.
+    takes no hooks along. Every chosen parameter gets noise, also one that is frozen or has no
+    gradient in a step.
 
     Attributes:
         alpha: stability index, unitless, in (0, 2]; may be changed between steps.
@@ -317,6 +343,8 @@ class StableNoise:
         alpha = _checks.index("alpha", state["alpha"], 2)
         scale = _checks.nonnegative("scale", state["scale"])
         seed = _checks.seed("seed", state["seed"])
+        if not isinstance(state["generators"], dict):
+            raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
         generators = {}
         for name, bits in state["generators"].items():
             generators[torch.device(name)] = torch.Generator(name)
@@ -333,7 +361,9 @@ class StableNoise:
         # A fused optimizer runs its skipped steps too; only the device knows that it skipped.
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)
         for group in optimizer.param_groups:
-            size = self.scale * group["lr"] ** (1 / self.alpha)
+            size = self.scale * _power(group["lr"], 1 / self.alpha)
+            if not isinstance(size, Tensor) and size == 0:
+                continue
             for parameter in group["params"]:
                 if id(parameter) in self._chosen and parameter.numel():
                     self._add_noise(parameter, size, skipped)
@@ -351,15 +381,7 @@ class StableNoise:
         for rows, noise, factors in blocks:
             if skipped is not None:
                 noise.masked_fill_(skipped.to(device).bool(), 0)
-            factor = 1.0
-            if isinstance(size, Tensor) or size > torch.finfo(dtype).max:
-                noise.mul_(size)
-            else:
-                factor = size
-            if factors is None:
-                columns[rows].add_(noise, alpha=factor)
-            else:
-                columns[rows].addcmul_(noise, factors, value=factor)
+            add_block(columns[rows], noise, factors, size)
         if not parameter.is_contiguous():
             parameter.copy_(columns.view(parameter.shape))
 

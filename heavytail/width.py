@@ -4,9 +4,9 @@ After K steps a column of a noisy layer is
 
     W_i = (start) + (gradient part) + s xi_i in law,   s = (sum_k scale_k^alpha lr_k)^{1/alpha},
 
-since stable increments add up exactly. If the gradient part moves the norms little (wide nets,
-moderate learning rates, short training), the norms are those of start plus noise, and all that
-pruning by norm will do follows before a single step is taken: no data, no gradient.
+since stable increments add up exactly. If the gradient part moves the norms little, they are those
+of start plus noise, and all that pruning by norm will do follows before a single step is taken: no
+data, no gradient.
 
 That condition is the whole of it. Where the gradient part is not small beside the start, the
 prediction fails, and nothing here can know: measure it.
@@ -18,14 +18,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from heavytail import _checks, _layers
 from heavytail.compress import column_norms, removable
-from heavytail.noise import KINDS, hidden_weights, noise_blocks
+from heavytail.noise import COLUMNS, KINDS, hidden_weights, noise_blocks
 
-Schedule = float | Sequence[float] | Tensor
+Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 _PERCENT = (5, 10, 50, 90, 95)
 
@@ -63,6 +65,7 @@ def predict_pruning(
     steps: int,
     error: float,
     weight_decay: float = 0.0,
+    column: str = "filter",
     exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
@@ -83,14 +86,20 @@ def predict_pruning(
         lr: learning rate >= 0; one for all steps, or a schedule of ``steps`` entries.
         steps: number of steps, >= 0.
         error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
-        weight_decay: lambda >= 0 of SGD, which multiplies a weight by 1 - lr lambda each step.
-        exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`.
-        draws: independent repetitions, >= 1. Beyond the 5 and 95 % quantiles ask for more.
+        weight_decay: lambda >= 0, if it multiplies a weight by 1 - lr lambda each step, as that of
+            SGD without momentum and of AdamW does.
+        column: what has a noise vector of its own in a convolution, ``"filter"`` or ``"kernel"``,
+            as for :class:`heavytail.StableNoise`. What is pruned is a filter in either case.
+        exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`; None
+            for a single weight.
+        draws: independent repetitions, >= 1. Beyond the 5 and 95 % quantiles ask for more. Each
+            costs as much as a step's noise in double precision.
         generator: source of the random bits, on the weights' device; None is the global one.
 
     Returns:
-        The ratios: of all columns of the model, each layer pruned by itself, as
-        :func:`heavytail.prune` does.
+        The ratios: of all columns of the hidden weights, each weight pruned by itself. For linear
+        and convolution layers that share no weight these are the ratios of
+        :func:`heavytail.prune`.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above, or weights that are not
@@ -101,7 +110,7 @@ def predict_pruning(
     error = _checks.fraction("error", error)
     decay = _decay(lr, steps, weight_decay)
     s = accumulated_scale(alpha, scale, lr, steps, weight_decay=weight_decay)
-    layers = _simulated(model, kind, alpha, exclude, draws, generator)
+    layers = _simulated(model, kind, column, alpha, exclude, draws, generator)
     return Prediction(_ratios(layers, s, error, decay).sort().values, s)
 
 
@@ -114,6 +123,8 @@ def plan_scale(
     steps: int,
     error: float,
     ratio: float,
+    weight_decay: float = 0.0,
+    column: str = "filter",
     exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
@@ -129,33 +140,36 @@ def plan_scale(
         error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
         ratio: the wanted median of the fraction of columns removed. It must lie between that of
             the start alone and that of the noise alone.
-        exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`.
+        weight_decay: as for :func:`predict_pruning`.
+        column: as for :func:`predict_pruning`.
+        exclude: as for :func:`predict_pruning`.
         draws: independent repetitions, >= 1.
         generator: source of the random bits, on the weights' device; None is the global one.
 
     Returns:
-        sigma > 0. The same draws serve all trial values, so the answer is exact for them; with
-        others the median moves by what ``draws`` leaves open.
+        sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
+        moves in steps of a column. The same draws serve all trial values; with others the median
+        moves by what ``draws`` leaves open.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
     error, ratio = _checks.fraction("error", error), _checks.fraction("ratio", ratio)
-    unit = accumulated_scale(alpha, 1.0, lr, steps)
+    decay = _decay(lr, steps, weight_decay)
+    unit = accumulated_scale(alpha, 1.0, lr, steps, weight_decay=weight_decay)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
-    layers = _simulated(model, kind, alpha, exclude, draws, generator)
+    layers = _simulated(model, kind, column, alpha, exclude, draws, generator)
 
     def median(s: float) -> float:
-        return float(_ratios(layers, s, error).median())
+        return float(_ratios(layers, s, error, decay).quantile(0.5))
 
     size = math.sqrt(max(float(layer.start.max()) for layer in layers)) or 1.0
     low, high = 1e-9 * size, 1e9 * size
-    if not median(low) < ratio <= median(high):
-        raise ValueError(
-            f"ratio must be above {median(low):.4g}, that of the start alone, and at most "
-            f"{median(high):.4g}, that of the noise alone, got {ratio:g}"
-        )
+    if ratio <= median(low):
+        raise ValueError(f"ratio must be above the start's own, {median(low):.4g}, got {ratio:g}")
+    if ratio > median(high):
+        raise ValueError(f"ratio must be at most the noise's, {median(high):.4g}, got {ratio:g}")
     while high / low > 1 + 1e-6:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if median(middle) < ratio else (low, middle)
@@ -208,6 +222,7 @@ class _Layer:
 def _simulated(
     model: nn.Module | Tensor,
     kind: str,
+    column: str,
     alpha: float,
     exclude: _layers.Layer | Iterable[_layers.Layer] | None,
     draws: int,
@@ -215,15 +230,20 @@ def _simulated(
 ) -> list[_Layer]:
     draws = _checks.count("draws", draws, least=1)
     _checks.one_of("kind", kind, KINDS)
+    _checks.one_of("column", column, COLUMNS)
     alpha = _checks.index("alpha", alpha, 2)
     if isinstance(model, Tensor):
         column_norms(model)  # refuses what has no columns
+        if exclude is not None:
+            raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
         weights = [model]
     else:
         weights = list(hidden_weights(model, exclude=exclude))
     layers = []
     for weight in weights:
-        W = weight.detach().flatten(1).double()
+        n = len(weight)
+        leading = 2 if column == "kernel" and weight.dim() > 2 else 1
+        W = weight.detach().double().flatten(leading).flatten(0, leading - 1)
         if not W.numel():
             raise ValueError(f"a weight must not be empty, got shape {tuple(weight.shape)}")
         if not bool(torch.isfinite(W).all()):
@@ -234,13 +254,13 @@ def _simulated(
             for rows, xi, factors in blocks:
                 if factors is not None:
                     xi.mul_(factors)
-                if xi.shape[1] == 1:  # one number for all coordinates
-                    along[i, rows] = xi[:, 0] * W[rows].sum(1)
-                    size[i, rows] = xi[:, 0].square() * W.shape[1]
-                else:
-                    along[i, rows] = (W[rows] * xi).sum(1)
-                    size[i, rows] = xi.square().sum(1)
-        layers.append(_Layer(W.square().sum(1), along, size))
+                # xi is one number for all coordinates, (rows, 1), if it is shared.
+                along[i, rows] = (W[rows] * xi).sum(1)
+                size[i, rows] = xi.square().mean(1) * W.shape[1]
+        start, along, size = (  # a filter's is the sum of its kernels'
+            squares.unflatten(-1, (n, -1)).sum(-1) for squares in (W.square().sum(1), along, size)
+        )
+        layers.append(_Layer(start, along, size))
     return layers
 
 
@@ -264,7 +284,7 @@ def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
     if isinstance(value, Tensor) and value.dim() == 0:
         value = float(value)
-    if isinstance(value, Tensor | Sequence):
+    if isinstance(value, Tensor | Sequence | np.ndarray):
         numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
         if numbers.shape != (steps,):
             raise ValueError(

@@ -200,6 +200,18 @@ def test_same_seed_same_path():
     assert not torch.equal(first[0], other[0])
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize("lr", [0.0, 1e-5, 10.0])
+def test_a_rate_whose_power_leaves_the_floats_makes_no_nan(alpha, lr):
+    weight = nn.Parameter(torch.ones(2000, 3))
+    optimizer = torch.optim.SGD([weight], lr=lr)
+    StableNoise(optimizer, [weight], alpha=alpha, scale=0.1, seed=0)
+    optimizer.step()
+    assert not weight.isnan().any()
+    if lr == 0:
+        assert torch.equal(weight, torch.ones(2000, 3))
+
+
 def test_only_the_chosen_weights_get_noise():
     model, optimizer, _ = attached()
     plain = small_net()

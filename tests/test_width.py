@@ -1,12 +1,14 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
 import heavytail
+from heavytail import StableNoise
 from heavytail.noise import KINDS
 from heavytail.width import accumulated_scale, plan_scale, predict_pruning
 
@@ -118,6 +120,42 @@ def test_the_table_of_the_published_setting():
             assert near[0] - 0.006 < known < near[1] + 0.006
 
 
+@pytest.mark.parametrize("column", ["filter", "kernel"])
+def test_the_columns_of_a_convolution(column):
+    """Start plus noise of one step, against the hook itself; the other column is told apart."""
+    generator = torch.Generator().manual_seed(6)
+    start = 0.05 * torch.randn(60, 8, 3, 3, generator=generator)
+    law = {"alpha": 1.5, "scale": 0.1, "kind": "shared"}
+    found = []
+    for seed in range(200):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.SGD([weight], lr=1.0)
+        StableNoise(optimizer, [weight], column=column, seed=seed, **law)
+        optimizer.step()
+        found.append(1 - float(heavytail.kept_columns(weight, error=0.4).double().mean()))
+    other = {"filter": "kernel", "kernel": "filter"}[column]
+    right, wrong = (
+        predict_pruning(
+            start, lr=1.0, steps=1, error=0.4, column=c, draws=400, generator=generator, **law
+        )
+        for c in (column, other)
+    )
+    assert stats.ks_2samp(found, right.ratios.numpy()).pvalue > 1e-5
+    assert stats.ks_2samp(found, wrong.ratios.numpy()).pvalue < 1e-5
+
+
+def test_a_plan_knows_weight_decay_and_takes_an_array(start):
+    options = SETTING | {"lr": np.linspace(0.02, 0.0, 2000), "weight_decay": 0.5, "draws": 101}
+    scale, plain = (
+        plan_scale(start, ratio=0.3, generator=torch.Generator().manual_seed(4), **o)
+        for o in (options, options | {"weight_decay": 0.0})
+    )
+    same = torch.Generator().manual_seed(4)
+    found = predict_pruning(start, scale=scale, generator=same, **options)
+    assert found.quantile(0.5) == pytest.approx(0.3, abs=1.01 / 300)
+    assert scale != pytest.approx(plain, rel=0.01)
+
+
 def test_it_prints_its_quantiles(start):
     text = str(predict_pruning(start, scale=0.01, draws=20, **SETTING))
     assert "5 %: 0." in text
@@ -149,7 +187,11 @@ def test_bad_weights_and_plans(start):
         predict_pruning(model_of(20, 30), scale=0.01, **SETTING)
     with pytest.raises(ValueError, match="must be finite"):
         predict_pruning(start * math.inf, scale=0.01, **SETTING)
-    with pytest.raises(ValueError, match=r"ratio must be above 0\.1.*got 0\.05"):
+    with pytest.raises(ValueError, match=r"above the start's own, 0\.1.*got 0\.05"):
         plan_scale(start, ratio=0.05, **SETTING)
     with pytest.raises(ValueError, match="leave room for noise"):
         plan_scale(start, ratio=0.5, **(SETTING | {"lr": 0.0}))
+    with pytest.raises(ValueError, match=r"ratio must be at most the noise's, .* got 1"):
+        plan_scale(start, ratio=1.0, **SETTING)
+    with pytest.raises(ValueError, match="exclude must be None for a single weight"):
+        predict_pruning(start, scale=0.01, exclude=["0"], **SETTING)

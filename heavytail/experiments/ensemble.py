@@ -27,7 +27,7 @@ from heavytail.experiments.train import (
     _batches,
     accuracy,
 )
-from heavytail.noise import _BLOCK, KINDS, noise_blocks
+from heavytail.noise import _BLOCK, KINDS, add_block, noise_blocks
 from heavytail.stable import (
     _ROW,
     _redraw,
@@ -103,7 +103,8 @@ def train_together(
     all members are one group, and agree with ``train`` to rounding.
 
     Args:
-        models: networks of one shape, dtype and device, the data's, none twice; trained in place.
+        models: networks of one shape, dtype and device, the data's, none twice, of the standard
+            scaling, no weight frozen; trained in place.
         data: the task.
         lr: step size, >= 0.
         noises: one for each model; None trains without noise.
@@ -177,11 +178,16 @@ def train_together(
 
 def _weights(model: FullyConnected) -> list[nn.Parameter]:
     """Return the weights from the first layer to the head; refuse a model that has more."""
-    if not isinstance(model, FullyConnected):
+    if type(model) is not FullyConnected:  # another forward pass would go unnoticed
         raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
+    if model.scaling != "standard":
+        raise ValueError(f"models must have the standard scaling, got {model.scaling}")
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     if not all(name.endswith(".weight") for name in names):
         raise ValueError(f"models must have weights only, no masks or biases, got {names}")
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    if frozen:
+        raise ValueError(f"all weights must be trained, got frozen ones: {frozen}")
     return list(model.parameters())
 
 
@@ -241,7 +247,7 @@ def _train_group(
         )
         for i, size, noise_steps in noisy:
             for k, rows, vectors, factors in next(noise_steps):
-                _add(weights[k][i][rows], vectors, factors, size)
+                add_block(weights[k][i][rows], vectors, factors, size)
         if not report(B):
             return []
     for layer, W in zip(layers, weights, strict=True):
@@ -321,17 +327,6 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
             torch.mm(left, right, out=product)
     else:
         torch.bmm(a, b, out=out)
-
-
-def _add(part: Tensor, vectors: Tensor, factors: Tensor | None, size: float) -> None:
-    """Add noise as :class:`heavytail.StableNoise` does."""
-    if size > torch.finfo(part.dtype).max:
-        vectors.mul_(size)
-        size = 1.0
-    if factors is None:
-        part.add_(vectors, alpha=size)
-    else:
-        part.addcmul_(vectors, factors, value=size)
 
 
 def _room(members: int, rows: int, columns: int, *, like: Tensor) -> Tensor:

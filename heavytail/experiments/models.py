@@ -1,5 +1,6 @@
 """The networks of the experiments."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -104,24 +105,18 @@ def mean_field(model: FullyConnected) -> FullyConnected:
         A new model with weights of its own, on the same device, of the same dtype.
 
     Raises:
-        ValueError: if the model is of another form.
+        ValueError: if the model is of another form, or masked.
     """
     layers = [layer for layer in model.body if isinstance(layer, nn.Linear)]
+    if any(True for _ in model.buffers()):
+        raise ValueError("the model must not be masked: make the pruning permanent first")
     if model.scaling != "standard" or len(layers) != 1:
         raise ValueError(
             f"the model must have the standard scaling and 1 hidden layer, got {model.scaling} "
             f"and {len(layers)}"
         )
-    weight = layers[0].weight
-    n, d = weight.shape
-    twin = FullyConnected(
-        d,
-        model.head.out_features,
-        width=n,
-        scaling="mean_field",
-        generator=torch.Generator(weight.device),  # what it draws is overwritten
-        dtype=weight.dtype,
-    )
-    for mine, theirs in zip(twin.parameters(), model.parameters(), strict=True):
-        mine.copy_(theirs * math.sqrt(n))
+    twin = copy.deepcopy(model)
+    twin.scaling = "mean_field"
+    for parameter in twin.parameters():
+        parameter.mul_(math.sqrt(twin.head.in_features))
     return twin

@@ -15,7 +15,6 @@ noise; G is what is left, and ||G||_F / ||W_0||_F its share. The prediction of
 import argparse
 import copy
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -157,8 +156,14 @@ def compare(setting: Setting, data: Dataset, *, draws: int = 400) -> Outcome:
     model = copy.deepcopy(start)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.lr)
     weights = heavytail.hidden_weights(model)
-    noise = {name: law[name] for name in ("alpha", "scale", "kind")}
-    heavytail.StableNoise(optimizer, weights, seed=noise_seed, **noise)
+    heavytail.StableNoise(
+        optimizer,
+        weights,
+        alpha=setting.alpha,
+        scale=setting.scale,
+        kind=setting.kind,
+        seed=noise_seed,
+    )
     train(
         model,
         optimizer,
@@ -169,7 +174,8 @@ def compare(setting: Setting, data: Dataset, *, draws: int = 400) -> Outcome:
         evaluate_every=max(1, setting.steps),
         progress=False,
     )
-    share = _distance(model, without) / _distance(start, None)
+    W_0, W_K, noisy = (_hidden_vector(some) for some in (start, model, without))
+    share = float((W_K - noisy).norm() / W_0.norm())
     before = accuracy(model, data.x_test, data.y_test)
     ratio = heavytail.prune(model, error=ERROR).ratio
     low, middle, high = (prediction.quantile(p) for p in (0.05, 0.5, 0.95))
@@ -183,16 +189,18 @@ def compare(setting: Setting, data: Dataset, *, draws: int = 400) -> Outcome:
     )
 
 
-@torch.no_grad()
-def _distance(model: nn.Module, other: nn.Module | None) -> float:
-    """Return the Frobenius norm of the difference of the hidden weights; None is all zeros."""
+def _hidden_vector(model: nn.Module) -> torch.Tensor:
+    """Return all hidden weights in one vector, float64."""
     weights = heavytail.hidden_weights(model)
-    others = heavytail.hidden_weights(other) if other else [torch.zeros_like(w) for w in weights]
-    squares = [
-        float((w.double() - o.double()).square().sum())
-        for w, o in zip(weights, others, strict=True)
+    return nn.utils.parameters_to_vector(weights).detach().double()
+
+
+def read(path: Path) -> list[tuple[Setting, Outcome]]:
+    """Return the runs of a recorded study."""
+    return [
+        (Setting(**run["setting"]), Outcome(**run["outcome"]))
+        for run in json.loads(path.read_text())["runs"]
     ]
-    return math.sqrt(sum(squares))
 
 
 def study() -> list[Setting]:
@@ -229,12 +237,11 @@ def record(path: Path, settings: Iterable[Setting]) -> None:
     loaded = cache(load)
     for setting in tqdm(missing, unit="run"):
         outcome = compare(setting, loaded(setting.data))
-        done.append({"setting": asdict(setting), "outcome": asdict(outcome)})
+        done.append({"setting": asdict(setting), "outcome": asdict(outcome), **where()})
         content = {
             "what": "pruning ratios at squared error 0.1: trained, replayed, predicted before",
             "runs": done,
             "command": f"python -m heavytail.experiments.prediction --record {path}",
-            **where(),
         }
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(content, indent=1) + "\n")

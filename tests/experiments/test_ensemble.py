@@ -301,6 +301,16 @@ def other_dtype(data):
     return network(Dataset("", data.x_train.double(), *([data.y_train] * 3), 3), 0)
 
 
+def frozen(data):
+    model = network(data, 0)
+    model.head.weight.requires_grad_(False)
+    return model
+
+
+def of_the_theory(data):
+    return FullyConnected(data.inputs, data.classes, width=37, scaling="mean_field")
+
+
 def masked(data):
     model = network(data, 0)
     prune.identity(model.head, "weight")
@@ -314,6 +324,8 @@ def masked(data):
         (lambda data: [network(data, 0), network(data, 0, 37, 2)], "models must be of one shape"),
         (lambda data: [network(data, 0)] * 2, "models must not share weights"),
         (lambda data: [network(data, 0), masked(data)], "no masks or biases, got .*weight_orig"),
+        (lambda data: [network(data, 0), frozen(data)], "got frozen ones: .*head"),
+        (lambda data: [network(data, 0), of_the_theory(data)], "scaling, got mean_field"),
         (lambda data: [network(data, 0), other_dtype(data)], "dtype, device and inputs of the"),
         (lambda data: [network(task(12), 0), network(task(12), 1)], "inputs of the data.* 13"),
     ],

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from heavytail import StableNoise, hidden_weights
+from heavytail import StableNoise, hidden_weights, prune
 from heavytail.experiments.models import FullyConnected, mean_field
 
 
@@ -85,6 +85,10 @@ def test_mean_field_is_refused_where_it_means_nothing():
         FullyConnected(5, 3, width=7, hidden_layers=2, scaling="mean_field")
     with pytest.raises(ValueError, match="scaling must be one of"):
         FullyConnected(5, 3, width=7, scaling="ntk")
+    masked = FullyConnected(5, 3, width=7)
+    prune(masked, keep=0.5)
+    with pytest.raises(ValueError, match="must not be masked"):
+        mean_field(masked)
     with pytest.raises(ValueError, match="standard scaling and 1 hidden layer, got standard and 2"):
         mean_field(FullyConnected(5, 3, width=7, hidden_layers=2))
 

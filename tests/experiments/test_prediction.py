@@ -7,7 +7,7 @@ import torch
 from heavytail import StableNoise, hidden_weights
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.prediction import Setting, compare, record, replay, study
+from heavytail.experiments.prediction import Setting, compare, read, record, replay, study
 from heavytail.experiments.train import train
 
 SMALL = Setting(
@@ -69,7 +69,8 @@ def test_a_record_goes_on_where_it_stopped(tmp_path, monkeypatch):
     after = json.loads(path.read_text())
     assert after["runs"][:2] == before["runs"]
     assert [run["setting"] for run in after["runs"]] == [asdict(setting) for setting in settings]
-    assert {"date", "machine", "versions", "command"} <= set(after)
+    assert {"date", "machine", "versions"} <= set(after["runs"][2])
+    assert [setting for setting, _ in read(path)] == settings
     assert list(tmp_path.iterdir()) == [path]
 
 
