@@ -48,7 +48,7 @@ from heavytail import plots
 from heavytail.experiments.data import load
 from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import FullyConnected, mean_field
-from heavytail.experiments.prediction import replay
+from heavytail.experiments.prediction import read, replay
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 
 plots.use_style()
@@ -79,9 +79,9 @@ def network(seed, width=500):
 # ```
 #
 # `heavytail.StableNoise` is that line, as a hook on the optimizer. It acts *after*
-# `optimizer.step()`, on the weights, so momentum, clipping and the normalisation of Adam never see
-# the noise. It reads the learning rate of that step. A step that is not taken, because gradients
-# are still being accumulated or a gradient scaler has skipped it, adds no noise.
+# `optimizer.step()`, on the weights, so it is never fed to momentum, to clipping or to the
+# normalisation of Adam. It reads the learning rate of that step. A step that is not taken, because
+# gradients are still being accumulated or a gradient scaler has skipped it, adds no noise.
 #
 # ## One big jump
 #
@@ -125,7 +125,7 @@ options = {"steps": steps, "batch_size": 100, "progress": False}
 train(model, optimizer, digits, seed=batch_seed, **options)
 norms = torch.stack(norms)  # (steps, columns)
 
-# %% mystnb={"figure": {"caption": "Left: the norms of the columns during training (grey, every fifth); the three with the largest jumps are drawn thick, and a dot marks each jump. Right: the loss on all training images, and the same three moments. A column that has jumped stays where it landed. The loss hardly notices.", "name": "fig-one-jump"}, "image": {"alt": "Left panel: grey lines between 0.5 and 2, and three coloured lines that rise in a single step, to 6, 12 and 13, and stay level afterwards. Right panel: a loss that falls smoothly from 2.3 to 0.06; the three dots lie on the curve, one of them on a small bump."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: the norms of the columns during training (grey, every fifth); the three with the largest jumps are drawn thick, and a dot marks each jump. Right: the loss on all training images, and the same three moments. A column that has jumped stays where it landed. The loss rises a little at a jump, and soon goes on falling.", "name": "fig-one-jump"}, "image": {"alt": "Left panel: grey lines between 0.5 and 2, and three coloured lines that rise in a single step, to 6, 12 and 13, and stay level afterwards. Right panel: a loss that falls smoothly from 2.3 to 0.06; the three dots lie on the curve, one of them on a small bump."}} tags=["hide-input"]
 change = norms.diff(dim=0)
 jumpers = change.amax(0).topk(3).indices.tolist()
 fig, (left, right) = plt.subplots(1, 2)
@@ -152,24 +152,25 @@ assert rise > 0
 assert losses[when + 20] < losses[when]
 
 # %% [markdown]
-# The largest jump made one column some twenty times as long as it was, in one step. The loss rose by
-# a hundredth, and was below its old value 20 steps later: the output depends on a column through
-# one weight for each class in the last layer, which starts near $1/\sqrt n$ and is trained. The *matrix* does not
-# forget. Nothing undid the jump within this training.
+# The largest jump made one column some twenty times as long as it was, in one step. The loss went
+# up by an eighth, and was below its old value 20 steps later: the output depends on a column
+# through one weight for each class in the last layer, which starts near $1/\sqrt n$ and is trained.
+# The *matrix* does not forget. Nothing undid the jump within this training.
 #
 # How many such jumps are there? A single noise vector has the tail
 # $\P(\lVert \xi \rVert > r) \sim c\, r^{-\alpha}$, with the constants $c$ of
-# [](02_heavy_tails.ipynb); for type I, $c = d^{\alpha/2} C_\alpha$. Each of the $nK$ column steps makes a
-# jump longer than $r$ with probability about $\sigma^\alpha \eta\, c\, r^{-\alpha}$, so their number is
-# close to a Poisson variable with mean
+# [](02_heavy_tails.ipynb); for type I, $c = d^{\alpha/2} C_\alpha$. Each of the $nK$ column steps
+# makes a jump longer than $r$ with probability about $\sigma^\alpha \eta\, c\, r^{-\alpha}$, so
+# their number is close to a Poisson variable with mean
 #
 # ```{math}
 # :label: eq-number-of-jumps
 # m(r) \;=\; n\, t\, \sigma^\alpha\, c\, r^{-\alpha}, \qquad t = \eta K .
 # ```
 #
-# The learning rate enters through the elapsed time $t$ alone. That is what the factor
-# $\eta^{1/\alpha}$ is for: ten times the steps, each a tenth as long, and the same jumps.
+# for $r$ well above a typical step, $\sigma \eta^{1/\alpha} \sqrt d$. The learning rate enters
+# through the elapsed time $t$ alone. That is what the factor $\eta^{1/\alpha}$ is for: ten times
+# the steps, each a tenth as long, and jumps of the same law.
 
 # %%
 length = torch.stack(parts["noise"]).norm(dim=2)  # (steps, columns)
@@ -190,7 +191,7 @@ for r in (0.5, 1, 2, 4):
 # $\eta \lVert g \rVert_F$, the noise by $\sigma \eta^{1/\alpha} \lVert \xi \rVert_F$. And over
 # the steps both add up.
 
-# %% mystnb={"figure": {"caption": "Left: what one step moves, in Frobenius norm; the noise is ten times the gradient and more, at every step. Right: what all steps so far have moved. The gradients add up in one direction, the noise in all; still the noise leads by far, and most of it is its few largest jumps.", "name": "fig-noise-and-gradient"}, "image": {"alt": "Two panels with logarithmic vertical axis. Left: a band of noise steps near 0.5 with spikes up to 13, and below it the gradient steps, falling from 0.06 to 0.02. Right: the accumulated noise climbs from 0.5 to about 18 with visible jumps, the accumulated gradient from 0.05 to about 3; a dashed line marks the norm of the start at 13."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: what one step moves, in Frobenius norm; the noise is some six times the gradient at the start, and soon twenty times and more. Right: what all steps so far have moved. The gradients partly line up, the noise does not, and still the noise leads, by its few largest jumps.", "name": "fig-noise-and-gradient"}, "image": {"alt": "Two panels with logarithmic vertical axis. Left: a band of noise steps near 0.5 with spikes up to 13, and below it the gradient steps, falling from 0.06 to 0.02. Right: the accumulated noise climbs from 0.5 to about 24 with visible jumps, the accumulated gradient from 0.06 to about 3; a dotted line marks the norm of the start at 13."}} tags=["hide-input"]
 fig, (left, right) = plt.subplots(1, 2)
 styles = {
     "gradient": {"color": "black"},
@@ -210,20 +211,55 @@ right.legend()
 plt.show()
 
 share = float(total["gradient"][-1]) / size
-print(f"gradient part over start: {share:.2f}")
-print(f"noise over start: {float(total['noise'][-1]) / size:.2f}")
-ratios = [
+print(f"sum of all gradient steps over start: {share:.2f}")
+print(
+    f"sum of all noise over start: {float(total['noise'][-1]) / size:.2f}"
+)
+ratios = sorted(
     float(b.norm() / a.norm())
     for a, b in zip(parts["gradient"], parts["noise"], strict=True)
-]
-assert sorted(ratios)[steps // 2] > 10
+)
+middle = ratios[steps // 2]
+print(
+    f"noise over gradient, a step: {ratios[0]:.0f} at least, {middle:.0f}"
+)
+singly = sum(float(a.square().sum()) for a in parts["gradient"]) ** 0.5
+aligned = float(total["gradient"][-1]) / singly
+print(f"gradients sum to {aligned:.1f} times what they would at random")
+assert ratios[0] > 4
+assert middle > 15
 assert 0.1 < share < 0.5
+assert aligned > 3
 
 # %% [markdown]
-# A step of noise is over ten times as long as a step of gradient, and the network learns all the same.
-# The noise falls on 500 columns independently, with either sign, and each reaches the output through a
-# small weight with a sign of its own: most of it cancels. The gradients of all columns are made to add up, and those of many
-# steps point the same way.
+# A step of noise is some twenty times as long as a step of gradient, and the network learns all the
+# same. The noise falls on 500 columns independently, with either sign, and each reaches the output
+# through small weights with signs of their own. How much of it arrives? Move the trained network by
+# one more step of each, and look at its logits.
+
+# %%
+with torch.no_grad():
+    outputs = model(digits.x_train)
+    reached = {"gradient": [], "noise": []}
+    for name, moves in parts.items():
+        for move in moves[::25]:
+            W += move
+            reached[name].append(
+                float((model(digits.x_train) - outputs).norm())
+            )
+            W -= move
+arrives = sum(reached["noise"]) / sum(reached["gradient"])
+typical = sorted(
+    b / a
+    for a, b in zip(reached["gradient"], reached["noise"], strict=True)
+)[10]
+print(f"change of the logits, noise over gradient: {typical:.1f}")
+assert typical < middle / 5
+
+# %% [markdown]
+# In the logits a typical step of noise does no more than a step of gradient, for all its length.
+# And where the noise of one step is undone by that of the next, the gradients of many steps go the
+# same way.
 #
 # ## What of other optimizers?
 #
@@ -278,28 +314,30 @@ learned = {
 
 # %% tags=["hide-input"]
 rows = [
-    "| optimizer | noise | ratio | accuracy, % | pruned, % |",
+    "| optimizer | noise | pruning ratio | accuracy, % | after pruning, % |",
     "| --- | --- | --- | --- | --- |",
 ]
 for (name, kind), found in learned.items():
+    ratios, full, pruned = zip(*sorted(found), strict=True)
     cells = [
-        ", ".join(f"{value:.{k}f}" for value in sorted(values))
-        for values, k in zip(
-            zip(*found, strict=True), (2, 1, 1), strict=True
-        )
+        ", ".join(f"{value:.2f}" for value in ratios),
+        ", ".join(f"{value:.1f}" for value in full),
+        ", ".join(f"{value:.1f}" for value in pruned),
     ]
     label = plots.KIND_LABELS[kind]
     rows.append(f"| {name} | {label} | " + " | ".join(cells) + " |")
-    assert min(full for _, full, _ in found) > 90
+    assert min(full) > 90
     if kind != "none":  # the plan's 0.3, as far as three draws can tell
-        assert 0.2 < sorted(ratio for ratio, _, _ in found)[1] < 0.6
+        assert 0.2 < ratios[1] < 0.65
 display(Markdown("\n".join(rows)))
 
 # %% [markdown]
-# Each entry lists three runs in ascending order. Runs with the same seed share start, batches and the random bits of the noise, so
-# the two optimizers see the same jumps. Adam trains under the noise as SGD does, and the plan
-# holds for both. But look at type III, where two of three ratios are far above the plan: a few
-# jumps have carried them there, and what pruning keeps is these jumps. The accuracy goes with the rest.
+# Three runs a row, in the order of their ratios. Runs with the same seed share start, batches and
+# the random bits of the noise, so the two optimizers see the same jumps. Adam trains under the
+# noise as SGD does. Types I and II land between 0.2 and 0.35, rather below the plan than above it:
+# we shall see why. Type III shows the other side of a heavy tail. In two of its three runs a few
+# jumps have carried the ratio far above the plan; what pruning keeps there is these jumps, and the
+# accuracy goes with the rest.
 #
 # ## The pruning ratio before training
 #
@@ -314,20 +352,22 @@ display(Markdown("\n".join(rows)))
 #
 # ````{prf:proposition} Start plus noise
 # :label: prop-start-plus-noise
-# The noise part of {eq}`eq-unrolled` has the law of $s\,\xi$, where
+# Let the noise vectors be independent of each other and of $W_0$, and let $\sigma_k$ and $\eta_k$
+# be fixed in advance. Then the noise part of {eq}`eq-unrolled` has the law of $s\,\xi$, where
 #
 # $$ s^\alpha = \sum_{k < K} \sigma_k^\alpha\, \eta_k , $$
 #
-# and is independent of $W_0$. With constant $\sigma$ and $\eta$, $s = \sigma\, (\eta K)^{1/\alpha}$. If $G = 0$, all that pruning by norm does to
-# $W_K$ has a law that is known before training: that of $W_0 + s\,\xi$.
+# and is independent of $W_0$. With constant $\sigma$ and $\eta$,
+# $s = \sigma\, (\eta K)^{1/\alpha}$. If $G = 0$, all that pruning by norm does to $W_K$ has a law
+# that is known before training: that of $W_0 + s\,\xi$.
 # ````
 #
 # ````{prf:proof}
 # Each of the three noise vectors has a characteristic function of the form
-# $\E e^{i \langle u, \xi \rangle} = e^{-\psi(u)}$ with $\psi(cu) = c^\alpha \psi(u)$ for $c > 0$ (the table in
-# [](02_heavy_tails.ipynb)). The $\xi^{(k)}$ are independent, so that of the sum is
-# $\prod_k e^{-\psi(\sigma_k \eta_k^{1/\alpha} u)} = e^{-s^\alpha \psi(u)}$, which is that of $s\,\xi$. The scales may
-# be chosen step by step, but not by looking at the noise.
+# $\E e^{i \langle u, \xi \rangle} = e^{-\psi(u)}$ with $\psi(cu) = c^\alpha \psi(u)$ for $c > 0$
+# (the table in [](02_heavy_tails.ipynb)). The $\xi^{(k)}$ are independent, so that of the sum is
+# $\prod_k e^{-\psi(\sigma_k \eta_k^{1/\alpha} u)} = e^{-s^\alpha \psi(u)}$, which is that of
+# $s\,\xi$.
 # ````
 #
 # So `predict_pruning` draws $\xi$, adds $s\,\xi$ to the start, and counts. It takes no data and no
@@ -358,97 +398,107 @@ def pruning_ratio(model):
     return heavytail.prune(copy.deepcopy(model), error=error).ratio
 
 
-starts, trained, noise_seeds = many(300, 40, "shared", 0.01, 200)
 setting = {"alpha": alpha, "scale": 0.01, "lr": lr, "steps": 200}
 prediction = heavytail.predict_pruning(
-    starts[0], **setting, error=error, draws=2000, generator=seeded(1)
+    network(0, 300),
+    **setting,
+    error=error,
+    draws=2000,
+    generator=seeded(1),
 )
-print(prediction)
+starts, trained, noise_seeds = many(300, 40, "shared", 0.01, 200)
 measured = [pruning_ratio(model) for model in trained]
-low, high = prediction.quantile(0.05), prediction.quantile(0.95)
+low, half, high = (prediction.quantile(p) for p in (0.05, 0.5, 0.95))
 inside = sum(low <= ratio <= high for ratio in measured)
 print(
-    f"{inside} of 40 trained networks between {low:.3f} and {high:.3f}"
+    f"predicted: median {half:.3f}, 5 to 95 % {low:.3f} to {high:.3f}"
 )
-# Between 5 and 95 % by the model: at least so many, but for 1 in 1000.
+print(f"{inside} of 40 trained networks inside")
+# Fewer hits than this have probability 1/1000 if the band is right.
 assert inside >= binom.ppf(1e-3, 40, 0.9)
 
 # %% [markdown]
-# Forty networks, trained at once by `train_together`, against a band that was drawn before. The
-# same was done at the size of the paper's experiment: ECG5000, width 2000, 2000 steps at learning
-# rate 0.01, five runs for each kind and scale, every run with a start, batches and noise of its own.
+# Forty networks, trained at once by `train_together`, against a band drawn before, from one start
+# of the same law. The same was done at the size of the paper's experiment: ECG5000, width 2000,
+# 2000 steps at learning rate 0.01, five runs for each kind and scale, every run with a start,
+# batches and noise of its own.
 
 # %% tags=["hide-input"]
-record = json.loads(Path("results/prediction.json").read_text())
-runs = [run["setting"] | run["outcome"] for run in record["runs"]]
-trusted = runs[:45]
+runs = read(Path("results/prediction.json"))  # (setting, outcome)
+trusted = [
+    (run, outcome)
+    for run, outcome in runs
+    if (run.data, run.lr, run.steps) == ("ecg5000", 0.01, 2000)
+    and run.hidden_layers == 1
+]
 rows = [
-    "| noise | σ | predicted: median [5 %, 95 %] | trained, five runs | pruned, worst, % |",
+    "| noise | σ | predicted: median [5 %, 95 %] | trained, five runs | accuracy after pruning, worst, % |",
     "| --- | --- | --- | --- | --- |",
 ]
 for kind in kinds:
     for sigma in (0.003, 0.01, 0.03):
         some = [
-            run
-            for run in trusted
-            if (run["kind"], run["scale"]) == (kind, sigma)
+            outcome
+            for run, outcome in trusted
+            if (run.kind, run.scale) == (kind, sigma)
         ]
         # Each run's own start was predicted from: they agree closely.
-        quantiles = [
-            sorted(run["predicted"][k] for run in some)[2]
+        five, middle, ninety_five = (
+            f"{sorted(outcome.predicted[k] for outcome in some)[2]:.2f}"
             for k in range(3)
-        ]
-        five, median, ninety_five = (f"{q:.2f}" for q in quantiles)
-        values = ", ".join(
-            f"{value:.2f}"
-            for value in sorted(run["ratio"] for run in some)
         )
-        worst = 100 * min(run["pruned_accuracy"] for run in some)
+        values = sorted(outcome.ratio for outcome in some)
+        listed = ", ".join(f"{value:.2f}" for value in values)
+        least = 100 * min(outcome.pruned_accuracy for outcome in some)
         rows.append(
             f"| {plots.KIND_LABELS[kind]} | {sigma} | "
-            f"{median} [{five}, {ninety_five}] | {values} | {worst:.1f} |"
+            f"{middle} [{five}, {ninety_five}] | {listed} | {least:.1f} |"
         )
 display(Markdown("\n".join(rows)))
 
-hits = sum(
-    run["predicted"][0] <= run["ratio"] <= run["predicted"][2]
-    for run in trusted
-)
-kept = [100 * run["test_accuracy"] for run in trusted]
+hits = sum(outcome.inside for _, outcome in trusted)
+kept = [100 * outcome.test_accuracy for _, outcome in trusted]
 print(f"inside their bands: {hits} of {len(trusted)}")
 print(f"test accuracy: {min(kept):.1f} to {max(kept):.1f} %")
 assert hits >= binom.ppf(1e-3, 45, 0.9)
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments.prediction`; *the file*
-# `book/results/prediction.json` *holds every run with its setting, seed, versions and date.*
+# *Recorded by* `python -m heavytail.experiments.prediction --record book/results/prediction.json`;
+# *the file holds each run with its setting, seed, versions and date.*
 #
 # The last column is the lowest test accuracy after pruning among the five; before it, all are near
-# 98 %. The prediction is a distribution, and a wide one: it is the law of the largest
-# jumps, and no amount of training data narrows it. One of the runs of type I at $\sigma = 0.03$ met a jump that
-# outweighs all else. Its ratio is 1.00: a single column remains, the one with the jump, and the pruned network
-# is wrong on nine test examples in ten.
+# 98 %. The prediction is a distribution, and a wide one: it is the law of the largest jumps, and no
+# amount of training data narrows it. One of the runs of type I at $\sigma = 0.03$ met a jump that
+# outweighs all else. Its ratio is 1.00: a single column remains, the one with the jump, and the
+# pruned network is wrong on nine test examples in ten.
+#
+# One thing makes this data set easy for type I. Each of its series has mean 0, and a jump of type I
+# adds the same number to all weights of a column: $\langle \zeta\,(1, \dots, 1), x \rangle = 0$.
+# The network does not feel the noise at all, however loud (exercise 3), and $G$ is that of a
+# training without noise. Types II and III are felt.
 #
 # ## The sharp test: replay
 #
-# A band that wide would forgive a sloppy theory. So take the luck out. `replay` puts the run's *own*
-# noise, from its seed, on its *own* start, and leaves out nothing but the gradient. The trained
-# ratio and the replayed one then differ by what $G$ does, and by nothing else.
+# A band that wide would forgive a sloppy theory. So take the luck out. `replay` puts the run's
+# *own* noise, from its seed, on its *own* start, and leaves out nothing but the gradient. The
+# trained ratio and the replayed one then differ by what $G$ does, and by nothing else.
 
-# %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each dot is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Dots lie on zero up to a share of about 0.1, rise to one or two percent near 0.2, and two dots of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each mark is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Marks lie on zero up to a share of about 0.05 and below two percent up to 0.2; one lies just below zero. Two marks of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
 fig, ax = plt.subplots()
 marks = {"ecg5000": "o", "mnist": "^"}
 names = {"ecg5000": "ECG5000", "mnist": "MNIST"}
 for kind in kinds:
     for data, mark in marks.items():
         some = [
-            r for r in runs if (r["kind"], r["data"]) == (kind, data)
+            outcome
+            for run, outcome in runs
+            if (run.kind, run.data) == (kind, data)
         ]
         ax.semilogx(
-            [run["gradient_share"] for run in some],
+            [outcome.gradient_share for outcome in some],
             [
-                100 * (run["replayed"] / run["ratio"] - 1)
-                for run in some
+                100 * (outcome.replayed / outcome.ratio - 1)
+                for outcome in some
             ],
             mark,
             color=plots.KIND_STYLES[kind]["color"],
@@ -461,51 +511,54 @@ ax.set_ylabel("replayed over trained, %")
 ax.legend(fontsize=8)
 plt.show()
 
-small = [run for run in runs if run["gradient_share"] <= 0.15]
-off = [abs(run["replayed"] / run["ratio"] - 1) for run in small]
+small = [out for _, out in runs if out.gradient_share <= 0.15]
+deviation = 100 * max(abs(o.replayed / o.ratio - 1) for o in small)
 print(f"share at most 0.15: {len(small)} of {len(runs)} runs")
-print(f"largest deviation among them: {100 * max(off):.1f} %")
-assert max(off) < 0.03
+print(f"largest deviation among them: {deviation:.1f} %")
+assert deviation < 3
 
 # %% tags=["hide-input"]
 rows = [
-    "| data | layers | noise | η | steps | share of G | replayed | trained | off, % |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| data | layers | noise | η | steps | share of G | replayed | trained | off, % | accuracy, % |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
-strained = [
-    run
-    for run in runs[45:]
-    if run["data"] == "ecg5000" or run["lr"] == 0.1
-]
-for run in strained:
-    off = 100 * (run["replayed"] / run["ratio"] - 1)
+for run, out in runs:
+    if (run, out) in trusted:
+        continue
     cells = [
-        names[run["data"]],
-        str(run["hidden_layers"]),
-        plots.KIND_LABELS[run["kind"]],
-        f"{run['lr']:g}",
-        str(run["steps"]),
-        f"{run['gradient_share']:.2f}",
-        f"{run['replayed']:.3f}",
-        f"{run['ratio']:.3f}",
-        f"{off:+.1f}",
+        names[run.data],
+        str(run.hidden_layers),
+        plots.KIND_LABELS[run.kind],
+        f"{run.lr:g}",
+        str(run.steps),
+        f"{out.gradient_share:.2f}",
+        f"{out.replayed:.3f}",
+        f"{out.ratio:.3f}",
+        f"{100 * (out.replayed / out.ratio - 1):+.1f}",
+        f"{100 * out.test_accuracy:.0f}",
     ]
     rows.append("| " + " | ".join(cells) + " |")
 display(Markdown("\n".join(rows)))
-furthest = max(runs, key=lambda run: run["gradient_share"])
-assert furthest["replayed"] / furthest["ratio"] > 1.1
+_, furthest = max(runs, key=lambda pair: pair[1].gradient_share)
+assert furthest.replayed / furthest.ratio > 1.1
+(deep,) = (out for run, out in runs if run.hidden_layers == 2)
+print(
+    f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {deep.predicted[0]:.3f}"
+)
 
 # %% [markdown]
-# These runs were meant to break the prediction: a large learning rate, a long training, a second layer.
-# What decides is the share of $G$, and none of these by itself. On ECG5000, ten times the steps or
-# thirty times the learning rate leave $G$ below a tenth of the start, because the loss is soon small, and the
-# replay stays exact to the third digit. (With two hidden layers the ratio is just below its predicted band, and so is the
-# replay: luck, not gradient.) On MNIST a learning rate of 0.1 makes $G$ more than half as large as the start under type
-# I, and the replay is ten percent high.
+# The runs on MNIST go from a short training to a long one at a large learning rate; those on
+# ECG5000 were meant to break the prediction by ten times the steps, by a large learning rate, by a
+# second layer. None of these decides by itself: the size of $G$ does. On ECG5000 $G$ stays at 0.07
+# of the start or less with one hidden layer, and the replay is exact to the third digit. (With two
+# layers the ratio fell below the 5 % quantile of its prediction, and the replay did too: that was
+# luck, not gradient.) On MNIST a learning rate of 0.1 makes $G$ more than half as large as the
+# start under type I, and the replay is 10 to 13 % high. Mind the last column: what type I costs on
+# MNIST, whose pixels do not sum to zero, is a subject of its own.
 #
 # Why high? Look at the networks of this page: which columns did the gradient lengthen?
 
-# %% mystnb={"figure": {"caption": "What the gradient did to the norm of each column, against the norm that start and noise alone would have given it. Twenty networks of 300 columns. The many short columns were lengthened, the few long ones hardly changed: the gradient fills the valley, and less can go.", "name": "fig-gradient-on-norms"}, "image": {"alt": "A scatter of thousands of small dots. On the horizontal logarithmic axis the replayed norm from 0.4 to 10; most dots between 0.45 and 0.8 lie above zero, with a mean of a few hundredths; further right the dots close in on zero."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "What the gradient did to the norm of each column, against the norm that start and noise alone would have given it. Twenty networks of 300 columns. The many short columns were lengthened, the few long ones hardly changed.", "name": "fig-gradient-on-norms"}, "image": {"alt": "A scatter of thousands of small dots. On the horizontal logarithmic axis the replayed norm from 0.4 to 30; most dots between 0.5 and 1 lie above zero, up to 0.19; further right the dots close in on zero."}} tags=["hide-input"]
 replayed = [
     replay(first, kind="shared", **setting, seed=seed)
     for first, seed in zip(starts[:20], noise_seeds[:20], strict=True)
@@ -522,7 +575,7 @@ ax.semilogx(alone, lengthened, ".", markersize=2, color="#0072B2")
 ax.axhline(0, color="black", linewidth=0.8)
 ax.set_xlabel("norm of start plus noise")
 ax.set_ylabel("lengthened by")
-ax.set_ylim(-0.15, 0.2)
+ax.set_ylim(-0.05, 0.2)
 plt.show()
 
 short = alone <= alone.median()
@@ -531,29 +584,30 @@ gain = {
     "short": float((lengthened / alone)[short].mean()),
     "long": float((lengthened / alone)[long].mean()),
 }
-high = [
+excess = [
     pruning_ratio(model) / ratio - 1
     for model, ratio in zip(replayed, measured[:20], strict=True)
 ]
 print(f"the shorter half: {100 * gain['short']:+.1f} % on average")
 print(f"longer than twice the median: {100 * gain['long']:+.1f} %")
 print(
-    f"replay high by {100 * min(high):.1f} to {100 * max(high):.1f} %"
+    f"replay high by {100 * min(excess):.1f} to {100 * max(excess):.1f} %"
 )
 assert gain["short"] > 0.02 > abs(gain["long"])
-assert min(high) > 0
+assert min(excess) > 0
 
 # %% [markdown]
-# $G$ is nearly orthogonal to a short column and adds to its square; beside a long column it is
-# nothing. The body of the norms rises, the tail does not, and a smaller fraction fits under the
-# bound. The condition behind the prediction is thus not "few steps" or "small $\eta$" but
-# $\lVert G \rVert_F \ll \lVert W_0 \rVert_F$, and it can be measured in any run.
+# The gradient lengthens a short column; beside a long one it is nothing. The body of the norms
+# rises, the tail does not, and fewer columns fit under the bound. So the condition behind the
+# prediction is not "few steps" or "small $\eta$". It is that $G$ be small beside start plus noise
+# in a typical column, and that can be measured in any run.
 #
 # ## Schedules and weight decay
 #
-# {prf:ref}`prop-start-plus-noise` allows schedules. `predict_pruning` and `plan_scale` take a list
-# where they take a number, `LambdaNoise` changes the scale during training, and weight decay
-# shrinks start and earlier noise alike. Here the learning rate falls to zero along a cosine and the scale rises.
+# {prf:ref}`prop-start-plus-noise` allows schedules. `predict_pruning` takes a list for the scale
+# and for the learning rate, and `LambdaNoise` changes the scale during training. Here the learning
+# rate falls to zero along a cosine and the scale rises. (Weight decay, which shrinks start and
+# earlier noise alike, is exercise 2.)
 
 # %%
 rates = [0.1 * (1 + math.cos(math.pi * k / 200)) for k in range(200)]
@@ -579,17 +633,12 @@ s = sum(
 found = float(weight.detach().abs().median())
 print(f"median {found:.4f}, expected {0.9612 * s:.4f}")
 assert abs(found / (0.9612 * s) - 1) < 0.08  # standard error: 2 %
-print(
-    heavytail.predict_pruning(
-        network(0),
-        alpha=alpha,
-        scale=scales,
-        lr=rates,
-        steps=200,
-        error=error,
-        generator=seeded(0),
-    )
+law = {"alpha": alpha, "scale": scales, "lr": rates, "steps": 200}
+planned_ratio = heavytail.predict_pruning(
+    network(0), **law, error=error, generator=seeded(0)
 )
+print(f"pruning ratio, median: {planned_ratio.quantile(0.5):.3f}")
+assert abs(planned_ratio.noise / s - 1) < 1e-9
 
 # %% [markdown]
 # ## Two scalings
@@ -600,23 +649,25 @@ print(
 # | --- | --- | --- |
 # | output | $f(x) = \frac1n \sum_i A_i\, \mathrm{relu}(\langle \theta_i, x \rangle)$ | $f(x) = \sum_i a_i\, \mathrm{relu}(\langle w_i, x \rangle)$ |
 # | step of a column | $\theta_i - \eta\, n \nabla_{\theta_i} R + \sigma_\theta\, \eta^{1/\alpha} \xi_i$ | $w_i - \eta\, \nabla_{w_i} R + \sigma\, \eta^{1/\alpha} \xi_i$ |
+# | step of the last layer | $A_i - \eta\, n \nabla_{A_i} R$ | $a_i - \eta\, \nabla_{a_i} R$ |
 # | size of the start | $\theta_i$ and $A_i$ do not depend on $n$ | $w_i$ does not, $a_i$ is of order $n^{-1/2}$ |
 #
 # ```{prf:proposition} The map between the scalings
 # :label: prop-two-scalings
-# Put $\theta_i = \sqrt n\, w_i$ and $A_i = \sqrt n\, a_i$. Then both networks are the same function, and
-# remain so through training of both layers with the same $\eta$, if $\sigma_\theta = \sqrt n\, \sigma$.
+# Put $\theta_i = \sqrt n\, w_i$ and $A_i = \sqrt n\, a_i$. Then both networks are the same
+# function, and remain so through training of both layers with the same $\eta$, batches and $\xi_i$,
+# if $\sigma_\theta = \sqrt n\, \sigma$.
 # ```
 #
 # ```{prf:proof}
-# For $c > 0$, $\mathrm{relu}(cz) = c\, \mathrm{relu}(z)$; so the factors $\sqrt n \cdot \sqrt n$ cancel
-# $\frac1n$. By the chain rule $\nabla_{\theta} R = n^{-1/2} \nabla_w R$, and the step
-# $\theta - \eta\, n \nabla_\theta R + \sigma_\theta \eta^{1/\alpha} \xi$ is $\sqrt n$ times the step of $w$. The same
-# holds for $A$ and $a$.
+# For $c > 0$, $\mathrm{relu}(cz) = c\, \mathrm{relu}(z)$; so the factors $\sqrt n \cdot \sqrt n$
+# cancel $\frac1n$. By the chain rule $\nabla_{\theta} R = n^{-1/2} \nabla_w R$, and the step
+# $\theta - \eta\, n \nabla_\theta R + \sigma_\theta \eta^{1/\alpha} \xi$ is $\sqrt n$ times the
+# step of $w$. The same holds for $A$ and $a$.
 # ```
 #
-# In code the factor $n$ of the step sits in the optimizer's learning rate, `n * lr`. The noise reads
-# that rate, so its `scale` must be $n^{1/2 - 1/\alpha}\, \sigma$ to make up for it.
+# In code the factor $n$ of the step sits in the optimizer's learning rate, `n * lr`. The noise
+# reads that rate, so its `scale` must be $n^{1/2 - 1/\alpha}\, \sigma$ to make up for it.
 
 # %%
 n = 300
@@ -640,16 +691,17 @@ print(
 assert gap < 1e-10
 
 # %% [markdown]
-# So a run of the experiments *is* a run of the theory, with one reservation, and it is a large one. In the theory's
-# variables the start is $\theta_i = \sqrt n\, w_i$ and the noise $\sigma_\theta = \sqrt n\, \sigma$: both grow with the
-# width, where the theorem keeps them fixed while $n \to \infty$. At width 2000, $\sigma = 0.003$ is
-# $\sigma_\theta = 0.13$. A statement about $n \to \infty$ says nothing about a sequence of the experiments' networks
-# at fixed $\sigma$ until it is said which of the two is held fixed.
+# So a run of the experiments is a run of the theory's *algorithm*. It lies outside the theorem for
+# the reasons on [the first page](01_one_page.ipynb), and for one more. In the theory's variables
+# the start is $\theta_i = \sqrt n\, w_i$ and the noise $\sigma_\theta = \sqrt n\, \sigma$: both
+# grow with the width, where the theorem keeps them fixed while $n \to \infty$. At width 2000,
+# $\sigma = 0.003$ is $\sigma_\theta = 0.13$. What happens to the experiments' networks as they get
+# wider at fixed $\sigma$ is another question than the theorem's.
 #
 # ## What it costs
 #
-# In time, next to nothing for type I, and for type II what its random numbers cost: a stable draw for
-# each weight and step.
+# Time of the noise over that of forward pass, backward pass and step, for one hidden layer (width
+# × inputs) on one thread of a CPU.
 
 # %% tags=["hide-input"]
 cost = json.loads(Path("results/noise.json").read_text())
@@ -677,23 +729,24 @@ print(
 assert min(host.values()) > 1
 
 # %% [markdown]
-# *Time of the noise over that of forward pass, backward pass and step, on one thread of a CPU; recorded by*
-# `python -m benchmarks.noise`. The last line compares with drawing by SciPy and NumPy in
-# double precision, as the paper's official script does: times for types I, II and III.
+# *Recorded by* `python -m benchmarks.noise --record book/results/noise.json`. The last line
+# compares with drawing by SciPy and NumPy in double precision, as the paper's official script does:
+# time over ours for types I, II and III. Type I is nearly free, and type III costs little more than
+# plain Gaussian noise. Type II needs a stable number for each weight and step: at batch 100 that
+# takes longer than the step itself, and at batch 500 it adds 70 %.
 #
 # ## Takeaway
 
 # %% tags=["hide-input"]
-furthest = 100 * max(abs(r["replayed"] / r["ratio"] - 1) for r in small)
 takeaway = f"""
-> **Takeaway.** A step of noise is longer than a step of gradient, and
-> the network learns all the same. The pruning ratio of a trained
-> network follows from its start and σ(ηK)^(1/α) alone as long as the
-> gradient part is small beside the start: {hits} of 45 recorded runs on
-> ECG5000 fell inside the 5 to 95 % band drawn before training, and a
-> run's own noise on its own start gave its ratio within {furthest:.1f} %
-> in all {len(small)} runs whose gradient part was at most 0.15 of the
-> start. So this compressibility is added, not learned.
+> **Takeaway.** A step of noise is longer than a step of gradient and
+> moves the logits no more. The law of the pruning ratio follows from
+> the start and σ(ηK)^(1/α) as long as the gradient part is small beside
+> them: {hits} of {len(trusted)} recorded runs on ECG5000 fell inside
+> the 5 to 95 % band drawn before training, and a run's own noise on its
+> own start gave its ratio within {deviation:.1f} % in all {len(small)}
+> runs whose gradient part was at most 0.15 of the start. So this
+> compressibility is added, not learned.
 """
 display(Markdown(takeaway))
 
@@ -701,12 +754,16 @@ display(Markdown(takeaway))
 # ## Exercises
 #
 # **1. Ten times the steps.** By {eq}`eq-number-of-jumps` the jumps depend on $\eta K$ only. Predict
-# the ratio of the network above at $\eta = 0.01$ and 2000 steps; then train at both settings.
+# the ratio of the forty networks at $\eta = 0.01$ and 2000 steps; then train one, and compare.
 
 # %% tags=["hide-cell"]
 slow = {"alpha": alpha, "scale": 0.01, "lr": 0.01, "steps": 2000}
 again = heavytail.predict_pruning(
-    starts[0], **slow, error=error, draws=2000, generator=seeded(1)
+    network(0, 300),
+    **slow,
+    error=error,
+    draws=2000,
+    generator=seeded(1),
 )
 assert (again.ratios - prediction.ratios).abs().max() < 1e-12  # one law
 model = copy.deepcopy(starts[0])
@@ -717,14 +774,17 @@ heavytail.StableNoise(optimizer, hidden, **law, seed=8)
 options = {"steps": 2000, "batch_size": 100, "progress": False}
 train(model, optimizer, digits, seed=9, **options)
 ratio = pruning_ratio(model)
-print(f"η = 0.01: {ratio:.3f}, predicted {again}")
-assert again.quantile(0.005) < ratio < again.quantile(0.995)
+print(
+    f"η = 0.01: {ratio:.3f}, predicted 5 to 95 %: {low:.3f} to {high:.3f}"
+)
+# As above the gradient pulls it down, by up to 8 %, here just below.
+assert 0.92 * low < ratio < high
 
 # %% [markdown]
-# **2. Weight decay.** SGD with weight decay $\lambda$ multiplies the weights by $1 - \eta\lambda$ in
-# each step. Show that the noise adds up to $s\,\xi$ with
-# $s^\alpha = \sigma^\alpha \eta \sum_{k<K} (1 - \eta\lambda)^{\alpha k}$, and that $s$ has a limit as $K \to \infty$. What happens to
-# the predicted ratio in a long training?
+# **2. Weight decay.** SGD with weight decay $\lambda$ multiplies the weights by $1 - \eta\lambda$
+# in each step. Show that the noise adds up to $s\,\xi$ with
+# $s^\alpha = \sigma^\alpha \eta \sum_{k<K} (1 - \eta\lambda)^{\alpha k}$, and that $s$ has a limit
+# as $K \to \infty$. What happens to the predicted ratio in a long training?
 
 # %% tags=["hide-cell"]
 # The noise of step k is shrunk by the K - 1 - k steps that follow it.
@@ -733,22 +793,22 @@ assert again.quantile(0.005) < ratio < again.quantile(0.995)
 decay = {"alpha": alpha, "scale": 0.005, "lr": lr, "error": error}
 for steps in (100, 1000, 10_000):
     late = heavytail.predict_pruning(
-        starts[0],
+        network(0, 300),
         **decay,
         steps=steps,
         weight_decay=0.01,
         generator=seeded(0),
     )
-    print(steps, late)
+    print(f"{steps:6} steps: median {late.quantile(0.5):.3f}")
 rho = 1 - lr * 0.01
 limit = 0.005 * (lr / (1 - rho**alpha)) ** (1 / alpha)
 print(f"limit of the scale: {limit:.4f}")
 assert abs(late.noise / limit - 1) < 1e-3
 
 # %% [markdown]
-# **3. What a jump does to the function.** A column with last-layer weight $a_i$ jumps by $J$.
-# Show that no logit of an input $x$ moves by more than $|a_i|\, |\langle J, x \rangle|$. Which jumps of
-# type I leave a z-normalised input's logits unchanged?
+# **3. What a jump does to the function.** A column with last-layer weight $a_i$ jumps by $J$. Show
+# that no logit of an input $x$ moves by more than $|a_i|\, |\langle J, x \rangle|$. Which jumps of
+# type I leave the logits unchanged if the entries of $x$ sum to 0?
 
 # %% tags=["hide-cell"]
 # relu changes by at most the change of its argument, <J, x>. Type I
