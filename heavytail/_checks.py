@@ -73,19 +73,27 @@ def nonnegative_or_tensor(name: str, value: object) -> float | Tensor:
 
 def positive_or_tensor(name: str, value: object) -> float | Tensor:
     """Return a finite float > 0, or a tensor of them."""
-    value = nonnegative_or_tensor(name, value)
-    if bool((torch.as_tensor(value) == 0).any()):
-        raise ValueError(f"{name} must be finite and > 0, got 0")
-    return value
+    number = real_or_tensor(name, value)
+    numbers = _as_tensor(number)
+    bad = ~(numbers > 0)
+    if bad.any():
+        raise ValueError(f"{name} must be finite and > 0, got {numbers[bad][0]:g}")
+    return number
 
 
 def skewness_or_tensor(name: str, value: object) -> float | Tensor:
     """Return a skewness, or a tensor of them, in [-1, 1]."""
-    value = real_or_tensor(name, value)
-    bad = ~(torch.as_tensor(value).abs() <= 1)
+    number = real_or_tensor(name, value)
+    numbers = _as_tensor(number)
+    bad = ~(numbers.abs() <= 1)
     if bad.any():
-        raise ValueError(f"{name} must be in [-1, 1], got {torch.as_tensor(value)[bad][0]:g}")
-    return value
+        raise ValueError(f"{name} must be in [-1, 1], got {numbers[bad][0]:g}")
+    return number
+
+
+def _as_tensor(number: float | Tensor) -> Tensor:
+    """Return a tensor, of a float with all of its digits."""
+    return number if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
 
 
 def real_or_tensor(name: str, value: object) -> float | Tensor:
@@ -163,6 +171,16 @@ def broadcasts(name: str, value: object, size: torch.Size) -> None:
         raise ValueError(
             f"{name} must broadcast to size {tuple(size)}, got shape {tuple(value.shape)}"
         )
+
+
+def broadcasts_with(name: str, value: Tensor, size: torch.Size) -> None:
+    """Refuse a tensor that does not broadcast with the shape ``size``."""
+    try:
+        torch.broadcast_shapes(value.shape, size)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must broadcast with shape {tuple(size)}, got shape {tuple(value.shape)}"
+        ) from None
 
 
 def place(

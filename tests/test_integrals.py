@@ -1,5 +1,6 @@
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -301,3 +302,123 @@ def test_there_is_no_second_derivative():
     for x in (torch.zeros(3), torch.zeros(3000)):
         with pytest.raises(RuntimeError, match="first derivatives only"):
             torch.autograd.grad(log_density(x, alpha, 0.0).sum(), alpha, create_graph=True)
+
+
+def tail_series(alpha, beta, x):
+    """Return log f and the tail beyond x from the series in powers of x + beta T, summed anew."""
+    up = 1.0 if x > 0 else -1.0
+    with mpmath.workdps(40):
+        alpha, b = mpmath.mpf(alpha), up * mpmath.mpf(beta)
+        T = mpmath.tan(mpmath.pi * alpha / 2)
+        z, angle = abs(mpmath.mpf(x)) + b * T, mpmath.pi * alpha / 2 + mpmath.atan(b * T)
+        q = mpmath.sqrt(1 + (b * T) ** 2) * z**-alpha
+        tail = slope = 0
+        for k in range(1, 40):
+            size = mpmath.gamma(k * alpha) / mpmath.factorial(k) * q**k
+            term = (-1) ** (k + 1) * size * mpmath.sin(k * angle)  # some sines are 0
+            tail, slope = tail + term, slope + k * alpha * term
+            if size < 1e-25 * abs(tail):
+                break
+        assert size < 1e-16 * abs(tail)
+        return float(mpmath.log(slope / z / mpmath.pi)), float(tail / mpmath.pi)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, -1.0, 1.0])
+@pytest.mark.parametrize("alpha", [0.2, 0.3, 0.6, 0.8, 1.2, 1.5, 1.9])
+def test_no_far_point_is_astray(alpha, beta):
+    seeded = torch.Generator().manual_seed(11)
+    size = (10 ** (3 + 96 * torch.rand(400, generator=seeded))).sort().values
+    for sign in (1, -1):
+        if sign * beta == -1:
+            continue
+        x = sign * size
+        value, tail = log_density(x, alpha, beta), cdf_and_sf(x, alpha, beta)[(1 + sign) // 2]
+        # log f falls with the slope -(1 + alpha) in log |x|, where no term but the first is left
+        slope = value.diff() / torch.log(size).diff()
+        assert (slope < 0).all()
+        far = size[:-1] ** min(alpha, 1) > 1e7
+        apart = far & (torch.log(size).diff() > 0.01)
+        assert torch.allclose(slope[apart], torch.tensor(-1 - alpha), rtol=1e-6)
+        for i in range(0, 400, 13):
+            log_f, exact = tail_series(alpha, beta, float(x[i]))
+            assert float(value[i]) == pytest.approx(log_f, abs=2e-10)
+            if exact > 1e-290:
+                assert float(tail[i]) == pytest.approx(exact, rel=1e-9)
+
+
+def test_points_that_went_astray():
+    """Where a Newton step left its bracket and halving it did not end."""
+    far = torch.tensor(1e36)
+    assert float(log_density(far, 1.5, 0.0)) == pytest.approx(-208.44, abs=5e-3)
+    assert float(sf(far, 1.5, 0.0)) == pytest.approx(1.99e-55, rel=5e-3)
+    for law, x in (((0.2, -1.0), -1e44), ((0.25, -1.0), -1e36), ((0.3, -1.0), -1e28)):
+        _, exact = tail_series(*law, x)
+        assert float(cdf(torch.tensor(x), *law)) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.6, 0.8, 1.2, 1.5, 1.9])
+def test_the_quadrature_goes_as_far_as_the_series(alpha):
+    """The two rules that share the line, where only the series is used."""
+    seeded = torch.Generator().manual_seed(12)
+    x = 10 ** (3 + 96 * torch.rand(300, generator=seeded))
+    a = torch.full_like(x, alpha)
+    for beta in (0.0, 0.5, -0.9):
+        b = torch.full_like(x, beta)
+        path = _integrals._quadrature(x, a, b, "density", False)[0]
+        assert torch.allclose(path, log_density(x, a, b), rtol=0, atol=2e-10)
+
+
+@pytest.mark.parametrize("law", [(0.4, 0.3), (0.8, -0.6), (1.3, 0.4), (1.9, 0.0)])
+def test_gradients_far_out(law):
+    x = torch.tensor([-3e25, 2e40], requires_grad=True)
+    parameters = [torch.tensor(v, requires_grad=True) for v in law]
+    found = torch.autograd.grad(log_density(x, *parameters).sum(), (x, *parameters))
+    assert torch.allclose(found[0] * x, torch.tensor(-1 - law[0]), rtol=1e-4)
+    step = 1e-5
+    for i in range(2):
+        ends = []
+        for sign in (1, -1):
+            moved = list(law)
+            moved[i] += sign * step
+            ends.append(log_density(x.detach(), *moved).sum())
+        difference = float(ends[0] - ends[1]) / (2 * step)
+        assert float(found[1 + i]) == pytest.approx(difference, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.3, 0.35, 0.45])
+def test_next_to_a_narrow_peak(alpha):
+    for beta in (0.0, 0.5, -0.9):
+        zeta = -beta * math.tan(math.pi * alpha / 2)
+        x = zeta + torch.tensor([-3e-3, -1e-4, 2e-5, 8e-4, 6e-3, 3e-2])
+        exact = torch.tensor([stable_log_density(alpha, beta, float(v)) for v in x])
+        good = ~torch.isnan(exact)
+        assert int(good.sum()) >= 4
+        assert torch.allclose(log_density(x, alpha, beta)[good], exact[good], rtol=0, atol=1e-10)
+
+
+def test_a_rule_astray_is_nan(monkeypatch):
+    """The weights e^-g dg must add up to 1: nodes in a wrong place are not summed silently."""
+    locate = _integrals._locate
+    monkeypatch.setattr(
+        _integrals, "_locate", lambda *a: (p := locate(*a))._replace(centre=p.centre - 300)
+    )
+    x = torch.tensor([0.3])
+    found = _integrals._quadrature(x, torch.full((1,), 1.5), torch.zeros(1), "all", False)
+    assert all(bool(torch.isnan(v).all()) for v in found)
+
+
+@pytest.mark.parametrize(
+    "law", [(0.5, 1.0), (0.8, -1.0), (0.3, 0.5), (1.0, -1.0), (1.5, 1.0), (1.7, 0.2), (2.0, 0.0)]
+)
+def test_quantiles_take_few_steps(law, monkeypatch):
+    calls = []
+    values = _integrals._values
+    monkeypatch.setattr(_integrals, "_values", lambda *a: calls.append(1) or values(*a))
+    level = torch.linspace(0.05, 0.95, 10)
+    alpha, beta = (torch.tensor(v) for v in law)
+    x = _integrals.quantile(level, alpha, beta)
+    assert len(calls) <= 40
+    F, S = cdf_and_sf(x, *law)
+    assert torch.allclose(torch.minimum(F, S), torch.minimum(level, 1 - level), rtol=1e-9)
+    many = _integrals.quantile(level.repeat(250), alpha, beta)  # by the table of the law
+    assert torch.allclose(many[:10], x, rtol=1e-8)

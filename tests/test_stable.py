@@ -3,6 +3,7 @@ import math
 import os
 import shutil
 
+import mpmath
 import pytest
 import torch
 from scipy import stats
@@ -15,6 +16,7 @@ from heavytail.stable import (
     _uniforms,
     log_positive_from_uniforms,
     log_positive_stable,
+    s1_shift,
     stable,
     stable_from_uniforms,
     symmetric_from_uniforms,
@@ -418,6 +420,103 @@ def test_loc_and_scale_in_both_forms():
 def test_bad_skewed_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         stable(1.5, **{"beta": 0.5, "size": 2, **arguments})
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.5, 1.7])
+@pytest.mark.parametrize("beta", [-0.6, 0.0, 0.3])
+def test_the_skewed_map_is_differentiable(alpha, beta):
+    v = torch.tensor([-1.4, -0.9, -0.2, 0.3, 0.8, 1.5], dtype=torch.float64)
+    u = torch.tensor([0.3, 0.7, 0.1, 0.5, 0.9, 0.2], dtype=torch.float64)
+    free = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (alpha, beta)]
+    for found, i in (
+        (stable_from_uniforms(*free, v, u), 0),
+        (stable_from_uniforms(*free, v, u), 1),
+    ):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[i] = 1e-6
+        ahead, behind = (
+            stable_from_uniforms(alpha + s * step[0], beta + s * step[1], v, u) for s in (1, -1)
+        )
+        for j in range(len(v)):
+            (slope,) = torch.autograd.grad(found[j], free[i], retain_graph=True)
+            difference = float(ahead[j] - behind[j]) / 2e-6
+            assert float(slope) == pytest.approx(difference, rel=1e-6, abs=1e-7)
+
+
+def exact_skewed_map(alpha, beta, v, u):
+    """Return the textbook's X_1 - t of the map for alpha > 1, with 50 digits."""
+    with mpmath.workdps(50):
+        alpha, v, u = (mpmath.mpf(value) for value in (alpha, v, u))
+        U, W = mpmath.sign(v) * (mpmath.pi / 2 - abs(v)), -mpmath.log(u)
+        t, e = beta * mpmath.tan(mpmath.pi * alpha / 2), 1 - alpha
+        N = mpmath.cos(e * U) + t * mpmath.sin(e * U)
+        E = (N / (W * mpmath.cos(U))) ** (e / alpha)
+        return (mpmath.sin(alpha * U) + t * mpmath.cos(alpha * U)) / mpmath.cos(U) * E - t
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, -0.9])
+@pytest.mark.parametrize("alpha", [2.0, 2 - 1e-7])
+def test_the_derivative_in_alpha_at_2(alpha, beta):
+    for v, u in ((-1.398, 0.4), (-0.904, 0.8), (0.2, 0.05), (1.1, 0.6)):
+        index = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
+        angle, uniform = (torch.tensor([value], dtype=torch.float64) for value in (v, u))
+        x = stable_from_uniforms(index, beta, angle, uniform)
+        (slope,) = torch.autograd.grad(x.sum(), index)
+        with mpmath.workdps(50):
+            step = mpmath.mpf(10) ** -15
+            ahead = exact_skewed_map(mpmath.mpf(alpha) + step, beta, v, u)
+            behind = exact_skewed_map(mpmath.mpf(alpha) - step, beta, v, u)
+            exact = float((ahead - behind) / (2 * step))
+        assert float(slope) == pytest.approx(exact, rel=1e-8, abs=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-9, -9.9e-9])
+def test_next_to_alpha_1_the_map_is_smooth(gap):
+    """On its side of 1, against a parabola through three points of that side."""
+    v, u = (torch.tensor([value], dtype=torch.float64) for value in (0.7, 0.4))
+    alpha = torch.tensor(1 + gap, dtype=torch.float64, requires_grad=True)
+    x = stable_from_uniforms(alpha, 0.4, v, u)
+    (slope,) = torch.autograd.grad(x.sum(), alpha)
+    h = 1e-4 if gap >= 0 else -1e-4
+    one, two, three = (float(stable_from_uniforms(1 + k * h, 0.4, v, u)) for k in (1, 2, 3))
+    # Next to 1 parts of the map take an index up to 2e-8 away.
+    assert float(x.detach()) == pytest.approx(3 * one - 3 * two + three, abs=3e-8)
+    # the derivative at 0 of the parabola, whose error is of the order of h^2
+    assert float(slope) == pytest.approx((-2.5 * one + 4 * two - 1.5 * three) / h, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, -1.0])
+@pytest.mark.parametrize("alpha", [0.02, 0.05, 0.3, 0.9])
+def test_no_draw_leaves_the_half_line(alpha, beta, generator):
+    for form in ("S0", "S1"):
+        x = stable(
+            alpha,
+            beta,
+            50_000,
+            loc=1 / 3,
+            scale=1.7,
+            parameterization=form,
+            generator=generator,
+            dtype=torch.float64,
+        )
+        end = 1 / 3
+        if form == "S0":
+            end = float(1 / 3 - s1_shift(*torch.tensor([alpha, beta, 1.7], dtype=torch.float64)))
+        assert (beta * (x - end) >= 0).all()
+
+
+def test_the_shift_of_s1():
+    for alpha in (0.3, 1 - 1e-12, 1 + 1e-12, 1 + 1e-5, 1.5, 1.999, 2.0):
+        index = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
+        one = torch.ones((), dtype=torch.float64)
+        shift = s1_shift(index, 0.5 * one, 2 * one)
+        (slope,) = torch.autograd.grad(shift, index)
+        with mpmath.workdps(40):
+            argument = mpmath.pi * mpmath.mpf(alpha) / 2
+            exact = mpmath.tan(argument) if alpha < 2 else 0
+            bend = mpmath.pi / 2 * (1 + exact**2)
+        assert float(shift.detach()) == pytest.approx(float(exact), rel=1e-11, abs=1e-15)
+        assert float(slope) == pytest.approx(float(bend), rel=1e-11)
 
 
 # The interface.

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Cauchy, Normal
+from torch.distributions import Cauchy, Normal, biject_to, constraints
 
 from heavytail import Stable, _integrals
 
@@ -185,3 +185,95 @@ def test_a_single_law_is_tabulated_and_says_the_same():
         value = d.log_prob(x)
         assert len(_integrals._tables) >= before > -1
         assert torch.allclose(value[:20], Stable(1.6, 0.3).log_prob(x[:20]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, -0.8])
+def test_the_derivative_in_alpha_at_2_knows_the_shift(beta):
+    """S1 moves with tan(pi alpha / 2), whose derivative at 2 is pi/2."""
+    points, step = torch.tensor([1.9, -0.7]), 1e-6
+
+    def ask(alpha, name, value):
+        return getattr(Stable(alpha, beta, 0.2, 1.7), name)(value)
+
+    for name, value in (("log_prob", points), ("cdf", points), ("icdf", torch.tensor([0.37]))):
+        alpha = torch.tensor(2.0, requires_grad=True)
+        (slope,) = torch.autograd.grad(ask(alpha, name, value).sum(), alpha)
+        back, further = (ask(torch.tensor(2 - k * step), name, value).sum() for k in (1, 2))
+        difference = (3 * ask(torch.tensor(2.0), name, value).sum() - 4 * back + further) / 2 / step
+        assert float(slope) == pytest.approx(float(difference), rel=1e-3, abs=1e-3)
+
+
+def test_loc_is_returned_as_given():
+    assert float(Stable(1 + 1e-12, 0.5, 0.1).mean) == 0.1
+    d = Stable(0.9, 1.0, 1 / 3)
+    assert float(d.support.lower_bound) == 1 / 3
+    at_end = torch.tensor(1 / 3)
+    assert float(d.log_prob(at_end)) == -math.inf
+    assert (float(d.cdf(at_end)), float(d.sf(at_end))) == (0, 1)
+    assert float(d.icdf(torch.tensor(0.0))) == 1 / 3
+
+
+@pytest.mark.parametrize("parameterization", ["S0", "S1"])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.02, 1.0), (0.05, -1.0), (0.6, 1.0)])
+def test_a_law_accepts_its_own_draws(alpha, beta, parameterization):
+    torch.manual_seed(4)
+    for dtype in (torch.float32, torch.float64):
+        d = Stable(torch.tensor(alpha, dtype=dtype), beta, 1 / 3, 1.7, parameterization)
+        x = d.rsample((1000,))
+        assert d.support.check(x).all()
+        finite = x[torch.isfinite(x)][:50]
+        d.log_prob(finite)  # raises off the support
+        assert d.support.check(d.icdf(torch.tensor([0.0, 1e-12, 0.3], dtype=dtype))).all()
+
+
+def test_constraints_have_bijections():
+    real = torch.linspace(-5, 5, 11)
+    index = Stable.arg_constraints["alpha"]
+    assert index.check(torch.tensor([0.0, 1e-9, 2.0, 2.1])).tolist() == [False, True, True, False]
+    for constraint in (index, Stable(0.5, -1.0, 0.3).support, Stable(0.5, 1.0, 0.3).support):
+        image = biject_to(constraint)(real)
+        assert constraint.check(image).all()
+        assert torch.allclose(biject_to(constraint).inv(image), real)
+
+
+def test_a_batch_of_half_lines():
+    for beta, inside, outside in ((1.0, 1.5, 0.5), (-1.0, 0.5, 1.5)):
+        d = Stable(torch.tensor([0.5, 0.7]), beta, 1.0)
+        for law in (d, d.expand((3, 2))):
+            assert bool(law.support.check(torch.full((2,), inside)).all())
+            assert not bool(law.support.check(torch.full((2,), outside)).any())
+            with pytest.raises(ValueError, match="support"):
+                law.log_prob(torch.tensor([inside, outside]))
+    mixed = Stable(0.5, torch.tensor([1.0, -1.0])).support
+    assert mixed is constraints.real
+
+
+def test_the_parameters_are_promoted():
+    double, single = torch.tensor(1.5), torch.tensor(0.0, dtype=torch.float32)
+    d = Stable(double, 0.0, single)
+    assert {getattr(d, name).dtype for name in ("alpha", "beta", "loc", "scale")} == {torch.float64}
+    assert d.log_prob(torch.tensor(0.1)).dtype == torch.float64
+    # as torch has it, a tensor without dimensions does not decide
+    assert Stable(double, 0.0, single.expand(2)).sample().dtype == torch.float32
+    torch.set_default_dtype(torch.float32)
+    assert Stable(1.5).sample().dtype == torch.float32
+    assert float(Stable(double, scale=1e-60).scale) == 1e-60
+
+
+def test_messages_name_the_set():
+    with pytest.raises(ValueError, match="scale must be finite and > 0, got -1"):
+        Stable(1.5, scale=torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="scale must be finite and > 0, got 0"):
+        Stable(torch.tensor(1.5, dtype=torch.float32), scale=1e-60)
+    with pytest.raises(TypeError, match="alpha must be a floating-point tensor, got dtype"):
+        Stable(torch.tensor(1))
+    for check in (True, False):
+        with pytest.raises(TypeError, match=r"value must be a tensor, got 0\.0"):
+            Stable(1.5, validate_args=check).log_prob(0.0)
+    d = Stable(torch.tensor([1.2, 1.5, 1.7]))
+    for ask in (d.log_prob, d.cdf, d.sf, d.icdf):
+        with pytest.raises(ValueError, match=r"value must broadcast with shape \(3,\), got shape"):
+            ask(torch.full((2,), 0.5))
+    with pytest.raises(ValueError, match=r"level must be in \[0, 1\], got nan"):
+        Stable(1.5).icdf(torch.tensor([0.5, math.nan]))
+    assert torch.isnan(Stable(1.5, validate_args=False).icdf(torch.tensor([1.5, math.nan]))).all()
