@@ -62,6 +62,12 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    display(Markdown(text))
+
+
 def network(seed, width=500):
     size = {"inputs": digits.inputs, "outputs": digits.classes}
     return FullyConnected(**size, width=width, generator=seeded(seed))
@@ -313,10 +319,7 @@ learned = {
 }
 
 # %% tags=["hide-input"]
-rows = [
-    "| optimizer | noise | pruning ratio | accuracy, % | after pruning, % |",
-    "| --- | --- | --- | --- | --- |",
-]
+rows = []
 for (name, kind), found in learned.items():
     ratios, full, pruned = zip(*sorted(found), strict=True)
     cells = [
@@ -324,12 +327,14 @@ for (name, kind), found in learned.items():
         ", ".join(f"{value:.1f}" for value in full),
         ", ".join(f"{value:.1f}" for value in pruned),
     ]
-    label = plots.KIND_LABELS[kind]
-    rows.append(f"| {name} | {label} | " + " | ".join(cells) + " |")
+    rows.append([name, plots.KIND_LABELS[kind], *cells])
     assert min(full) > 90
     if kind != "none":  # the plan's 0.3, as far as three draws can tell
         assert 0.2 < ratios[1] < 0.65
-display(Markdown("\n".join(rows)))
+after = "after pruning, %"
+table(
+    ["optimizer", "noise", "pruning ratio", "accuracy, %", after], rows
+)
 
 # %% [markdown]
 # Three runs a row, in the order of their ratios. Runs with the same seed share start, batches and
@@ -431,10 +436,7 @@ trusted = [
     if (run.data, run.lr, run.steps) == ("ecg5000", 0.01, 2000)
     and run.hidden_layers == 1
 ]
-rows = [
-    "| noise | σ | predicted: median [5 %, 95 %] | trained, five runs | accuracy after pruning, worst, % |",
-    "| --- | --- | --- | --- | --- |",
-]
+rows = []
 for kind in kinds:
     for sigma in (0.003, 0.01, 0.03):
         some = [
@@ -450,11 +452,12 @@ for kind in kinds:
         values = sorted(outcome.ratio for outcome in some)
         listed = ", ".join(f"{value:.2f}" for value in values)
         least = 100 * min(outcome.pruned_accuracy for outcome in some)
-        rows.append(
-            f"| {plots.KIND_LABELS[kind]} | {sigma} | "
-            f"{middle} [{five}, {ninety_five}] | {listed} | {least:.1f} |"
-        )
-display(Markdown("\n".join(rows)))
+        predicted = f"{middle} [{five}, {ninety_five}]"
+        row = [plots.KIND_LABELS[kind], str(sigma), predicted, listed]
+        rows.append([*row, f"{least:.1f}"])
+columns = ["noise", "σ", "predicted: median [5 %, 95 %]"]
+columns += ["trained, five runs", "accuracy after pruning, worst, %"]
+table(columns, rows)
 
 hits = sum(outcome.inside for _, outcome in trusted)
 kept = [100 * outcome.test_accuracy for _, outcome in trusted]
@@ -518,10 +521,7 @@ print(f"largest deviation among them: {deviation:.1f} %")
 assert deviation < 3
 
 # %% tags=["hide-input"]
-rows = [
-    "| data | layers | noise | η | steps | share of G | replayed | trained | off, % | accuracy, % |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-]
+rows = []
 for run, out in runs:
     if (run, out) in trusted:
         continue
@@ -537,8 +537,9 @@ for run, out in runs:
         f"{100 * (out.replayed / out.ratio - 1):+.1f}",
         f"{100 * out.test_accuracy:.0f}",
     ]
-    rows.append("| " + " | ".join(cells) + " |")
-display(Markdown("\n".join(rows)))
+    rows.append(cells)
+columns = ["data", "layers", "noise", "η", "steps", "share of G"]
+table([*columns, "replayed", "trained", "off, %", "accuracy, %"], rows)
 _, furthest = max(runs, key=lambda pair: pair[1].gradient_share)
 assert furthest.replayed / furthest.ratio > 1.1
 (deep,) = (out for run, out in runs if run.hidden_layers == 2)
@@ -705,10 +706,7 @@ assert gap < 1e-10
 
 # %% tags=["hide-input"]
 cost = json.loads(Path("results/noise.json").read_text())
-rows = [
-    "| noise | 5000 × 784, batch 100 | batch 500 | 10,000 × 140, batch 100 | batch 500 |",
-    "| --- | --- | --- | --- | --- |",
-]
+rows = []
 for kind in [*kinds, "gaussian"]:
     label = plots.KIND_LABELS.get(kind, "Gaussian, drawn and added")
     cells = [
@@ -716,8 +714,9 @@ for kind in [*kinds, "gaussian"]:
         for shape in ("5000x784", "10000x140")
         for batch in (100, 500)
     ]
-    rows.append(f"| {label} | " + " | ".join(cells) + " |")
-display(Markdown("\n".join(rows)))
+    rows.append([label, *cells])
+columns = ["noise", "5000 × 784, batch 100", "batch 500"]
+table([*columns, "10,000 × 140, batch 100", "batch 500"], rows)
 host = {
     k: cost["ratios"]["5000x784"][f"host / ours, {k}"] for k in kinds
 }

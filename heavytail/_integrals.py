@@ -257,14 +257,14 @@ def _locate(x: Tensor, alpha: Tensor, beta: Tensor, derivatives: bool, least_dep
     A totally skewed law needs no nodes on the axis, where psi and f's integrand are 0; its
     derivatives do.
     """
-    flip = torch.where(x < 0, -1.0, 1.0)
+    flip = torch.where(x < 0, -1.0, 1.0).to(x)
     law = _law(flip * x, alpha, flip * beta)
-    sign = torch.where(_slope(law) <= 0, 1.0, -1.0)
+    sign = torch.where(_slope(law) <= 0, 1.0, -1.0).to(x)
     p, psi = _centre(law, sign)
     turn = _turn(law, sign)
     sharp = turn.exists & (turn.width < 1) & (turn.depth > least_depth)
     sharp &= (turn.depth < _HIDDEN) | turn.on_axis
-    p = torch.where(sharp, turn.s - (sign < 0) * _PI, p)
+    p = torch.where(sharp, turn.s - _PI * (sign < 0).to(p), p)
     at_turn = torch.where(sign > 0, (turn.width / 2).clamp(1e-7, 1), _PI - 1e-3)
     psi = torch.where(sharp, at_turn, psi)
     width = torch.where(sharp, turn.width.clamp_min(_NARROWEST), 1.0)
@@ -276,7 +276,7 @@ def _locate(x: Tensor, alpha: Tensor, beta: Tensor, derivatives: bool, least_dep
     left = torch.asinh((_BELOW / least).clamp_max(_LONGEST) / width)
     left = torch.where(from_start, _FIRST, left)
     right = torch.where(from_start, torch.log(above), torch.asinh(above / width))
-    step = torch.where(sharp, _STEP_AT_TURN, _STEP) / (1 + below / 6)
+    step = torch.where(sharp, _STEP_AT_TURN, torch.full_like(psi, _STEP)) / (1 + below / 6)
     step = torch.where(alpha < _NARROW, 0.3 + alpha, 1.0) * step
     nodes = torch.nan_to_num((left + right) / step).clamp_max(_MOST_NODES).to(torch.int64) + 2
     return _Path(law, sign, p, psi, width, left, right, start, from_start, nodes)
@@ -371,7 +371,7 @@ def _rule(
         values = tuple(torch.where(astray & ~bottom, math.nan, v) for v in values)
     if not derivatives:
         return values
-    flip = torch.where(x < 0, -1.0, 1.0)
+    flip = torch.where(x < 0, -1.0, 1.0).to(x)
     ds, dpsi = -at.d_re * scale, at.d_im * scale
     with torch.enable_grad():
         leaves = [v.detach().requires_grad_() for v in (x, alpha, beta)]
@@ -726,7 +726,7 @@ def quantile(level: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(level.shape, alpha.shape, beta.shape)
     with torch.no_grad():
         p, a, b = (v.expand(shape).reshape(-1) for v in (level, alpha, beta))
-        x = torch.where((p >= 0) & (p <= 1), 0.0, math.nan)
+        x = torch.where((p >= 0) & (p <= 1), 0.0, math.nan).to(p)
         half_line = (a < 1) & (b.abs() == 1)
         end = -b * torch.tan(_HALF_PI * torch.where(half_line, a, 0.5))
         x = torch.where(p == 0, torch.where(half_line & (b > 0), end, -math.inf), x)
@@ -747,7 +747,7 @@ def quantile(level: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 def _search(p: Tensor, alpha: Tensor, beta: Tensor, one_law: bool) -> Tensor:
     """Return quantiles of levels in (0, 1), see :func:`quantile`; each (points,)."""
     low_half = p <= 0.5
-    side = torch.where(low_half, -1.0, 1.0)
+    side = torch.where(low_half, -1.0, 1.0).to(p)
     tail = torch.where(low_half, p, 1 - p)
     log_tail = torch.log(tail)
     half_line = (alpha < 1) & (beta.abs() == 1)
@@ -760,8 +760,8 @@ def _search(p: Tensor, alpha: Tensor, beta: Tensor, one_law: bool) -> Tensor:
     # a level of 1/4 and more is in the body, where the tail law says nothing
     y = torch.where(tail > 0.25, 0.0, y)
     y = torch.where(half_line & (y * beta <= 0), beta, y)
-    low = torch.where(half_line & (beta > 0), 0.0, -700.0)
-    high = torch.where(half_line & (beta < 0), 0.0, 700.0)
+    low = torch.where(half_line & (beta > 0), 0.0, -700.0).to(p)
+    high = torch.where(half_line & (beta < 0), 0.0, 700.0).to(p)
     light = ((beta.abs() == 1) & (side * beta < 0)) | (alpha == 2)
     table = None
     if one_law and p.numel() >= _MANY:

@@ -260,6 +260,26 @@ def test_the_parameters_are_promoted():
     assert float(Stable(double, scale=1e-60).scale) == 1e-60
 
 
+@pytest.mark.parametrize("law", [(1.5, 0.0), (0.7, 1.0), (0.7, -1.0), (2.0, 0.0), (1.0, 0.5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_hangs_on_the_default_dtype(law, dtype):
+    """Every answer is that of a session in double precision, rounded once."""
+    alpha, beta = (torch.tensor([v], dtype=dtype) for v in law)
+    x = torch.linspace(0.1, 0.9, 9, dtype=dtype)
+
+    def answers():
+        d = Stable(alpha, beta)
+        return [d.log_prob(x), d.cdf(x), d.sf(x), d.icdf(x), d.rsample((3,)), d.mean, d.variance]
+
+    torch.manual_seed(0)
+    wanted = answers()
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    for found, value in zip(answers(), wanted, strict=True):
+        assert found.dtype == dtype
+        assert torch.equal(found.nan_to_num(), value.nan_to_num())
+
+
 def test_messages_name_the_set():
     with pytest.raises(ValueError, match="scale must be finite and > 0, got -1"):
         Stable(1.5, scale=torch.tensor([1.0, -1.0]))
