@@ -543,9 +543,8 @@ table([*columns, "replayed", "trained", "off, %", "accuracy, %"], rows)
 _, furthest = max(runs, key=lambda pair: pair[1].gradient_share)
 assert furthest.replayed / furthest.ratio > 1.1
 (deep,) = (out for run, out in runs if run.hidden_layers == 2)
-print(
-    f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {deep.predicted[0]:.3f}"
-)
+least = deep.predicted[0]
+print(f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {least:.3f}")
 
 # %% [markdown]
 # The runs on MNIST go from a short training to a long one at a large learning rate; those on
