@@ -1,4 +1,4 @@
-"""heavytail: stable laws, heavy-tailed noise for any torch optimizer, and pruning."""
+"""heavytail: stable laws, noise for any torch optimizer, the mean-field limit, and pruning."""
 
 from heavytail.compress import (
     LayerReport,
@@ -8,6 +8,8 @@ from heavytail.compress import (
     prune,
     relative_error,
 )
+from heavytail.coupling import Rates, chaos_error, euler_error, linear_gap_scale
+from heavytail.meanfield import MeanField, Trajectory, simulate
 from heavytail.noise import LambdaNoise, StableNoise, hidden_weights, noise_vectors
 from heavytail.stable import Stable, positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.tails import (
@@ -26,16 +28,22 @@ __all__ = [
     "HillCurve",
     "LambdaNoise",
     "LayerReport",
+    "MeanField",
     "Prediction",
     "PruneReport",
+    "Rates",
     "Stable",
     "StableNoise",
     "TailEstimate",
+    "Trajectory",
+    "chaos_error",
     "column_norms",
+    "euler_error",
     "hidden_weights",
     "hill",
     "hill_curve",
     "kept_columns",
+    "linear_gap_scale",
     "log_moment",
     "noise_vectors",
     "plan_scale",
@@ -43,6 +51,7 @@ __all__ = [
     "predict_pruning",
     "prune",
     "relative_error",
+    "simulate",
     "stable",
     "stable_mle",
     "symmetric_stable",
