@@ -37,8 +37,9 @@ from torch.distributions.utils import broadcast_all
 
 from heavytail import _checks, _integrals
 
-# Draws a block: long enough to make the cost of calls small, short enough for a core's cache.
-_BLOCK = 1 << 15
+# Bytes of a block of draws: long enough to make the cost of calls small, short enough for a core's
+# cache.
+_BLOCK = 1 << 18
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
 # faster than pairs, and a draw still begins like a longer one.
@@ -756,7 +757,7 @@ class _Room:
 
     def __init__(self, like: Tensor) -> None:
         on_cpu = like.device.type == "cpu"
-        self.block = _BLOCK if on_cpu else _DEVICE_BLOCK
+        self.block = _BLOCK // like.element_size() if on_cpu else _DEVICE_BLOCK
         self.words = _empty_words(like[: self.block])
         columns = self.words.shape[0] * _ROW if on_cpu else 0
         self.pair, self.scratch = like.new_empty((5, columns)).split([2, 3])
