@@ -149,6 +149,7 @@ LAYERS = [
     "noise",
     "meanfield",
     "coupling",
+    "fokker_planck",
     "compress",
     "width",
     "plots",
