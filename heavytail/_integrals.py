@@ -343,21 +343,25 @@ def _rule(
     # int e^-g dg = 1 over all of the path: a node astray does not pass unseen.
     skipped = torch.where(path.from_start, path.start, 0.0)
     whole = torch.exp((floor - skipped).clamp_max(600))
-    astray = ((weight.sum(1) - whole).abs() > _MISSED * whole) & (floor - skipped < _HIDDEN)
-    # Here e^-g is no float, and log f = -g at the start of the path but for a relative error of
-    # log(g) / g.
+    missed = torch.where(path.start > _HIDDEN, 0.5, torch.full_like(x, _MISSED))
+    astray = ~((weight.sum(1) - whole).abs() <= missed * whole) & ~(floor - skipped >= _HIDDEN)
+    # Here e^-g is no float, and where g moves by more than that with the rounding of x, next to the
+    # end of a half-line, the sum is noise: f = r / sqrt(2 pi r |slope|) e^-g at the saddle, to 1/g.
     bottom = path.start > _DEEPEST
+    bottom |= astray & path.from_start & (path.start > _HIDDEN)
     density = (weight * r * torch.sin(psi)).sum(1) / _PI
-    log_density = torch.where(bottom, -path.start, torch.log(density) - floor)
+    log_r = path.centre + _PI * (path.sign < 0).to(x)
+    saddle = (log_r - torch.log(2 * _PI * _slope(path.law).abs())) / 2 - path.start
+    log_density = torch.where(bottom, saddle, torch.log(density) - floor)
     values: tuple[Tensor, ...] = (log_density,)
     if kind != "density":
         upper = (weight * psi).sum(1) / _PI
         lower = (weight * (_PI - psi)).sum(1) / _PI
-        upper = torch.where(bottom, (path.sign < 0).to(x.dtype), upper)
-        lower = torch.where(bottom, (path.sign > 0).to(x.dtype), lower)
         # On the axis psi is 0 if it rises from there, pi if it falls.
         upper = upper * torch.exp(-floor) - torch.expm1(-skipped) * (path.sign < 0)
         lower = lower * torch.exp(-floor) - torch.expm1(-skipped) * (path.sign > 0)
+        upper = torch.where(bottom, (path.sign < 0).to(x.dtype), upper)
+        lower = torch.where(bottom, (path.sign > 0).to(x.dtype), lower)
         # the smaller is the more precise
         upper, lower = (
             torch.where(upper < lower, upper, 1 - lower),
@@ -677,11 +681,13 @@ def log_density(x: float | Tensor, alpha: float | Tensor, beta: float | Tensor) 
     Returns:
         float64, of the broadcast shape; -inf off the half-line of a law with alpha < 1 and
         |beta| = 1. Relative errors of f are below 1e-10, in both tails, or below 1e-11 |log f|
-        where that is more, as down the light tail of a totally skewed law. Next to the peak they
-        reach 1e-8 for alpha from 0.07 to 0.2; for alpha < 0.055 part of the integral is cut off,
-        and where a hundredth of it is missing the result is nan. Differentiable once, in all
-        three arguments, to about 1e-7. With alpha and beta of one element and 2000 points or
-        more, the quadrature is made once for a table, which is kept. Arguments are not checked.
+        where that is more, as down the light tail of a totally skewed law; next to the end of a
+        half-line the rounding of x may weigh more. Next to the peak they reach 1e-8 for alpha
+        from 0.07 to 0.2. For alpha < 0.055 part of the integral is cut off. Where a hundredth of
+        it is missing, or for alpha < 0.15 within 1e-13 of the end of a half-line, the result may
+        be nan. Differentiable once, in all three arguments, to about 1e-7. With alpha and beta of
+        one element and 2000 points or more, the quadrature is made once for a table, which is
+        kept. Arguments are not checked.
 
     Source: Zolotarev 1986 for the path; see the top of this module.
     """

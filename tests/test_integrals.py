@@ -422,3 +422,27 @@ def test_quantiles_take_few_steps(law, monkeypatch):
     assert torch.allclose(torch.minimum(F, S), torch.minimum(level, 1 - level), rtol=1e-9)
     many = _integrals.quantile(level.repeat(250), alpha, beta)  # by the table of the law
     assert torch.allclose(many[:10], x, rtol=1e-8)
+
+
+def test_next_to_the_end_of_a_half_line():
+    x = 10 ** torch.linspace(-12, -2, 200) - 1  # Levy's law again, S0
+    y = x + 1  # the distance that is left after rounding
+    levy = -0.5 / y - torch.log(2 * math.pi * y**3) / 2
+    # beside an error of 3e-16 in x
+    bar = 1e-10 + 1e-11 * levy.abs() + 3e-16 * 0.5 / y.square()
+    found = log_density(x, 0.5, 1.0)
+    assert ((found - levy).abs() < bar).all()
+    assert (cdf(x[:100], 0.5, 1.0) == 0).all()
+    assert (sf(x[:100], 0.5, 1.0) == 1).all()
+    for alpha in (0.2, 0.3, 0.7):
+        T = math.tan(math.pi * alpha / 2)
+        x = T * 10 ** torch.linspace(-16, -10, 50) - T
+        value = log_density(x, alpha, 1.0)
+        # g = r^alpha / cos - r z is largest at the saddle; f = r / sqrt(2 pi r |slope|) e^-g
+        z, cos = x + T, math.cos(math.pi * alpha / 2)
+        r = (alpha / (z * cos)) ** (1 / (1 - alpha))
+        saddle = z * r - r**alpha / cos + torch.log(r / (2 * math.pi * (1 - alpha) * z)) / 2
+        precise = z > 1e-13 * T
+        assert torch.allclose(value[precise], saddle[precise], rtol=5e-3)
+        assert (value < -200).all()  # and none is nan
+        assert (cdf(x, alpha, 1.0) < 1e-90).all()
