@@ -254,7 +254,6 @@ with torch.no_grad():
                 float((model(digits.x_train) - outputs).norm())
             )
             W -= move
-arrives = sum(reached["noise"]) / sum(reached["gradient"])
 typical = sorted(
     b / a
     for a, b in zip(reached["gradient"], reached["noise"], strict=True)
