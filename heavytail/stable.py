@@ -18,10 +18,8 @@ References:
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import cache, lru_cache, partial, reduce
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
@@ -35,18 +33,7 @@ from torch.distributions.transforms import (
 )
 from torch.distributions.utils import broadcast_all
 
-from heavytail import _checks, _integrals
-
-# Bytes of a block of draws: long enough to make the cost of calls small, short enough for a core's
-# cache.
-_BLOCK = 1 << 18
-
-# The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
-# faster than pairs, and a draw still begins like a longer one.
-_ROW = 1 << 9
-
-# Elsewhere a block only bounds the memory that its words take.
-_DEVICE_BLOCK = 1 << 24
+from heavytail import _checks, _draws, _integrals
 
 _HALF_PI = math.pi / 2
 
@@ -120,12 +107,7 @@ def symmetric_from_uniforms(
 
 def _affine(slope: float, x: Tensor, offset: float, out: Tensor) -> Tensor:
     """Return slope x + offset in one pass over x."""
-    return torch.add(_constant(offset, x.dtype, x.device), x, alpha=slope, out=out)
-
-
-@lru_cache(32)
-def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((), value, dtype=dtype, device=device)
+    return torch.add(x.new_full((), offset), x, alpha=slope, out=out)
 
 
 def _room(
@@ -297,7 +279,7 @@ def symmetric_stable(
     size = _checks.shape("size", size)
     for name, value in (("alpha", alpha), ("scale", scale)):
         _checks.broadcasts(name, value, size)
-    out = _draw(symmetric_from_uniforms, (alpha,), size, generator, device, dtype)
+    out = _draws.draw(symmetric_from_uniforms, (alpha,), size, generator, device, dtype)
     if isinstance(scale, Tensor):
         return out.mul_(scale.to(out))
     return out if scale == 1 else out.mul_(scale)
@@ -354,7 +336,27 @@ def log_positive_stable(
     alpha = _checks.index_or_tensor("alpha", alpha, 1)
     size = _checks.shape("size", size)
     _checks.broadcasts("alpha", alpha, size)
-    return _draw(log_positive_from_uniforms, (alpha,), size, generator, device, dtype)
+    return _draws.draw(log_positive_from_uniforms, (alpha,), size, generator, device, dtype)
+
+
+def symmetric_blocks(
+    alpha: float,
+    sizes: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """Yield draws of S(alpha)S(1) in blocks, all in the same memory: each overwrites the last.
+
+    The draws are those of :func:`symmetric_stable` with ``sizes`` one after another; arguments are
+    its, checked.
+    """
+    block = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
+    room = _draws.Room(block)
+    for n in sizes:
+        size = torch.Size([n])
+        _draws.fill(block[:n], symmetric_from_uniforms, (alpha,), size, generator, room)
+        yield block[:n]
 
 
 def stable(
@@ -413,7 +415,7 @@ def stable(
         _checks.broadcasts(name, value, size)
     doubles = tuple(torch.as_tensor(value, dtype=torch.float64) for value in parameters)
     transform = _skewed_s0 if parameterization == "S0" else _skewed_s1
-    return _draw(transform, doubles, size, generator, device, dtype)
+    return _draws.draw(transform, doubles, size, generator, device, dtype)
 
 
 def _skewed_s0(
@@ -643,10 +645,8 @@ class Stable(Distribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
         """Draw from torch's global generator, differentiable in the four parameters."""
         shape = self._extended_shape(sample_shape)
-        angle, uniform = (
-            bits.view(shape)
-            for bits in _uniforms(self.alpha.new_empty(shape.numel(), dtype=torch.float64), None)
-        )
+        like = self.alpha.new_empty(shape.numel(), dtype=torch.float64)
+        angle, uniform = (bits.view(shape) for bits in _draws.uniforms(like, None))
         transform = _skewed_s0 if self.parameterization == "S0" else _skewed_s1
         return transform(*self._doubles(), angle, uniform).to(self.loc.dtype)
 
@@ -700,206 +700,3 @@ class Stable(Distribution):
         if self.parameterization == "S1":
             x = x + s1_shift(alpha, beta, scale)
         return _within_support(x, alpha, beta, self._loc_s1()).to(self.loc.dtype)
-
-
-def _draw(
-    transform: Callable[..., Tensor],
-    parameters: tuple[float | Tensor, ...],
-    size: int | Sequence[int],
-    generator: torch.Generator | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Fill a tensor of shape ``size`` with transformed uniforms, block by block.
-
-    ``transform`` takes the parameters, of which tensors broadcast to ``size``, the angle and the
-    uniform. On a CPU it runs as it stands, in blocks that stay in the cache; elsewhere it is
-    compiled, so that a draw reads its random words and writes its results and touches no memory
-    between.
-    """
-    device, dtype = _checks.place(generator, device, dtype)
-    size = _checks.shape("size", size)
-    out = torch.empty(size, dtype=dtype, device=device)
-    flat = out.view(-1)
-    _fill(flat, transform, parameters, size, generator, _Room(flat))
-    return out
-
-
-def symmetric_blocks(
-    alpha: float,
-    sizes: Sequence[int],
-    generator: torch.Generator | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Iterator[Tensor]:
-    """Yield draws of S(alpha)S(1) in blocks, all in the same memory: each overwrites the last.
-
-    The draws are those of :func:`symmetric_stable` with ``sizes`` one after another; arguments are
-    its, checked.
-    """
-    block = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
-    room = _Room(block)
-    for n in sizes:
-        size = torch.Size([n])
-        _fill(block[:n], symmetric_from_uniforms, (alpha,), size, generator, room)
-        yield block[:n]
-
-
-class _Room:
-    """The memory that drawing needs, to be taken once: fresh pages cost as much as a sine.
-
-    Attributes:
-        block: how many draws are made at a time.
-        words: their random bits, integers, (rows, 2, _ROW).
-        pair: on a CPU, their angles and uniforms, (2, rows _ROW).
-        scratch: on a CPU, room for the maps, (3, rows _ROW).
-    """
-
-    def __init__(self, like: Tensor) -> None:
-        on_cpu = like.device.type == "cpu"
-        self.block = _BLOCK // like.element_size() if on_cpu else _DEVICE_BLOCK
-        self.words = _empty_words(like[: self.block])
-        columns = self.words.shape[0] * _ROW if on_cpu else 0
-        self.pair, self.scratch = like.new_empty((5, columns)).split([2, 3])
-
-    def first(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the words, pair and scratch of the first n draws, in whole rows."""
-        rows = _rows(n)
-        if rows == len(self.words):  # nearly always; views take time too
-            return self.words, self.pair, self.scratch
-        columns = rows * _ROW
-        return self.words[:rows], self.pair[:, :columns], self.scratch[:, :columns]
-
-
-def _fill(
-    flat: Tensor,
-    transform: Callable[..., Tensor],
-    parameters: tuple[float | Tensor, ...],
-    size: torch.Size,
-    generator: torch.Generator | None,
-    room: _Room,
-) -> None:
-    """Fill a tensor, seen flat, whose shape is ``size``."""
-    on_cpu = flat.device.type == "cpu"
-    plain = all(isinstance(value, float) for value in parameters)
-    with _one_thread() if on_cpu else nullcontext():
-        for start in range(0, flat.numel(), room.block):
-            piece = flat[start : start + room.block]
-            n = len(piece)
-            words, pair, scratch = room.first(n)
-            _redraw(words, generator)
-            if on_cpu and plain:
-                angle, uniform = uniforms_from_words(words, out=pair)
-                draws = transform(*parameters, angle, uniform, scratch=scratch)
-                piece.copy_(draws if len(draws) == n else draws[:n])
-            else:
-                values = [_piece(value, size, piece, start, room.block) for value in parameters]
-                fused = partial(_from_words, transform) if on_cpu else _compiled(transform)
-                piece.copy_(fused(words, n, *values))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: a block is too short to share.
-
-    Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
-    each other, tenfold where another process holds a core; and bits would depend on the cut.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _piece(
-    value: float | Tensor, size: torch.Size, out: Tensor, start: int, block: int
-) -> float | Tensor:
-    """Return a parameter for the draws start, start + 1, ..., start + block - 1."""
-    if isinstance(value, Tensor):
-        value = value.to(out.device)
-        return value if value.dim() == 0 else value.expand(size).reshape(-1)[start : start + block]
-    # A compiled function is compiled anew for each float, but not for each value of a tensor.
-    return value if out.device.type == "cpu" else torch.full((), value).to(out)
-
-
-def _empty_words(like: Tensor) -> Tensor:
-    """Return room for the random bits of as many draws: integers, (rows, 2, _ROW)."""
-    integer = torch.int32 if like.dtype == torch.float32 else torch.int64
-    return torch.empty((_rows(len(like)), 2, _ROW), dtype=integer, device=like.device)
-
-
-def _rows(n: int) -> int:
-    return -(-n // _ROW)
-
-
-def _redraw(words: Tensor, generator: torch.Generator | None) -> Tensor:
-    words.view(torch.int64).random_(-(2**63), None, generator=generator)  # the cheapest way
-    return words
-
-
-def _from_words(
-    transform: Callable[..., Tensor], words: Tensor, n: int, *parameters: float | Tensor
-) -> Tensor:
-    angle, uniform = uniforms_from_words(words)
-    if any(isinstance(value, Tensor) and value.dim() for value in parameters):
-        return transform(*parameters, angle[:n], uniform[:n])
-    # Vector instructions may round otherwise than what finishes a broken row does.
-    return transform(*parameters, angle, uniform)[:n]
-
-
-def _uniforms(like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw an angle and a uniform for each entry of ``like``, which must be one-dimensional."""
-    angle, uniform = uniforms_from_words(_redraw(_empty_words(like), generator))
-    return angle[: len(like)], uniform[: len(like)]
-
-
-def uniforms_from_words(words: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
-
-    Args:
-        words: shape (rows, 2, k), all bits random: int32 for float32 results, int64 for float64.
-        out: where to put the two, shape (2, rows k), of the results' dtype; None makes room.
-
-    Returns:
-        angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1]; the two inputs of the
-        maps of this module, of 31 or 63 bits beside the sign. The uniform stays below 1 by one
-        rounding unit.
-    """
-    if words.dtype == torch.int32:
-        dtype, grid, below_one = torch.float32, 2.0**31, 1 - 2.0**-24
-    else:
-        dtype, grid, below_one = torch.float64, 2.0**63, 1 - 2.0**-53
-    if out is None:
-        angle, uniform = (half.to(dtype).view(-1) for half in words.unbind(1))
-    else:
-        out.view(2, len(words), -1).copy_(words.transpose(0, 1))
-        angle, uniform = out.unbind()
-    # The halves centre the grid: it is symmetric about 0 and does not contain it.
-    for bits, unit in ((angle, _HALF_PI / grid), (uniform, below_one / grid)):
-        torch.add(bits.new_full((), unit / 2), bits, alpha=unit, out=bits)
-    return angle, uniform.abs_()
-
-
-@cache
-def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the map from words to draws as one kernel, or as it stands where nothing compiles."""
-    eager = partial(_from_words, transform)
-    kernel = torch.compile(eager, dynamic=True)
-    broken = False
-
-    def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
-        nonlocal broken
-        if not broken:
-            try:
-                return kernel(words, n, *parameters)
-            except Exception as failure:  # whatever a compiler, or its absence, may raise
-                broken = True
-                warnings.warn(
-                    f"stable draws on {words.device.type} are not compiled and slower: {failure}",
-                    stacklevel=2,
-                )
-        return eager(words, n, *parameters)
-
-    return run

@@ -143,6 +143,7 @@ def test_importing_the_package_is_light():
 LAYERS = [
     "_checks",
     "_layers",
+    "_draws",
     "_integrals",
     "stable",
     "tails",

@@ -9,18 +9,14 @@ import torch
 from scipy import stats
 
 from heavytail import positive_stable, symmetric_stable, tail_constant
+from heavytail._draws import compiled, empty_words, redraw, uniforms, uniforms_from_words
 from heavytail.stable import (
-    _compiled,
-    _empty_words,
-    _redraw,
-    _uniforms,
     log_positive_from_uniforms,
     log_positive_stable,
     s1_shift,
     stable,
     stable_from_uniforms,
     symmetric_from_uniforms,
-    uniforms_from_words,
 )
 from tests.oracles import p_of_count, stable_phi, stable_tail, z_of_cosines, z_of_laplace
 
@@ -31,7 +27,7 @@ HALF_PI = math.pi / 2
 
 def bits(n, generator, dtype=torch.float32):
     """Draw the two inputs of the maps."""
-    return _uniforms(torch.empty(n, dtype=dtype), generator)
+    return uniforms(torch.empty(n, dtype=dtype), generator)
 
 
 @pytest.fixture
@@ -294,13 +290,13 @@ def test_the_compiled_map_is_the_eager_one_in_one_kernel(transform, generator):
     from torch._inductor import metrics
 
     like = torch.empty(100_000)
-    words = _redraw(_empty_words(like), generator)
+    words = redraw(empty_words(like), generator)
     metrics.reset()
     for alpha in (0.3, 0.7, 0.99):
         index = torch.full((), alpha)
-        compiled = _compiled(transform)(words, len(like), index)
+        fused = compiled(transform)(words, len(like), index)
         eager = transform(index, *(bits[: len(like)] for bits in uniforms_from_words(words)))
-        assert torch.allclose(compiled, eager, rtol=3e-5, atol=1e-5)
+        assert torch.allclose(fused, eager, rtol=3e-5, atol=1e-5)
     assert metrics.generated_kernel_count == 1  # for all draws and all indices
 
 
@@ -313,8 +309,8 @@ def test_without_a_compiler_a_draw_is_slower_and_warns_once(monkeypatch, generat
 
     monkeypatch.setattr(torch, "compile", refuse)
     like = torch.empty(1000)
-    words = _redraw(_empty_words(like), generator)
-    run = _compiled.__wrapped__(symmetric_from_uniforms)
+    words = redraw(empty_words(like), generator)
+    run = compiled.__wrapped__(symmetric_from_uniforms)
     with pytest.warns(UserWarning, match="not compiled and slower: no compiler"):
         first = run(words, len(like), 1.5)
     assert torch.equal(run(words, len(like), 1.5), first)  # a second warning is an error

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heavytail import _checks
+from heavytail import _checks, _draws
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
@@ -28,14 +28,7 @@ from heavytail.experiments.train import (
     accuracy,
 )
 from heavytail.noise import _BLOCK, KINDS, add_block, noise_blocks
-from heavytail.stable import (
-    _ROW,
-    _redraw,
-    _rows,
-    log_positive_from_uniforms,
-    symmetric_from_uniforms,
-    uniforms_from_words,
-)
+from heavytail.stable import log_positive_from_uniforms, symmetric_from_uniforms
 
 # A network of more weights gains nothing from company: its steps hide what calls cost.
 _STACKED = 1 << 17
@@ -359,21 +352,24 @@ def _noise_steps(
             )
         return
     counts = [n * d if kind == "independent" else n for n, d in shapes]
-    ends = [0, *accumulate(_rows(count) for count in counts)]  # a layer's bits fill whole rows
+    ends = [
+        0,
+        *accumulate(_draws.rows_of(count) for count in counts),
+    ]  # a layer's bits fill whole rows
     isotropic = kind == "isotropic"
-    numbers = sum(n * d for n, d in shapes) if isotropic else ends[-1] * _ROW
+    numbers = sum(n * d for n, d in shapes) if isotropic else ends[-1] * _draws.ROW
     ahead = min(max(1, _AHEAD // numbers), steps)
     integer = torch.int32 if dtype == torch.float32 else torch.int64
-    words = torch.empty((ahead, ends[-1], 2, _ROW), dtype=integer)
+    words = torch.empty((ahead, ends[-1], 2, _draws.ROW), dtype=integer)
     for first in range(0, steps, ahead):
         drawn = words[: steps - first]
         normals = [like.new_empty((len(drawn), n, d)) for n, d in shapes if isotropic]
         for k, word in enumerate(drawn):  # bits and normals come in turn from one generator
             for layer, (start, stop) in enumerate(pairwise(ends)):
-                _redraw(word[start:stop], generator)
+                _draws.redraw(word[start:stop], generator)
                 if isotropic:
                     normals[layer][k].normal_(std=math.sqrt(2), generator=generator)
-        uniforms = uniforms_from_words(drawn.flatten(0, 1))
+        uniforms = _draws.uniforms_from_words(drawn.flatten(0, 1))
         if isotropic:
             xi = log_positive_from_uniforms(alpha / 2, *uniforms).mul_(0.5).exp_()
         else:
@@ -381,7 +377,7 @@ def _noise_steps(
         for k, row in enumerate(xi.view(len(drawn), -1)):
             blocks: list[tuple[int, slice, Tensor, Tensor | None]] = []
             for layer, (n, _) in enumerate(shapes):
-                some = row[ends[layer] * _ROW :][: counts[layer]].view(n, -1)
+                some = row[ends[layer] * _draws.ROW :][: counts[layer]].view(n, -1)
                 pair = (normals[layer][k], some) if isotropic else (some, None)
                 blocks.append((layer, slice(n), *pair))
             yield blocks
