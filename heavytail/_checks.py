@@ -58,6 +58,14 @@ def nonnegative(name: str, value: object) -> float:
     return number
 
 
+def positive(name: str, value: object) -> float:
+    """Return a finite float > 0."""
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be > 0, got {number:g}")
+    return number
+
+
 def nonnegative_or_tensor(name: str, value: object) -> float | Tensor:
     """Return a finite float >= 0, or a tensor of them."""
     if not isinstance(value, Tensor):

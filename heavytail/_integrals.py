@@ -103,9 +103,19 @@ class _Field(NamedTuple):
     d_im: Tensor
 
 
+def on_half_line(alpha: Tensor, beta: Tensor) -> Tensor:
+    """Return whether the law lives on a half-line."""
+    return (alpha < 1) & (beta.abs() == 1)
+
+
+def _sine(alpha: Tensor) -> Tensor:
+    """Return sin(pi alpha / 2), exact at alpha = 2."""
+    return torch.sin(_HALF_PI * torch.minimum(alpha, 2 - alpha))
+
+
 def _law(x: Tensor, alpha: Tensor, beta: Tensor) -> _Law:
     e = 1 - alpha
-    sin = torch.sin(_HALF_PI * torch.minimum(alpha, 2 - alpha))  # exact at alpha = 2
+    sin = _sine(alpha)
     cos = torch.sin(_HALF_PI * e)
     tau = 2 / _PI * sin / torch.sinc(e / 2)
     return _Law(x, alpha, beta, e, sin, cos, tau, sin * torch.tan(_PI / 4 * e))
@@ -456,7 +466,7 @@ def _values(
     law where no derivative in alpha is asked.
     """
     beyond = beta * ((1 - alpha) * x + beta * _law(x, alpha, beta).tau) <= 0
-    empty = (alpha < 1) & (beta.abs() == 1) & beyond
+    empty = on_half_line(alpha, beta) & beyond
     normal = (alpha == 2) & (not derivatives)
     far = _is_far(x, alpha, beta) & ~(empty | normal)
     rest = ~(empty | normal | far)
@@ -528,9 +538,7 @@ def _tail(
         terms = terms * torch.sin(k * angle[:, None]) * (1 - 2 * (k % 2 == 0).to(x.dtype))
         log_series = log_q + torch.log(terms.sum(1) / _PI)
         log_slope = log_q - log_z + torch.log((order * terms).sum(1) / _PI)
-        weight = (1 + torch.where(up, beta, -beta)) * torch.sin(
-            _HALF_PI * torch.minimum(alpha, 2 - alpha)
-        )
+        weight = (1 + torch.where(up, beta, -beta)) * _sine(alpha)
         log_size = torch.log(x.abs())
         log_lead = torch.lgamma(alpha) + torch.log(weight / _PI) - alpha * log_size
         tail = torch.exp(torch.where(few, log_series, log_lead))
@@ -733,7 +741,7 @@ def quantile(level: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     with torch.no_grad():
         p, a, b = (v.expand(shape).reshape(-1) for v in (level, alpha, beta))
         x = torch.where((p >= 0) & (p <= 1), 0.0, math.nan).to(p)
-        half_line = (a < 1) & (b.abs() == 1)
+        half_line = on_half_line(a, b)
         end = -b * torch.tan(_HALF_PI * torch.where(half_line, a, 0.5))
         x = torch.where(p == 0, torch.where(half_line & (b > 0), end, -math.inf), x)
         x = torch.where(p == 1, torch.where(half_line & (b < 0), end, math.inf), x)
@@ -756,11 +764,9 @@ def _search(p: Tensor, alpha: Tensor, beta: Tensor, one_law: bool) -> Tensor:
     side = torch.where(low_half, -1.0, 1.0).to(p)
     tail = torch.where(low_half, p, 1 - p)
     log_tail = torch.log(tail)
-    half_line = (alpha < 1) & (beta.abs() == 1)
+    half_line = on_half_line(alpha, beta)
     zeta = -beta * torch.tan(_HALF_PI * torch.where(half_line, alpha, 0.0))
-    constant = torch.exp(torch.lgamma(alpha)) * torch.sin(
-        _HALF_PI * torch.minimum(alpha, 2 - alpha)
-    )
+    constant = torch.exp(torch.lgamma(alpha)) * _sine(alpha)
     size = torch.log(constant * (1 + side * beta) / math.pi / tail) / alpha
     y = side * torch.nan_to_num(size, nan=0.0).clamp(0, 690)
     # a level of 1/4 and more is in the body, where the tail law says nothing

@@ -72,7 +72,11 @@ class Density:
         Raises:
             TypeError, ValueError: on an argument outside the sets above.
         """
-        box, std, mean = _positive("box", box), _positive("std", std), _checks.real("mean", mean)
+        box, std, mean = (
+            _checks.positive("box", box),
+            _checks.positive("std", std),
+            _checks.real("mean", mean),
+        )
         enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
         if (m := _checks.count("points", enough if points is None else points, 16)) % 2:
             raise ValueError(f"points must be even, got {m}")
@@ -148,8 +152,8 @@ def image_error(alpha: float, x: float, box: float) -> float:
 
     0 at alpha = 2. A ``ValueError`` unless ``alpha`` is in (0, 2] and 0 < x < box.
     """
-    alpha, box = _checks.index("alpha", alpha, 2), _positive("box", box)
-    if not (x := _positive("x", x)) < box:
+    alpha, box = _checks.index("alpha", alpha, 2), _checks.positive("box", box)
+    if not (x := _checks.positive("x", x)) < box:
         raise ValueError(f"x must be below the box's half-width {box:g}, got {x:g}")
     r, power = x / (2 * box), alpha + 1
     q = torch.tensor([1 - r, 1 + r], dtype=torch.float64, device="cpu")
@@ -176,9 +180,9 @@ def box_for(
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
-    alpha, reach = _checks.index("alpha", alpha, 2), _positive("reach", reach)
+    alpha, reach = _checks.index("alpha", alpha, 2), _checks.positive("reach", reach)
     sigma, T = _checks.nonnegative("sigma", sigma), _checks.nonnegative("T", T)
-    tolerance, std = _positive("tolerance", tolerance), _positive("std", std)
+    tolerance, std = _checks.positive("tolerance", tolerance), _checks.positive("std", std)
     x = max(reach, std + sigma * float(T ** (1 / alpha)))
     box = max(x / _REACH, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
     while image_error(alpha, x, box) > tolerance:
@@ -285,9 +289,3 @@ def evolve(
                 f"the largest {most:.3g}: the grid is too coarse"
             )
     return now
-
-
-def _positive(name: str, value: object) -> float:
-    if (number := _checks.real(name, value)) <= 0:
-        raise ValueError(f"{name} must be > 0, got {number:g}")
-    return number

@@ -284,8 +284,7 @@ class Scheme:
     kind: str
 
     def __post_init__(self) -> None:
-        if _checks.nonnegative("T", self.T) == 0:
-            raise ValueError("T must be > 0, got 0")
+        _checks.positive("T", self.T)
         _checks.count("steps", self.steps, least=1)
         _checks.index("alpha", self.alpha, 2)
         _checks.nonnegative("sigma", self.sigma)

@@ -122,6 +122,16 @@ def noise_blocks(
         yield rows, normal[:size].view(rows.stop - rows.start, d), radius[rows]
 
 
+def as_columns(weight: Tensor, column: str) -> Tensor:
+    """Return the columns of a weight as rows (columns, d): a view, if it is contiguous.
+
+    ``column`` is what a column of a convolution is, see :class:`StableNoise`.
+    """
+    leading = 2 if column == "kernel" and weight.dim() > 2 else 1
+    n, d = math.prod(weight.shape[:leading]), math.prod(weight.shape[leading:])
+    return weight.contiguous().view(n, d)
+
+
 def add_block(
     columns: Tensor, vectors: Tensor, factors: Tensor | None, size: float | Tensor
 ) -> None:
@@ -372,17 +382,15 @@ class StableNoise:
         """Add ``size`` times a noise vector to each column, block by block."""
         device = parameter.device
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
-        leading = 2 if self._column == "kernel" and parameter.dim() > 2 else 1
-        n, d = math.prod(parameter.shape[:leading]), math.prod(parameter.shape[leading:])
-        columns = parameter.contiguous().view(n, d)  # a copy only of a weight laid out otherwise
-        blocks = noise_blocks(
-            self._kind, self._alpha, n, d, self._generator_on(device), device, dtype
-        )
+        columns = as_columns(parameter, self._column)
+        generator = self._generator_on(device)
+        n, d = columns.shape
+        blocks = noise_blocks(self._kind, self._alpha, n, d, generator, device, dtype)
         for rows, noise, factors in blocks:
             if skipped is not None:
                 noise.masked_fill_(skipped.to(device).bool(), 0)
             add_block(columns[rows], noise, factors, size)
-        if not parameter.is_contiguous():
+        if not parameter.is_contiguous():  # the columns are a copy
             parameter.copy_(columns.view(parameter.shape))
 
     def _generator_on(self, device: torch.device) -> torch.Generator:

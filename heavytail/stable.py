@@ -436,13 +436,9 @@ def _skewed_s1(
 
 def _within_support(X: Tensor, alpha: Tensor, beta: Tensor, end: Tensor) -> Tensor:
     """Return draws on the half-line from ``end`` of a law that has one: rounding may leave it."""
-    half_line = _on_half_line(alpha, beta)
+    half_line = _integrals.on_half_line(alpha, beta)
     lower = torch.where(half_line & (beta > 0), end, -math.inf)
     return X.clamp(lower, torch.where(half_line & (beta < 0), end, math.inf))
-
-
-def _on_half_line(alpha: Tensor, beta: Tensor) -> Tensor:
-    return (alpha < 1) & (beta.abs() == 1)
 
 
 def s1_shift(alpha: Tensor, beta: Tensor, scale: Tensor) -> Tensor:
@@ -626,7 +622,7 @@ class Stable(Distribution):
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """A half-line where all laws have alpha < 1 and beta = 1, or all beta = -1; else reals."""
-        half_line = _on_half_line(self.alpha, self.beta)
+        half_line = _integrals.on_half_line(self.alpha, self.beta)
         for sign, half in ((1, constraints.greater_than_eq), (-1, _AtMost)):
             if self.alpha.numel() and bool((half_line & (self.beta == sign)).all()):
                 return half(self._loc_s1().detach().to(self.loc.dtype))
@@ -658,7 +654,7 @@ class Stable(Distribution):
         z = (value.double() - loc) / scale
         if self.parameterization == "S1":
             z = z - s1_shift(alpha, beta, scale) / scale
-        half_line = _on_half_line(alpha, beta)
+        half_line = _integrals.on_half_line(alpha, beta)
         if bool(half_line.any()):
             off = half_line & (beta * (value.double() - self._loc_s1()) <= 0)
             z = torch.where(off, -beta.detach() * math.inf, z)

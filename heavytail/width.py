@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from heavytail import _checks, _layers
 from heavytail.compress import column_norms, removable
-from heavytail.noise import COLUMNS, KINDS, hidden_weights, noise_blocks
+from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
 
 Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
@@ -242,8 +242,7 @@ def _simulated(
     layers = []
     for weight in weights:
         n = len(weight)
-        leading = 2 if column == "kernel" and weight.dim() > 2 else 1
-        W = weight.detach().double().flatten(leading).flatten(0, leading - 1)
+        W = as_columns(weight.detach().double(), column)
         if not W.numel():
             raise ValueError(f"a weight must not be empty, got shape {tuple(weight.shape)}")
         if not bool(torch.isfinite(W).all()):
