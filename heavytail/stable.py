@@ -33,7 +33,7 @@ from torch.distributions.transforms import (
 )
 from torch.distributions.utils import broadcast_all
 
-from heavytail import _checks, _draws, _integrals
+from heavytail import _checks, _contour, _draws, _integrals
 
 _HALF_PI = math.pi / 2
 
@@ -436,7 +436,7 @@ def _skewed_s1(
 
 def _within_support(X: Tensor, alpha: Tensor, beta: Tensor, end: Tensor) -> Tensor:
     """Return draws on the half-line from ``end`` of a law that has one: rounding may leave it."""
-    half_line = _integrals.on_half_line(alpha, beta)
+    half_line = _contour.on_half_line(alpha, beta)
     lower = torch.where(half_line & (beta > 0), end, -math.inf)
     return X.clamp(lower, torch.where(half_line & (beta < 0), end, math.inf))
 
@@ -622,7 +622,7 @@ class Stable(Distribution):
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """A half-line where all laws have alpha < 1 and beta = 1, or all beta = -1; else reals."""
-        half_line = _integrals.on_half_line(self.alpha, self.beta)
+        half_line = _contour.on_half_line(self.alpha, self.beta)
         for sign, half in ((1, constraints.greater_than_eq), (-1, _AtMost)):
             if self.alpha.numel() and bool((half_line & (self.beta == sign)).all()):
                 return half(self._loc_s1().detach().to(self.loc.dtype))
@@ -654,7 +654,7 @@ class Stable(Distribution):
         z = (value.double() - loc) / scale
         if self.parameterization == "S1":
             z = z - s1_shift(alpha, beta, scale) / scale
-        half_line = _integrals.on_half_line(alpha, beta)
+        half_line = _contour.on_half_line(alpha, beta)
         if bool(half_line.any()):
             off = half_line & (beta * (value.double() - self._loc_s1()) <= 0)
             z = torch.where(off, -beta.detach() * math.inf, z)

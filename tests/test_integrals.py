@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from heavytail import _integrals
+from heavytail import _contour, _integrals
 from heavytail._integrals import cdf, cdf_and_sf, log_density, sf
 from tests.oracles import stable_log_density
 
@@ -110,9 +110,7 @@ def test_closed_forms():
     gauss = -x.square() / 4 - math.log(4 * math.pi) / 2
     assert torch.allclose(log_density(x, 2.0, 0.3), gauss, rtol=1e-14)
     # the quadrature by itself, which the closed form hides
-    found = _integrals._quadrature(
-        x[:73], torch.full((73,), 2.0), torch.zeros(73), "density", False
-    )
+    found = _contour.quadrature(x[:73], torch.full((73,), 2.0), torch.zeros(73), "density", False)
     assert torch.allclose(found[0], gauss[:73], rtol=1e-12)
     cauchy = -torch.log(math.pi * (1 + x.square()))
     assert torch.allclose(log_density(x, 1.0, 0.0), cauchy, rtol=0, atol=1e-11)
@@ -364,7 +362,7 @@ def test_the_quadrature_goes_as_far_as_the_series(alpha):
     a = torch.full_like(x, alpha)
     for beta in (0.0, 0.5, -0.9):
         b = torch.full_like(x, beta)
-        path = _integrals._quadrature(x, a, b, "density", False)[0]
+        path = _contour.quadrature(x, a, b, "density", False)[0]
         assert torch.allclose(path, log_density(x, a, b), rtol=0, atol=2e-10)
 
 
@@ -398,12 +396,12 @@ def test_next_to_a_narrow_peak(alpha):
 
 def test_a_rule_astray_is_nan(monkeypatch):
     """The weights e^-g dg must add up to 1: nodes in a wrong place are not summed silently."""
-    locate = _integrals._locate
+    locate = _contour._locate
     monkeypatch.setattr(
-        _integrals, "_locate", lambda *a: (p := locate(*a))._replace(centre=p.centre - 300)
+        _contour, "_locate", lambda *a: (p := locate(*a))._replace(centre=p.centre - 300)
     )
     x = torch.tensor([0.3])
-    found = _integrals._quadrature(x, torch.full((1,), 1.5), torch.zeros(1), "all", False)
+    found = _contour.quadrature(x, torch.full((1,), 1.5), torch.zeros(1), "all", False)
     assert all(bool(torch.isnan(v).all()) for v in found)
 
 

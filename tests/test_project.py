@@ -144,6 +144,7 @@ LAYERS = [
     "_checks",
     "_layers",
     "_draws",
+    "_contour",
     "_integrals",
     "stable",
     "tails",
