@@ -1,10 +1,15 @@
 """One look for all figures: colours that survive colour blindness and print, quiet axes."""
 
+import base64
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import HTML
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from heavytail.tails import HillCurve
@@ -78,3 +83,37 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     ax.fill_between(k, alpha - 2 * stderr, alpha + 2 * stderr, **band)
     ax.set_xlabel("k, upper order statistics used")
     ax.set_ylabel("estimate of α")
+
+
+def slider(figures: Sequence[Figure], labels: Sequence[str], *, caption: str, alt: str) -> HTML:
+    """Return figures under a slider, the first one shown; without scripts it stays.
+
+    Args:
+        figures: drawn alike, of one size, at least one; they are closed.
+        labels: one for each figure, what the slider says beside it.
+        caption: of all of them.
+        alt: the alternative text.
+    """
+    pictures = []
+    for figure in figures:
+        with io.BytesIO() as file:
+            figure.savefig(file, format="png", dpi=110)
+            pictures.append(base64.b64encode(file.getvalue()).decode())
+        plt.close(figure)
+    shown = (f'<img src="data:image/png;base64,{p}" alt="{alt}"' for p in pictures)
+    images = "".join(
+        f"{tag}{' hidden' if i else ''} style='max-width: 100%'>" for i, tag in enumerate(shown)
+    )
+    show = (
+        "const f = this.closest('figure'), n = +this.value;"
+        "f.querySelectorAll('img').forEach((m, i) => { m.hidden = i !== n; });"
+        "f.querySelectorAll('output').forEach((o, i) => { o.hidden = i !== n; });"
+    )
+    texts = "".join(
+        f"<output{' hidden' if i else ''}> {label}</output>" for i, label in enumerate(labels)
+    )
+    return HTML(
+        f'<figure class="align-default">{images}<div><input type="range" min="0" value="0" '
+        f'max="{len(figures) - 1}" aria-label="which picture" oninput="{show}">{texts}</div>'
+        f"<figcaption><p>{caption}</p></figcaption></figure>"
+    )
