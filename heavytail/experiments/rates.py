@@ -106,7 +106,7 @@ def studies() -> list[Study]:
     ]
     doubling = tuple(2**k for k in range(7, 15))
     found += [
-        Study("chaos", "relu", 1.3, doubling, "twins", 400, next(first), 20, sigma=sigma)
+        Study("chaos", "relu", 1.3, doubling, "twins", 1000, next(first), 20, sigma=sigma)
         for sigma in (0.5, 0.1)
     ]
     halving = tuple(2**k for k in range(3, 9))
