@@ -1,0 +1,134 @@
+"""Time and weigh the particle simulation: python -m benchmarks.meanfield [--record FILE].
+
+The peer is the same Euler scheme as one writes it with numpy and scipy. Both run in turn on one
+thread, several rounds; the figure of each is its fastest. Memory is the peak of a new process,
+beyond what it holds before.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import levy_stable
+
+import heavytail
+from benchmarks.memory import extra_mebibytes
+from heavytail.experiments.provenance import where
+
+ALPHA, SIGMA, T = 1.75, 0.5, 1.0
+PARTICLES, DIMENSION, DATA, STEPS = 100_000, 2, 16, 100
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+ROUNDS = 3
+
+_SETUP = """
+import heavytail
+x = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+problem = heavytail.MeanField(x, x[:, 0].sin())
+options = dict(T=1.0, alpha=1.75, sigma=0.5, kind="independent", seed=0, dtype=torch.float32)
+heavytail.simulate(problem, 100, steps=1, **options)
+"""
+_MILLION = "heavytail.simulate(problem, 1_000_000, steps={steps}, **options)"
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs (DATA, DIMENSION) and targets (DATA,)."""
+    x = np.random.default_rng(0).standard_normal((DATA, DIMENSION))
+    return x, np.sin(x[:, 0])
+
+
+def ours(n: int, steps: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the particles at the end."""
+    x, y = map(torch.from_numpy, data())
+    return heavytail.simulate(
+        heavytail.MeanField(x, y),
+        n,
+        T=T,
+        steps=steps,
+        alpha=ALPHA,
+        sigma=SIGMA,
+        kind="independent",
+        seed=0,
+        dtype=dtype,
+    ).particles
+
+
+def plain(n: int, steps: int) -> np.ndarray:
+    """Return the same by a loop of numpy with scipy's sampler."""
+    x, y = data()
+    rng, eta = np.random.default_rng(0), T / steps
+    theta = rng.standard_normal((n, DIMENSION))
+    for _ in range(steps):
+        value = np.tanh(theta @ x.T)
+        error = value.mean(0) - y
+        drift = -((1 - value**2) * error) @ x / len(y)
+        xi = levy_stable.rvs(ALPHA, 0.0, size=(n, DIMENSION), random_state=rng)
+        theta = theta + eta * drift + SIGMA * eta ** (1 / ALPHA) * xi
+    return theta
+
+
+def fastest(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the seconds of each candidate, over interleaved rounds."""
+    best = dict.fromkeys(runs, math.inf)
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def record() -> dict[str, Any]:
+    """Return the figures with what they were measured on."""
+    torch.set_num_threads(1)
+    case = PARTICLES, STEPS
+    seconds = fastest(
+        {
+            "numpy and scipy": partial(plain, *case),
+            "heavytail, float64": partial(ours, *case, torch.float64),
+            "heavytail, float32": partial(ours, *case, torch.float32),
+        }
+    )
+    steps = {n: max(10, 10_000_000 // n) for n in SIZES}
+    by_size = fastest({str(n): partial(ours, n, steps[n], torch.float32) for n in SIZES})
+    return {
+        "what": "one thread, interleaved, the fastest of the rounds",
+        "case": f"tanh, {DATA} data in R^{DIMENSION}, kind II, alpha {ALPHA}",
+        "particles": PARTICLES,
+        "steps": STEPS,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "plain / heavytail": {
+            dtype: round(seconds["numpy and scipy"] / seconds[f"heavytail, {dtype}"], 2)
+            for dtype in ("float32", "float64")
+        },
+        "nanoseconds a particle and step, float32": {
+            n: round(1e9 * value / int(n) / steps[int(n)], 1) for n, value in by_size.items()
+        },
+        "extra MiB of 10^6 particles in R^10, 8 data, float32, by steps": {
+            str(k): round(extra_mebibytes(_SETUP, _MILLION.format(steps=k))) for k in (5, 1000)
+        },
+        "rounds": ROUNDS,
+        "command": "python -m benchmarks.meanfield --record book/results/meanfield.json",
+        **where(),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
+    target = parser.parse_args().record
+    figures = record()
+    print(json.dumps(figures, indent=2))
+    if target:
+        target.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
