@@ -202,10 +202,11 @@ plt.show()
 #
 # So the condition $\eta \le n^{-\alpha/2-1}$ can be replaced by $\eta \le n^{-\delta}$, with any
 # $\delta > 0$: the error, even of the worst column, then still tends to 0 as $n \to \infty$ (take
-# $p > 1/\delta$). The theorem needs no lower bound on $\alpha$ and no moment of the noise. It needs
-# smooth and bounded neurons, which ReLU are not. Rates of the scheme for a drift that is only
-# Hölder continuous are in {cite:t}`mikulevicius2018`; with a Lipschitz drift $1/\alpha$ is what
-# one gets there.
+# $p > 1/\delta$). The theorem needs no lower bound on $\alpha$ and no moment of the noise. That the
+# rate does not depend on $p$ was first shown by {cite:t}`butkovsky2022`, for one equation, without
+# the average over $n$, and for drifts that need only be Hölder continuous; what is added here is
+# that the constant does not grow with the width. Smooth and bounded neurons are needed, though,
+# and ReLU are neither.
 #
 # ## The rate, measured
 #

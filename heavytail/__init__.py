@@ -10,7 +10,14 @@ from heavytail.compress import (
 )
 from heavytail.coupling import Rates, chaos_error, euler_error, linear_gap_scale
 from heavytail.meanfield import MeanField, Trajectory, simulate
-from heavytail.noise import LambdaNoise, StableNoise, hidden_weights, noise_vectors
+from heavytail.noise import (
+    LambdaNoise,
+    StableNoise,
+    hidden_weights,
+    noise_tail_constant,
+    noise_vectors,
+)
+from heavytail.prediction import Prediction, plan_scale, predict_pruning
 from heavytail.stable import Stable, positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.tails import (
     HillCurve,
@@ -20,22 +27,33 @@ from heavytail.tails import (
     log_moment,
     stable_mle,
 )
-from heavytail.width import Prediction, plan_scale, predict_pruning
+from heavytail.width import (
+    Certificate,
+    ColumnLaw,
+    PruningErrorLaw,
+    certificate,
+    pruning_error_law,
+    required_width,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
+    "ColumnLaw",
     "HillCurve",
     "LambdaNoise",
     "LayerReport",
     "MeanField",
     "Prediction",
     "PruneReport",
+    "PruningErrorLaw",
     "Rates",
     "Stable",
     "StableNoise",
     "TailEstimate",
     "Trajectory",
+    "certificate",
     "chaos_error",
     "column_norms",
     "euler_error",
@@ -45,12 +63,15 @@ __all__ = [
     "kept_columns",
     "linear_gap_scale",
     "log_moment",
+    "noise_tail_constant",
     "noise_vectors",
     "plan_scale",
     "positive_stable",
     "predict_pruning",
     "prune",
+    "pruning_error_law",
     "relative_error",
+    "required_width",
     "simulate",
     "stable",
     "stable_mle",

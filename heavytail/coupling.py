@@ -340,8 +340,9 @@ def euler_error(
         kind: of the noise, as for :func:`simulate`.
         seeds: a number of seeds, then 0, 1, ..., or the seeds; 2 or more.
         reference: steps of the finest scheme, a multiple of each K above all; None is 8 times
-            their least common multiple. The slope is that on eta minus the finest eta, exact for
-            the rate 1.
+            their least common multiple. The slope is that on eta minus the finest eta: exact for an
+            error c eta; one that is random and centred reads 0.976 instead of 1 between 8 and 16
+            times the finest eta, 0.988 between 16 and 32 times.
         statistic: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``.
         dtype: torch.float32 or torch.float64: errors are differences.
         device: where to compute; None is torch's default device.

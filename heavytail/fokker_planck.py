@@ -137,7 +137,11 @@ class Density:
         return self.cdf(edges).diff()
 
     def beyond(self, x: float) -> float:
-        """Return P(|theta| > x), 0 <= x <= box: all that the interval [-x, x] does not hold."""
+        """Return P(|theta| > x), 0 <= x <= box: all that the interval [-x, x] does not hold.
+
+        The tail's images lie in that interval too: on a stable tail this is low by the part
+        alpha times :func:`image_error`.
+        """
         x = _checks.nonnegative("x", x)
         return 1 - float(self.probability(self.theta.new_tensor([-x, x])))
 

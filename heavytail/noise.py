@@ -28,7 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _checks, _layers
-from heavytail.stable import log_positive_stable, symmetric_blocks, symmetric_stable
+from heavytail.stable import (
+    log_positive_stable,
+    symmetric_blocks,
+    symmetric_stable,
+    tail_constant,
+)
 
 KINDS = ("shared", "independent", "isotropic")
 COLUMNS = ("filter", "kernel")
@@ -60,7 +65,7 @@ def noise_vectors(
                                                  / (Gamma(d/2) Gamma(1 - alpha/2))
     =================  ========================  ==========================================
 
-    C_alpha is :func:`heavytail.tail_constant`.
+    C_alpha is :func:`heavytail.tail_constant`, c is :func:`noise_tail_constant`.
 
     Args:
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``, types I, II and III.
@@ -85,6 +90,34 @@ def noise_vectors(
     for rows, noise, factors in noise_blocks(kind, alpha, n, d, generator, device, dtype):
         out[rows] = noise if factors is None else noise.mul_(factors)
     return out
+
+
+def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
+    r"""Return c in P(\|xi\| > r) ~ c r^-alpha, for the noise vectors of :func:`noise_vectors`.
+
+    A stable Levy process at time t has t times this constant.
+
+    Args:
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
+        alpha: stability index in (0, 2]; at 2 the tail is Gaussian and the constant is 0.
+        d: dimension, >= 1.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+
+    Source: Nolan 2020, Theorem 1.2, for d = 1. One jump makes the tail: of type I it has the norm
+    sqrt(d) times its coordinate's, of type II it is in one of d coordinates; for type III the tail
+    of the subordinator, P(A > x) ~ x^{-alpha/2} / Gamma(1 - alpha/2), is multiplied by
+    E (sqrt(2) \|G\|)^alpha.
+    """
+    _checks.one_of("kind", kind, KINDS)
+    c, d = tail_constant(alpha), _checks.count("d", d, 1)
+    if kind == "shared":
+        return float(d ** (alpha / 2)) * c
+    if kind == "independent" or alpha == 2:
+        return d * c
+    log = math.lgamma((d + alpha) / 2) - math.lgamma(d / 2) - math.lgamma(1 - alpha / 2)
+    return float(2**alpha) * math.exp(log)
 
 
 def noise_blocks(

@@ -1,294 +1,399 @@
-r"""The pruning ratio before training: init plus noise alone.
+r"""How wide is wide enough: the law of the pruning error, and the width that makes it small.
 
-After K steps a column of a noisy layer is
+Let R_1, ..., R_n be the norms of independent columns with one law, in which for some c, b and
+alpha < 2
 
-    W_i = (start) + (gradient part) + s xi_i in law,   s = (sum_k scale_k^alpha lr_k)^{1/alpha},
+    P(R^2 > z) = c z^{-alpha/2} + (a rest of which b is the integral over z > 0).
 
-since stable increments add up exactly. If the gradient part moves the norms little, they are those
-of start plus noise, and all that pruning by norm will do follows before a single step is taken: no
-data, no gradient.
+The squares then add up to n^{2/alpha} (c Gamma(1 - alpha/2))^{2/alpha} A + n b, nearly, with A
+standard positive (alpha/2)-stable: the large columns make the first term, the bulk the second. The
+(1 - kappa) n smallest squares add up to n m(kappa), m(kappa) being the mean of R^2 below its
+(1 - kappa)-quantile. So the relative error of keeping the fraction kappa has the law of
 
-That condition is the whole of it. Where the gradient part is not small beside the start, the
-prediction fails, and nothing here can know: measure it.
+    eps_n(kappa) = sqrt( m(kappa) / (n^{2/alpha - 1} (c Gamma(1 - alpha/2))^{2/alpha} A + b) ).
 
-Source: ours; Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
+As n grows it vanishes like n^{-(1/alpha - 1/2)}. For columns that are a start plus independent
+stable noise, b is the mean square of the start's norm; for noise alone it is 0.
+
+Source: ours. Wan et al. 2024 prove that the error vanishes.
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from heavytail import _checks, _layers
-from heavytail.compress import column_norms, removable
-from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
+from heavytail import _checks
+from heavytail.compress import column_norms, kept_columns, relative_error
+from heavytail.noise import KINDS, noise_blocks, noise_tail_constant
+from heavytail.stable import Stable, positive_stable, tail_constant
 
-Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
+_SAMPLES = 1_000_000
+_BLOCK = 1 << 22  # coordinates of columns drawn at a time
+_WINSOR = 3e-3  # the part of a sample beyond the level at which its squares are cut
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
-_PERCENT = (5, 10, 50, 90, 95)
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The law of the pruning ratio of start plus noise, by simulation.
+@dataclass(frozen=True, eq=False)
+class ColumnLaw:
+    """The law of a column's norm R, as far as pruning needs it.
 
     Attributes:
-        ratios: shape (draws,), float64, ascending: the fraction of columns that can go, in [0, 1],
-            for each independent draw of the noise.
-        noise: s, the scale of the accumulated noise, in the unit of the weights.
+        alpha: stability index in (0, 2].
+        tail: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2.
+        light: b, what the columns add to the sum of squares beside their heavy tail, in the unit
+            of R^2: the mean square of the start; E R^2 at alpha = 2.
+        norms: a sample of R, shape (N,), float64, ascending; None is |S(alpha)S(scale)|, exact.
+        scale: of that law, > 0.
     """
 
-    ratios: Tensor
-    noise: float
+    alpha: float
+    tail: float
+    light: float
+    norms: Tensor | None = None
+    scale: float = 1.0
 
-    def quantile(self, p: float) -> float:
-        """Return the p-quantile of the ratio, p in [0, 1]."""
-        return float(self.ratios.quantile(_checks.fraction("p", p)))
+    @classmethod
+    def stable(cls, alpha: float, *, scale: float = 1.0) -> "ColumnLaw":
+        """Return the law of |X|, X ~ S(alpha)S(scale): columns of dimension 1, or of type I.
+
+        Args:
+            alpha: stability index in (0, 2].
+            scale: > 0; sqrt(d) sigma for type I in R^d.
+
+        Raises:
+            TypeError, ValueError: on an argument outside the sets above.
+        """
+        alpha, scale = _checks.index("alpha", alpha, 2), _checks.positive("scale", scale)
+        if alpha == 2:
+            return cls(2.0, 0.0, 2 * scale**2, scale=scale)
+        return cls(alpha, scale**alpha * tail_constant(alpha), 0.0, scale=scale)
+
+    @classmethod
+    def noisy(
+        cls,
+        start: Tensor | int,
+        *,
+        kind: str,
+        alpha: float,
+        scale: float,
+        samples: int = _SAMPLES,
+        generator: torch.Generator | None = None,
+    ) -> "ColumnLaw":
+        """Return the law of a start plus noise, ||theta_0 + scale xi||, by simulation.
+
+        Args:
+            start: columns, shape (n, d), floating point, of which each draw takes one in turn; or
+                the dimension d, >= 1, for noise alone.
+            kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
+            alpha: stability index in (0, 2].
+            scale: s > 0, of all the noise together: sigma t^{1/alpha} after a time t, see
+                :func:`heavytail.prediction.accumulated_scale`.
+            samples: N, number of draws, >= 1000.
+            generator: source of the random bits, on the start's device; None is the global one.
+
+        Raises:
+            TypeError, ValueError: on an argument outside the sets above.
+        """
+        _checks.one_of("kind", kind, KINDS)
+        alpha, scale = _checks.index("alpha", alpha, 2), _checks.positive("scale", scale)
+        samples = _checks.count("samples", samples, 1000)
+        if isinstance(start, Tensor):
+            light = float(column_norms(start).square().mean())
+            columns = start.detach().flatten(1).double()
+        else:
+            d = _checks.count("start", start, 1)
+            device = torch.device("cpu") if generator is None else generator.device
+            columns, light = torch.zeros(1, d, dtype=torch.float64, device=device), 0.0
+        n, d = columns.shape
+        norms = columns.new_empty(samples)
+        at_once = max(1, _BLOCK // d)
+        for first in range(0, samples, at_once):
+            size = min(at_once, samples - first)
+            here = norms[first : first + size]
+            source = generator, columns.device, columns.dtype
+            for rows, xi, factors in noise_blocks(kind, alpha, size, d, *source):
+                noise = xi if factors is None else xi.mul_(factors)
+                index = torch.arange(rows.start, rows.stop, device=columns.device) + first
+                moved = columns[index % n].add_(noise, alpha=scale)
+                here[rows] = torch.linalg.vector_norm(moved, dim=1)
+        norms = norms.sort().values
+        if alpha == 2:
+            return cls(2.0, 0.0, float(norms.square().mean()), norms)
+        return cls(alpha, scale**alpha * noise_tail_constant(kind, alpha, d), light, norms)
+
+    @classmethod
+    def of(cls, columns: Tensor, *, alpha: float, tail: float) -> "ColumnLaw":
+        """Return the law of which columns are a sample, their tail constant being known.
+
+        Args:
+            columns: shape (N, d) with N >= 1000, floating point, independent columns, such as the
+                particles of a mean-field simulation at time t.
+            alpha: stability index in (1, 2].
+            tail: c > 0; sigma^alpha t times :func:`heavytail.noise_tail_constant` under a bounded
+                drift. 0 at alpha = 2.
+
+        Returns:
+            The law, with ``light`` = E min(R^2, z) - c z^{1 - alpha/2} / (1 - alpha/2) at the z
+            that 3 in 1000 columns exceed.
+
+        Raises:
+            TypeError, ValueError: on an argument outside the sets above.
+        """
+        alpha = _checks.index("alpha", alpha, 2)
+        norms = column_norms(columns).sort().values
+        if alpha <= 1:
+            raise ValueError(f"alpha must be in (1, 2], got {alpha:g}")
+        if len(norms) < 1000:
+            raise ValueError(f"columns must be 1000 or more, got {len(norms)}")
+        if not bool(torch.isfinite(norms).all()):
+            raise ValueError("columns must be finite, got inf or nan among them")
+        if alpha == 2:
+            return cls(2.0, 0.0, float(norms.square().mean()), norms)
+        tail = _checks.positive("tail", tail)
+        z = float(norms[-round(_WINSOR * len(norms)) - 1]) ** 2
+        light = float(norms.square().clamp_max(z).mean())
+        light -= tail * z ** (1 - alpha / 2) / (1 - alpha / 2)
+        return cls(alpha, tail, light, norms)
+
+    def dropped(self, keep: float) -> float:
+        """Return m(keep): the mean of R^2, counted as 0 above the (1 - keep)-quantile of R.
+
+        ``keep`` is in [0, 1], else a ValueError. An exact law gives inf at keep = 0, alpha < 2.
+        """
+        keep = _checks.fraction("keep", keep)
+        if self.norms is not None:
+            n = len(self.norms)
+            return float(self.norms[: n - round(keep * n)].square().sum()) / n
+        if keep == 0:
+            return math.inf if self.alpha < 2 else self.light
+        if keep == 1:
+            return 0.0
+        # By parts: the integral of 2r (P(R > r) - keep) up to the quantile, on pieces whose ends
+        # double, since the tail is a power.
+        law = Stable(torch.tensor(self.alpha, dtype=torch.float64))
+        top = float(law.icdf(torch.tensor(1 - keep / 2, dtype=torch.float64)))
+        ends = [0.0, *(top * 2.0**-j for j in range(max(0, math.ceil(math.log2(top))), -1, -1))]
+        low, high = (torch.tensor(part, dtype=torch.float64) for part in (ends[:-1], ends[1:]))
+        nodes, weights = torch.from_numpy(_NODES), torch.from_numpy(_WEIGHTS)
+        r = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+        beyond = 2 * law.cdf(-r)
+        pieces = (2 * r * (beyond - keep) * weights).sum(1) * (high - low) / 2
+        return float(pieces.sum()) * self.scale**2
+
+    @property
+    def strength(self) -> float:
+        """(c Gamma(1 - alpha/2))^{2/alpha}: what multiplies n^{2/alpha} A; 0 at alpha = 2."""
+        if self.alpha == 2:
+            return 0.0
+        return float((self.tail * math.gamma(1 - self.alpha / 2)) ** (2 / self.alpha))
+
+
+@dataclass(frozen=True, eq=False)
+class PruningErrorLaw:
+    """The law of eps_n(keep), the relative error (the norm, not its square); see the module.
+
+    Attributes:
+        columns: the law of the columns.
+        keep: fraction of columns kept, in [0, 1].
+        n: number of columns.
+    """
+
+    columns: ColumnLaw
+    keep: float
+    n: float
+
+    def quantile(self, p: float | Tensor) -> Tensor:
+        """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
+        level = torch.as_tensor(p, dtype=torch.float64)
+        if not bool(((level > 0) & (level < 1)).all()):
+            raise ValueError(f"p must be in (0, 1), got {p}")
+        return self._error(_heavy_quantile(self.columns.alpha, 1 - level))
+
+    def sample(self, size: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return ``size`` independent draws of the error, shape (size,), float64."""
+        size = _checks.count("size", size)
+        a = self.columns.alpha / 2
+        A = positive_stable(a, size, generator=generator, dtype=torch.float64)
+        return self._error(A)
+
+    def cdf(self, error: float | Tensor) -> Tensor:
+        """Return P(eps_n <= error), ``error`` in [0, 1]; its shape, float64."""
+        e = torch.as_tensor(error, dtype=torch.float64)
+        if not bool(((e >= 0) & (e <= 1)).all()):
+            raise ValueError(f"error must be in [0, 1], got {error}")
+        bulk, heavy = self.columns.dropped(self.keep), self._heavy
+        if bulk == 0:
+            return torch.ones_like(e)
+        needed = bulk / e**2 - self.columns.light  # of the heavy part of the mean square
+        if heavy == 0:
+            below = (needed <= 0).double()
+        else:
+            below = 1 - _heavy_law(self.columns.alpha).cdf(needed.clamp(0, 1e300) / heavy)
+        return torch.where(e == 1, 1.0, torch.where(e == 0, 0.0, below))
+
+    @property
+    def _heavy(self) -> float:
+        """n^{2/alpha - 1} (c Gamma(1 - alpha/2))^{2/alpha}."""
+        return float(self.n ** (2 / self.columns.alpha - 1)) * self.columns.strength
+
+    def _error(self, A: Tensor) -> Tensor:
+        bulk = self.columns.dropped(self.keep)
+        # The kept columns cannot have less than nothing: where the sum of two parts says so, as it
+        # may at small n, the error is 1.
+        mean_square = self._heavy * A + self.columns.light
+        squared = torch.where(mean_square > bulk, bulk / mean_square, 1.0)
+        return squared.sqrt() if bulk > 0 else torch.zeros_like(A)
 
     def __str__(self) -> str:
-        """Return the 5, 10, 50, 90 and 95 % quantiles in a line."""
-        row = "  ".join(f"{p} %: {self.quantile(p / 100):.3f}" for p in _PERCENT)
-        return f"pruning ratio  {row}  (start plus noise of scale {self.noise:.3g})"
+        """Return the quantiles in a line."""
+        p = torch.tensor([0.05, 0.1, 0.5, 0.9, 0.95], dtype=torch.float64)
+        found = ", ".join(
+            f"{100 * level:g} %: {error:.3g}"
+            for level, error in zip(p.tolist(), self.quantile(p).tolist(), strict=True)
+        )
+        return f"error of keeping {self.keep:g} of {self.n:g} columns, quantiles: {found}"
 
 
-def predict_pruning(
-    model: nn.Module | Tensor,
-    *,
-    alpha: float,
-    scale: Schedule,
-    kind: str = "shared",
-    lr: Schedule,
-    steps: int,
-    error: float,
-    weight_decay: float = 0.0,
-    column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
-    draws: int = 200,
-    generator: torch.Generator | None = None,
-) -> Prediction:
-    r"""Predict, before training, which fraction of the columns pruning will be able to remove.
+def pruning_error_law(
+    alpha: float, keep: float, n: float, *, columns: ColumnLaw | None = None
+) -> PruningErrorLaw:
+    """Return the law of the relative error when a fraction of n random columns is kept.
 
-    Draws the noise of all steps at once, adds it to the start as it stands in the model, and
-    counts the columns of smallest norm that can go at the given error; the gradient is left out.
-    With w the start of a column, the squared norms are
-
-        |w + s xi|^2 = |w|^2 + 2 s <w, xi> + s^2 |xi|^2.
+    The columns kept are those of largest norm. The law is a limit, and good at small n too: for
+    stable columns its quantiles hold within some percent from n = 1000 on.
 
     Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns.
         alpha: stability index in (0, 2].
-        scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
-        lr: learning rate >= 0; one for all steps, or a schedule of ``steps`` entries.
-        steps: number of steps, >= 0.
-        error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
-        weight_decay: lambda >= 0, if it multiplies a weight by 1 - lr lambda each step, as that of
-            SGD without momentum and of AdamW does.
-        column: what has a noise vector of its own in a convolution, ``"filter"`` or ``"kernel"``,
-            as for :class:`heavytail.StableNoise`. What is pruned is a filter in either case.
-        exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`; None
-            for a single weight.
-        draws: independent repetitions, >= 1. Beyond the 5 and 95 % quantiles ask for more. Each
-            costs as much as a step's noise in double precision.
-        generator: source of the random bits, on the weights' device; None is the global one.
-
-    Returns:
-        The ratios: of all columns of the hidden weights, each weight pruned by itself. For linear
-        and convolution layers that share no weight these are the ratios of
-        :func:`heavytail.prune`.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above, or weights that are not
-            finite.
-
-    Source: ours, see the top of this module.
-    """
-    error = _checks.fraction("error", error)
-    decay = _decay(lr, steps, weight_decay)
-    s = accumulated_scale(alpha, scale, lr, steps, weight_decay=weight_decay)
-    layers = _simulated(model, kind, column, alpha, exclude, draws, generator)
-    return Prediction(_ratios(layers, s, error, decay).sort().values, s)
-
-
-def plan_scale(
-    model: nn.Module | Tensor,
-    *,
-    alpha: float,
-    kind: str = "shared",
-    lr: Schedule,
-    steps: int,
-    error: float,
-    ratio: float,
-    weight_decay: float = 0.0,
-    column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
-    draws: int = 200,
-    generator: torch.Generator | None = None,
-) -> float:
-    r"""Return the sigma at which the median of :func:`predict_pruning` is a wanted ratio.
-
-    Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns.
-        alpha: stability index in (0, 2].
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
-        lr: learning rate >= 0; one for all steps, or a schedule of ``steps`` entries; not all 0.
-        steps: number of steps, >= 1.
-        error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
-        ratio: the wanted median of the fraction of columns removed. It must lie between that of
-            the start alone and that of the noise alone.
-        weight_decay: as for :func:`predict_pruning`.
-        column: as for :func:`predict_pruning`.
-        exclude: as for :func:`predict_pruning`.
-        draws: independent repetitions, >= 1.
-        generator: source of the random bits, on the weights' device; None is the global one.
-
-    Returns:
-        sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
-        moves in steps of a column. The same draws serve all trial values; with others the median
-        moves by what ``draws`` leaves open.
+        keep: fraction kept, kappa in [0, 1].
+        n: number of columns, >= 1; may be as large as a float is.
+        columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
-    error, ratio = _checks.fraction("error", error), _checks.fraction("ratio", ratio)
-    decay = _decay(lr, steps, weight_decay)
-    unit = accumulated_scale(alpha, 1.0, lr, steps, weight_decay=weight_decay)
-    if unit == 0:
-        raise ValueError("lr and steps must leave room for noise, got none at all")
-    layers = _simulated(model, kind, column, alpha, exclude, draws, generator)
-
-    def median(s: float) -> float:
-        return float(_ratios(layers, s, error, decay).quantile(0.5))
-
-    size = math.sqrt(max(float(layer.start.max()) for layer in layers)) or 1.0
-    low, high = 1e-9 * size, 1e9 * size
-    if ratio <= median(low):
-        raise ValueError(f"ratio must be above the start's own, {median(low):.4g}, got {ratio:g}")
-    if ratio > median(high):
-        raise ValueError(f"ratio must be at most the noise's, {median(high):.4g}, got {ratio:g}")
-    while high / low > 1 + 1e-6:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if median(middle) < ratio else (low, middle)
-    return high / unit
+    columns = _columns(alpha, columns)
+    n = _checks.positive("n", n)
+    if n < 1:
+        raise ValueError(f"n must be >= 1, got {n:g}")
+    return PruningErrorLaw(columns, _checks.fraction("keep", keep), n)
 
 
-def accumulated_scale(
-    alpha: float, scale: Schedule, lr: Schedule, steps: int, *, weight_decay: float = 0.0
+def required_width(
+    alpha: float,
+    keep: float,
+    error: float,
+    delta: float,
+    *,
+    columns: ColumnLaw | None = None,
+    log10: bool = False,
 ) -> float:
-    r"""Return s such that all the noise of a training adds up to s xi in law.
+    r"""Return the n from which on P(eps_n(keep) <= error) >= 1 - delta, by the limit law.
 
-        s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha.
+        n^{2/alpha - 1} = (m(keep) / error^2 - b) / ((c Gamma(1 - alpha/2))^{2/alpha} q_A(delta))
+
+    with q_A the quantile function of A, see the module. The power alpha / (2 - alpha) of the right
+    is 7 at alpha = 1.75 and 19 at alpha = 1.9.
 
     Args:
         alpha: stability index in (0, 2].
-        scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
-        lr: learning rate >= 0; one for all steps, or a schedule of ``steps`` entries.
-        steps: number of steps, >= 0.
-        weight_decay: of SGD, >= 0.
+        keep: fraction kept, kappa in (0, 1].
+        error: allowed relative error in (0, 1]: the norm, not its square.
+        delta: allowed probability of a larger error, in (0, 1).
+        columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
+        log10: return the logarithm of n to base 10: n itself may leave the floats.
 
     Returns:
-        s >= 0, in the unit of ``scale`` times that of ``lr`` to the power 1/alpha.
+        n >= 1, not rounded; inf where no width will do, as at alpha = 2, or where the float ends.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
-    alpha = _checks.index("alpha", alpha, 2)
-    steps = _checks.count("steps", steps)
-    sigma, eta = _schedule("scale", scale, steps), _schedule("lr", lr, steps)
-    shrink = (1 - eta * _checks.nonnegative("weight_decay", weight_decay)).abs()
-    later = torch.cat([shrink[1:], shrink.new_ones(min(steps, 1))])
-    size = sigma * later.flip(0).cumprod(0).flip(0)
-    largest = float(size.max()) if steps else 0.0
-    if largest == 0:
-        return 0.0
-    # Relative to the largest: a power of a small scale may leave the floats.
-    total = float(((size / largest) ** alpha * eta).sum())
-    return largest * math.pow(total, 1 / alpha)
+    columns = _columns(alpha, columns)
+    keep, error = _checks.fraction("keep", keep), _checks.fraction("error", error)
+    if keep == 0 or error == 0:
+        raise ValueError(f"keep and error must be in (0, 1], got {keep:g} and {error:g}")
+    if not 0 < _checks.real("delta", delta) < 1:
+        raise ValueError(f"delta must be in (0, 1), got {delta:g}")
+    needed = columns.dropped(keep) / error**2 - columns.light
+    if needed <= 0 or error == 1:
+        logarithm = 0.0
+    elif columns.strength == 0:
+        logarithm = math.inf
+    else:
+        low = float(_heavy_quantile(alpha, torch.tensor(delta, dtype=torch.float64)))
+        parts = math.log10(needed) - math.log10(columns.strength) - math.log10(low)
+        logarithm = max(0.0, parts * alpha / (2 - alpha))
+    if log10:
+        return logarithm
+    return float(10**logarithm) if logarithm < 308 else math.inf
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """The squared norms of start plus s times noise are start + 2 s along + s^2 size."""
+class Certificate:
+    """A trained matrix beside the law.
 
-    start: Tensor  # (n,): |w|^2
-    along: Tensor  # (draws, n): <w, xi>
-    size: Tensor  # (draws, n): |xi|^2
+    Attributes:
+        keep: fraction of columns kept, in [0, 1].
+        error: relative error of that pruning: the norm, not its square.
+        law: what the law says of this error.
+        level: P(eps_n(keep) <= error) in [0, 1] under the law: near 0 or 1, they disagree.
+    """
 
+    keep: float
+    error: float
+    law: PruningErrorLaw
+    level: float
 
-def _simulated(
-    model: nn.Module | Tensor,
-    kind: str,
-    column: str,
-    alpha: float,
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None,
-    draws: int,
-    generator: torch.Generator | None,
-) -> list[_Layer]:
-    draws = _checks.count("draws", draws, least=1)
-    _checks.one_of("kind", kind, KINDS)
-    _checks.one_of("column", column, COLUMNS)
-    alpha = _checks.index("alpha", alpha, 2)
-    if isinstance(model, Tensor):
-        column_norms(model)  # refuses what has no columns
-        if exclude is not None:
-            raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
-        weights = [model]
-    else:
-        weights = list(hidden_weights(model, exclude=exclude))
-    layers = []
-    for weight in weights:
-        n = len(weight)
-        W = as_columns(weight.detach().double(), column)
-        if not W.numel():
-            raise ValueError(f"a weight must not be empty, got shape {tuple(weight.shape)}")
-        if not bool(torch.isfinite(W).all()):
-            raise ValueError("the weights must be finite, got inf or nan among them")
-        along, size = W.new_empty(draws, len(W)), W.new_empty(draws, len(W))
-        for i in range(draws):
-            blocks = noise_blocks(kind, alpha, len(W), W.shape[1], generator, W.device, W.dtype)
-            for rows, xi, factors in blocks:
-                if factors is not None:
-                    xi.mul_(factors)
-                # xi is one number for all coordinates, (rows, 1), if it is shared.
-                along[i, rows] = (W[rows] * xi).sum(1)
-                size[i, rows] = xi.square().mean(1) * W.shape[1]
-        start, along, size = (  # a filter's is the sum of its kernels'
-            squares.unflatten(-1, (n, -1)).sum(-1) for squares in (W.square().sum(1), along, size)
+    def __str__(self) -> str:
+        """Return both in two lines."""
+        return (
+            f"kept {self.keep:.4g} of the columns at a relative error of {self.error:.4g}, "
+            f"which is the law's {100 * self.level:.3g} % quantile\n{self.law}"
         )
-        layers.append(_Layer(start, along, size))
-    return layers
 
 
-def _ratios(layers: list[_Layer], s: float, error: float, decay: float = 1.0) -> Tensor:
-    """Return the fraction of all columns that can go, for each draw: (draws,)."""
-    removed = []
-    for layer in layers:
-        squares = decay**2 * layer.start + 2 * s * decay * layer.along + s**2 * layer.size
-        # Rounding may leave a column that the noise has cancelled just below 0.
-        removed.append(removable(squares.clamp_min(0), error).double().cpu())
-    return torch.stack(removed).sum(0) / sum(len(layer.start) for layer in layers)
+def certificate(
+    weight: Tensor, columns: ColumnLaw, *, keep: float | None = None, error: float | None = None
+) -> Certificate:
+    """Prune one weight matrix, as :func:`heavytail.prune` would, and hold it against the law.
+
+    Args:
+        weight: shape (n, ...), floating point, n >= 1 columns; left alone.
+        columns: the law that the columns should have.
+        keep: in [0, 1]; keep the round(keep * n) columns of largest norm.
+        error: in [0, 1]; keep the fewest columns at this relative error. Just one is given.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above, or a weight not finite.
+    """
+    kept = kept_columns(weight, keep=keep, error=error)
+    n, k = len(kept), int(kept.sum())
+    if n == 0:
+        raise ValueError(f"weight must have columns, got shape {tuple(weight.shape)}")
+    found = relative_error(weight, kept)
+    law = pruning_error_law(columns.alpha, k / n, n, columns=columns)
+    return Certificate(k / n, found, law, float(law.cdf(found)))
 
 
-def _decay(lr: Schedule, steps: int, weight_decay: float) -> float:
-    """Return what weight decay leaves of the start."""
-    eta = _schedule("lr", lr, _checks.count("steps", steps))
-    return float((1 - eta * _checks.nonnegative("weight_decay", weight_decay)).prod())
+def _columns(alpha: float, columns: ColumnLaw | None) -> ColumnLaw:
+    alpha = _checks.index("alpha", alpha, 2)
+    if columns is None:
+        return ColumnLaw.stable(alpha)
+    if not isinstance(columns, ColumnLaw):
+        raise TypeError(f"columns must be a ColumnLaw, got {type(columns).__name__}")
+    if columns.alpha != alpha:
+        raise ValueError(f"alpha must be that of columns, {columns.alpha:g}, got {alpha:g}")
+    return columns
 
 
-def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
-    """Return one number for each step, float64, shape (steps,)."""
-    if isinstance(value, Tensor) and value.dim() == 0:
-        value = float(value)
-    if isinstance(value, Tensor | Sequence | np.ndarray):
-        numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
-        if numbers.shape != (steps,):
-            raise ValueError(
-                f"a schedule of {name} must have shape ({steps},), got {tuple(numbers.shape)}"
-            )
-        _checks.nonnegative_or_tensor(name, numbers)
-        return numbers
-    return torch.full((steps,), _checks.nonnegative(name, value), dtype=torch.float64)
+def _heavy_quantile(alpha: float, p: Tensor) -> Tensor:
+    """Return the p-quantile of A, standard positive (alpha/2)-stable; A = 1 at alpha = 2."""
+    return torch.ones_like(p) if alpha == 2 else _heavy_law(alpha).icdf(p)
+
+
+def _heavy_law(alpha: float) -> Stable:
+    a = torch.tensor(alpha / 2, dtype=torch.float64)
+    return Stable(a, 1.0, scale=torch.cos(math.pi * a / 2) ** (1 / a))

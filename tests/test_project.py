@@ -153,6 +153,8 @@ LAYERS = [
     "coupling",
     "fokker_planck",
     "compress",
+    "compaction",
+    "prediction",
     "width",
     "plots",
     "experiments",

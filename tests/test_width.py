@@ -1,197 +1,337 @@
 import math
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torch import nn
+from torch import Tensor
 
 import heavytail
-from heavytail import StableNoise
+from heavytail import noise_tail_constant, noise_vectors, symmetric_stable, tail_constant
 from heavytail.noise import KINDS
-from heavytail.width import accumulated_scale, plan_scale, predict_pruning
+from heavytail.width import ColumnLaw, certificate, pruning_error_law, required_width
 
-SETTING = {"alpha": 1.75, "lr": 0.01, "steps": 2000, "error": 0.1**0.5}
-
-
-@pytest.fixture
-def start():
-    """A start like that of nn.Linear, small."""
-    seeded = torch.Generator().manual_seed(1)
-    return torch.empty(300, 20).uniform_(-(20**-0.5), 20**-0.5, generator=seeded)
+LEVELS = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+KEEP = (0.1, 0.5)
+D = 20
 
 
-def model_of(*sizes):
-    torch.manual_seed(2)
-    model = nn.Sequential()
-    for fan_in, fan_out in pairwise(sizes):
-        model.append(nn.Linear(fan_in, fan_out, bias=False))
-    return model
+def errors_of(squares: Tensor, keep: float) -> Tensor:
+    """Return eps_n(keep) of each row of squared norms, shape (repetitions, n), ascending."""
+    n = squares.shape[1]
+    dropped = squares[:, : n - round(keep * n)].sum(1)
+    return (dropped / squares.sum(1)).sqrt()
 
 
-def test_the_scale_of_all_noise():
-    assert accumulated_scale(1.5, 0.2, 0.1, 50) == pytest.approx(0.2 * 5 ** (1 / 1.5))
-    sigma, eta = torch.tensor([0.1, 0.3, 0.0]), [0.5, 0.2, 0.4]
-    by_hand = (0.1**1.2 * 0.5 + 0.3**1.2 * 0.2) ** (1 / 1.2)
-    assert accumulated_scale(1.2, sigma, eta, 3) == pytest.approx(by_hand)
-    decayed = ((0.1 * 0.9 * 0.8) ** 1.2 * 0.5 + (0.3 * 0.8) ** 1.2 * 0.25) ** (1 / 1.2)
-    found = accumulated_scale(1.2, sigma, [0.5, 0.25, 0.5], 3, weight_decay=0.4)
-    assert found == pytest.approx(decayed)
-    assert accumulated_scale(2.0, 0.3, 0.1, 0) == accumulated_scale(2.0, 0.0, 0.1, 9) == 0
-    assert accumulated_scale(0.1, 1e-300, 0.1, 10) == pytest.approx(1e-300)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_prediction_is_pruning_after_steps_without_gradient(kind, start):
-    """Schedules of lr and sigma, and weight decay, through the optimizer itself."""
-    steps, draws = 6, 300
-    lrs = [0.1 * (k + 1) for k in range(steps)]
-    scales = [0.06 if k % 2 else 0.02 for k in range(steps)]
-
-    def trained(seed):
-        weight = nn.Parameter(start.clone())
-        optimizer = torch.optim.SGD([weight], lr=0.1, weight_decay=0.2)
-        noise = heavytail.StableNoise(
-            optimizer, [weight], alpha=1.5, scale=0.0, kind=kind, seed=seed
-        )
-        for lr, scale in zip(lrs, scales, strict=True):
-            optimizer.param_groups[0]["lr"], noise.scale = lr, scale
-            weight.grad = torch.zeros_like(weight)
-            optimizer.step()
-        kept = heavytail.kept_columns(weight, error=0.4)
-        return 1 - float(kept.double().mean())
-
-    found = [trained(seed) for seed in range(draws)]
-    options = {"alpha": 1.5, "kind": kind, "lr": lrs, "steps": steps, "error": 0.4, "draws": draws}
-    seeded = torch.Generator().manual_seed(3)
-    right, wrong = (
-        predict_pruning(start, scale=sigma, weight_decay=decay, generator=seeded, **options)
-        for sigma, decay in ((scales, 0.2), ([v / 2 for v in scales], 0.0))
-    )
-    assert stats.ks_2samp(found, right.ratios.numpy()).pvalue > 1e-5
-    assert stats.ks_2samp(found, wrong.ratios.numpy()).pvalue < 1e-5
-
-
-def test_without_noise_it_is_the_start(start):
-    model = model_of(20, 300)
-    found = predict_pruning(model, scale=0.0, exclude=(), draws=3, **SETTING)
-    assert found.noise == 0
-    report = heavytail.prune(model, error=SETTING["error"], layers=["0"])
-    assert found.ratios.tolist() == [pytest.approx(report.ratio)] * 3
-
-
-def test_each_layer_is_pruned_by_itself():
-    model = model_of(20, 300, 40)
-    found = predict_pruning(model, scale=0.0, exclude=(), draws=1, **SETTING)
-    report = heavytail.prune(model, error=SETTING["error"], layers=["0", "1"])
-    assert float(found.ratios[0]) == pytest.approx(report.ratio)
-    last = predict_pruning(model_of(20, 300, 40), scale=0.0, exclude="0", draws=1, **SETTING)
-    assert float(last.ratios[0]) == pytest.approx(report.layers[1].ratio)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_plan_meets_its_ratio(kind, start):
-    options = {"kind": kind, "draws": 101, **SETTING}
-    scales = [
-        plan_scale(start, ratio=r, generator=torch.Generator().manual_seed(4), **options)
-        for r in (0.2, 0.3)
-    ]
-    assert scales[0] < scales[1]
-    for scale, ratio in zip(scales, (0.2, 0.3), strict=True):
-        same = torch.Generator().manual_seed(4)
-        found = predict_pruning(start, scale=scale, generator=same, **options)
-        assert found.quantile(0.5) == pytest.approx(ratio, abs=1.01 / 300)
-
-
-def test_the_table_of_the_published_setting():
-    """ECG5000's shape: the 10, 50 and 90 % quantiles of type I, which need no data."""
-    seeded = torch.Generator().manual_seed(5)
-    start = torch.empty(2000, 140).uniform_(-(140**-0.5), 140**-0.5, generator=seeded)
-    for scale, low, middle, high in (
-        (0.003, 0.150, 0.165, 0.249),
-        (0.01, 0.43, 0.52, 0.79),
-        (0.03, 0.62, 0.69, 0.89),
-    ):
-        found = predict_pruning(start, scale=scale, draws=400, generator=seeded, **SETTING)
-        for p, known in ((0.1, low), (0.5, middle), (0.9, high)):
-            # Of 400 draws: the level of their p-quantile has a standard error of 1.5 to 2.5 %.
-            near = (found.quantile(max(p - 0.09, 0)), found.quantile(min(p + 0.09, 1)))
-            assert near[0] - 0.006 < known < near[1] + 0.006
-
-
-@pytest.mark.parametrize("column", ["filter", "kernel"])
-def test_the_columns_of_a_convolution(column):
-    """Start plus noise of one step, against the hook itself; the other column is told apart."""
-    generator = torch.Generator().manual_seed(6)
-    start = 0.05 * torch.randn(60, 8, 3, 3, generator=generator)
-    law = {"alpha": 1.5, "scale": 0.1, "kind": "shared"}
+def simulated(kind, alpha, n, repetitions, generator, d=D):
+    """Return so many errors for each of KEEP."""
+    at_once = max(1, 4_000_000 // (n * d))
     found = []
-    for seed in range(200):
-        weight = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.SGD([weight], lr=1.0)
-        StableNoise(optimizer, [weight], column=column, seed=seed, **law)
-        optimizer.step()
-        found.append(1 - float(heavytail.kept_columns(weight, error=0.4).double().mean()))
-    other = {"filter": "kernel", "kernel": "filter"}[column]
-    right, wrong = (
-        predict_pruning(
-            start, lr=1.0, steps=1, error=0.4, column=c, draws=400, generator=generator, **law
-        )
-        for c in (column, other)
+    for first in range(0, repetitions, at_once):
+        size = min(at_once, repetitions - first)
+        xi = noise_vectors(kind, alpha, size * n, d, generator=generator, dtype=torch.float64)
+        squares = xi.square().sum(1).view(size, n).sort(1).values
+        found.append(torch.stack([errors_of(squares, keep) for keep in KEEP]))
+    return torch.cat(found, 1)
+
+
+def misses(errors, law, generator):
+    """Return by how much more than 4 standard errors each quantile is off, in parts of itself."""
+    found = errors.quantile(LEVELS)
+    again = torch.randint(len(errors), (200, len(errors)), generator=generator)
+    stderr = errors[again].quantile(LEVELS, dim=1).std(1)
+    return (found / law.quantile(LEVELS) - 1).abs() - 4 * stderr / found
+
+
+# Constants of the columns.
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.5, 1.9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tail_constants_of_noise(kind, alpha, generator):
+    assert noise_tail_constant(kind, alpha, 1) == pytest.approx(tail_constant(alpha))
+    n, d = 1_000_000, 5
+    norms = noise_vectors(kind, alpha, n, d, generator=generator, dtype=torch.float64).norm(dim=1)
+    c = noise_tail_constant(kind, alpha, d)
+    level = (c * n / 1000) ** (1 / alpha)  # a thousand are expected beyond
+    beyond = int((norms > level).sum())
+    slack = 0.02 if alpha < 1.9 else 0.1  # the tail's second term
+    assert abs(beyond / 1000 - 1) < 4 / 1000**0.5 + slack
+    assert noise_tail_constant(kind, 2.0, d) == 0
+    assert math.isfinite(noise_tail_constant(kind, alpha, 10_000))
+
+
+def test_the_bulk_of_stable_columns():
+    """Closed forms: Gauss, Cauchy; and by draws."""
+    cauchy = ColumnLaw.stable(1.0, scale=3.0)
+    for keep in (0.01, 0.2, 0.9):
+        q = math.tan(math.pi / 2 * (1 - keep))
+        exact = 9 * (2 / math.pi) * (q - math.atan(q))
+        assert cauchy.dropped(keep) == pytest.approx(exact, rel=1e-8)
+        gauss = ColumnLaw.stable(2.0, scale=3.0)  # N(0, 2 * 9)
+        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - keep, dtype=torch.float64)))
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        assert gauss.dropped(keep) == pytest.approx(18 * (1 - keep - 2 * z * density), rel=1e-8)
+    assert gauss.dropped(1.0) == 0
+    assert gauss.dropped(0.0) == 18
+    assert cauchy.dropped(0.0) == math.inf
+    # The tail: m(keep) ~ alpha / (2 - alpha) c^{2/alpha} keep^{1 - 2/alpha}.
+    c, keep = tail_constant(1.5), 1e-9
+    power = 1.5 / 0.5 * c ** (2 / 1.5) * keep ** (1 - 2 / 1.5)
+    assert ColumnLaw.stable(1.5).dropped(keep) == pytest.approx(power, rel=1e-3)
+
+
+def test_laws_by_simulation_agree_with_the_exact_one(generator):
+    exact = ColumnLaw.stable(1.5, scale=0.2 * math.sqrt(3))
+    drawn = ColumnLaw.noisy(3, kind="shared", alpha=1.5, scale=0.2, generator=generator)
+    assert drawn.tail == pytest.approx(exact.tail)
+    assert drawn.light == exact.light == 0
+    assert drawn.strength == pytest.approx(exact.strength)
+    for keep in (0.05, 0.1, 0.5):
+        assert drawn.dropped(keep) == pytest.approx(exact.dropped(keep), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_light_part_is_the_starts(kind, generator):
+    """Where the law is read off columns, b comes out as the mean square of the start."""
+    start = torch.randn(1000, 4, generator=generator, dtype=torch.float64) + 1
+    law = ColumnLaw.noisy(start, kind=kind, alpha=1.7, scale=0.1, generator=generator)
+    assert law.light == pytest.approx(float(start.square().sum(1).mean()))
+    xi = noise_vectors(kind, 1.7, 500_000, 4, generator=generator, dtype=torch.float64)
+    columns = start.repeat(500, 1) + 0.1 * xi
+    read = ColumnLaw.of(columns, alpha=1.7, tail=law.tail)
+    assert read.light == pytest.approx(law.light, rel=0.02)
+    assert read.dropped(0.3) == pytest.approx(law.dropped(0.3), rel=0.02)
+    alone = ColumnLaw.of(10 * xi, alpha=1.7, tail=law.tail * 100**1.7)
+    assert abs(alone.light) < 0.1 * float(10 * xi.norm(dim=1).median()) ** 2
+
+
+# The law of the error.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantiles_at_a_thousand_columns(kind, generator):
+    law = ColumnLaw.noisy(D, kind=kind, alpha=1.75, scale=1.0, generator=generator)
+    for keep, errors in zip(KEEP, simulated(kind, 1.75, 1000, 4000, generator), strict=True):
+        predicted = pruning_error_law(1.75, keep, 1000, columns=law)
+        assert (misses(errors, predicted, generator) < 0.02).all()
+        found = errors.quantile(LEVELS[1:]) / predicted.quantile(LEVELS[1:])
+        assert ((found - 1).abs() < 0.05).all()
+        # The control: another index has another law.
+        other = pruning_error_law(1.7, keep, 1000, columns=ColumnLaw.stable(1.7, scale=D**0.5))
+        assert (misses(errors, other, generator) > 0.02).any()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 1.75, 1.9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantiles_at_many_columns(kind, alpha, generator):
+    samples = 4_000_000
+    law = ColumnLaw.noisy(
+        D, kind=kind, alpha=alpha, scale=1.0, samples=samples, generator=generator
     )
-    assert stats.ks_2samp(found, right.ratios.numpy()).pvalue > 1e-5
-    assert stats.ks_2samp(found, wrong.ratios.numpy()).pvalue < 1e-5
+    wide = 400 if kind == "independent" else 2000
+    for n, repetitions in ((1000, 10_000), (100_000, wide)):
+        for keep, errors in zip(
+            KEEP, simulated(kind, alpha, n, repetitions, generator), strict=True
+        ):
+            predicted = pruning_error_law(alpha, keep, n, columns=law)
+            assert (misses(errors, predicted, generator) < 0.02).all()
+            if n == 1000:
+                found = errors.quantile(LEVELS[1:]) / predicted.quantile(LEVELS[1:])
+                assert ((found - 1).abs() < 0.05).all()
 
 
-def test_a_plan_knows_weight_decay_and_takes_an_array(start):
-    options = SETTING | {"lr": np.linspace(0.02, 0.0, 2000), "weight_decay": 0.5, "draws": 101}
-    scale, plain = (
-        plan_scale(start, ratio=0.3, generator=torch.Generator().manual_seed(4), **o)
-        for o in (options, options | {"weight_decay": 0.0})
+def starts(n, generator):
+    """Return n rows like those of ``nn.Linear`` with 140 inputs."""
+    out = torch.empty(n, 140, dtype=torch.float64)
+    return out.uniform_(-(140**-0.5), 140**-0.5, generator=generator)
+
+
+def test_start_and_noise(generator):
+    """Columns like those of a network on series of 140 numbers: the median."""
+    n, scale = 2000, 0.003 * 20 ** (1 / 1.75)
+    options = {"kind": "shared", "alpha": 1.75, "scale": scale, "generator": generator}
+    law = ColumnLaw.noisy(starts(n, generator), **options, samples=200_000)
+    predicted = float(pruning_error_law(1.75, 0.1, n, columns=law).quantile(0.5))
+    errors = []
+    for _ in range(600):
+        zeta = symmetric_stable(1.75, (n, 1), generator=generator, dtype=torch.float64)
+        squares = (starts(n, generator) + scale * zeta).square().sum(1).sort().values
+        errors.append(errors_of(squares[None], 0.1))
+    found = float(torch.cat(errors).median())
+    assert found == pytest.approx(predicted, rel=0.03)
+    bare = ColumnLaw(law.alpha, law.tail, 0.0, law.norms)
+    control = pruning_error_law(1.75, 0.1, n, columns=bare)
+    assert float(control.quantile(0.5)) > 1.1 * found
+
+
+@pytest.mark.long
+def test_start_and_noise_at_many_columns(generator):
+    """The median at n = 10^5 within 3 %, of 2000 repetitions drawn by norms.
+
+    A start has mean square 1/3, and its sum over coordinates, s, gives
+    |start + z 1|^2 = |start|^2 + 2 z s + 140 z^2.
+    """
+    n, scale = 100_000, 0.003 * 20 ** (1 / 1.75)
+    start = starts(n, generator)
+    law = ColumnLaw.noisy(
+        start, kind="shared", alpha=1.75, scale=scale, samples=2_000_000, generator=generator
     )
-    same = torch.Generator().manual_seed(4)
-    found = predict_pruning(start, scale=scale, generator=same, **options)
-    assert found.quantile(0.5) == pytest.approx(0.3, abs=1.01 / 300)
-    assert scale != pytest.approx(plain, rel=0.01)
+    square, total = start.square().sum(1), start.sum(1)
+    errors = []
+    for _ in range(2000):
+        z = scale * symmetric_stable(1.75, n, generator=generator, dtype=torch.float64)
+        squares = (square + 2 * z * total + 140 * z**2).sort().values
+        errors.append(errors_of(squares[None], 0.1))
+    found = float(torch.cat(errors).median())
+    predicted = pruning_error_law(1.75, 0.1, n, columns=law)
+    assert found / float(predicted.quantile(0.5)) == pytest.approx(1, abs=0.03)
 
 
-def test_it_prints_its_quantiles(start):
-    text = str(predict_pruning(start, scale=0.01, draws=20, **SETTING))
-    assert "5 %: 0." in text
-    assert "95 %: 0." in text
-    assert "50 %" in text
+def test_a_law_is_consistent_with_itself(generator):
+    law = pruning_error_law(1.6, 0.2, 500)
+    p = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    error = law.quantile(p)
+    assert error.diff().min() > 0
+    assert torch.allclose(law.cdf(error), p, atol=1e-9)
+    drawn = law.sample(200_000, generator=generator)
+    assert ((drawn.quantile(LEVELS) / law.quantile(LEVELS) - 1).abs() < 0.02).all()
+    assert law.cdf(0.0) == 0
+    assert law.cdf(1.0) == 1
+    assert "500 columns" in str(law)
+    small = pruning_error_law(1.9, 0.01, 2).quantile(LEVELS)
+    assert small.max() <= 1
+
+
+def test_scale_does_not_matter():
+    one, two = (ColumnLaw.stable(1.4, scale=scale) for scale in (1.0, 1e-12))
+    laws = [pruning_error_law(1.4, 0.3, 1e6, columns=c).quantile(LEVELS) for c in (one, two)]
+    assert torch.allclose(*laws, rtol=1e-9)
+
+
+def test_gaussian_columns_do_not_compress():
+    law = pruning_error_law(2.0, 0.5, 10**9)
+    fixed = math.sqrt(law.columns.dropped(0.5) / 2)
+    assert law.quantile(LEVELS).tolist() == pytest.approx([fixed] * 3)
+    assert law.sample(3).tolist() == pytest.approx([fixed] * 3)
+    assert law.cdf(0.9 * fixed) == 0
+    assert law.cdf(1.1 * fixed) == 1
+    assert required_width(2.0, 0.5, 0.9 * fixed, 0.05) == math.inf
+    assert required_width(2.0, 0.5, 1.1 * fixed, 0.05) == 1
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.0])
+def test_keep_all_and_keep_none(keep):
+    law = pruning_error_law(1.5, keep, 100)
+    assert law.quantile(LEVELS).tolist() == [1 - keep] * 3
+    assert law.cdf(0.5) == keep
+
+
+# The width.
+
+
+def test_the_width_law_inverts_the_law():
+    for alpha, keep, error, delta in ((1.2, 0.5, 0.1, 0.05), (1.6, 0.2, 0.2, 0.3)):
+        n = required_width(alpha, keep, error, delta)
+        law = pruning_error_law(alpha, keep, n)
+        assert law.cdf(error) == pytest.approx(1 - delta, abs=1e-8)
+        log10 = required_width(alpha, keep, error, delta, log10=True)
+        assert log10 == pytest.approx(math.log10(n))
+
+
+def test_known_widths():
+    """Orders of magnitude; keep 0.1 and 0.5, error 0.1, delta 0.05."""
+    found = [
+        [required_width(alpha, keep, 0.1, 0.05, log10=True) for alpha in (1.2, 1.5, 1.75, 1.9)]
+        for keep in (0.1, 0.5)
+    ]
+    assert found[0] == pytest.approx([4.22, 7.03, 14.32, 35.71], abs=0.01)
+    assert found[1] == pytest.approx([2.49, 4.05, 7.82, 18.48], abs=0.01)
+    assert required_width(1.99, 0.1, 0.1, 0.05) == math.inf
+    assert 300 < required_width(1.99, 0.1, 0.1, 0.05, log10=True) < 400
+    assert required_width(1.2, 0.5, 1.0, 0.05) == 1
+
+
+def test_the_width_against_brute_force(generator):
+    """The least n with P(eps_n <= 0.1) >= 0.95, for alpha = 1.2, keep 0.5: within 15 %."""
+    predicted = required_width(1.2, 0.5, 0.1, 0.05)
+
+    def failures(n):
+        x = symmetric_stable(1.2, (40_000, n), generator=generator, dtype=torch.float64)
+        return float((errors_of(x.square().sort(1).values, 0.5) > 0.1).double().mean())
+
+    stderr = math.sqrt(0.05 * 0.95 / 40_000)
+    assert failures(round(0.85 * predicted)) > 0.05 + 2 * stderr
+    assert failures(round(1.15 * predicted)) < 0.05 - 2 * stderr
+
+
+# A trained matrix beside the law.
+
+
+def test_certificates_are_uniform_where_the_law_is_true(generator):
+    law = ColumnLaw.stable(1.5, scale=2**0.5)
+    errors = simulated("shared", 1.5, 1000, 400, generator, d=2)[0]
+    levels = pruning_error_law(1.5, 0.1, 1000, columns=law).cdf(errors).sort().values
+    distance = float((levels - torch.linspace(0, 1, 400)).abs().max())
+    assert distance < 2.2 / 20  # Kolmogorov and Smirnov, p = 1e-4
+    xi = noise_vectors("shared", 1.5, 1000, 2, generator=generator, dtype=torch.float64)
+    assert 0.001 < certificate(xi, law, keep=0.1).level < 0.999
+    gaussian = torch.randn(1000, 2, generator=generator)
+    assert certificate(gaussian, law, keep=0.1).level > 0.9999
+
+
+def test_a_certificate_says_what_prune_does(generator):
+    layer = torch.nn.Linear(5, 200)
+    with torch.no_grad():
+        layer.weight.copy_(noise_vectors("isotropic", 1.5, 200, 5, generator=generator))
+    law = ColumnLaw.noisy(5, kind="isotropic", alpha=1.5, scale=1.0, generator=generator)
+    found = certificate(layer.weight, law, error=0.3)
+    report = heavytail.prune(torch.nn.Sequential(layer), error=0.3, layers="0")
+    assert found.keep == report.kept / report.units
+    assert found.error == report.error
+    assert 0 < found.level < 1
+    assert f"{found.error:.4g}" in str(found)
+
+
+# Bad input.
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "message"),
+    ("call", "message"),
     [
-        ({"alpha": 0.0}, ValueError, r"alpha must be in \(0, 2\], got 0"),
-        ({"scale": -1.0}, ValueError, "scale must be .* 0, got -1"),
-        ({"scale": [0.1, 0.2]}, ValueError, r"schedule of scale must have shape \(2000,\)"),
-        ({"lr": math.nan}, ValueError, "lr must be finite"),
-        ({"kind": "diagonal"}, ValueError, "kind must be one of"),
-        ({"steps": 2.5}, TypeError, "steps must be an integer"),
-        ({"error": 1.5}, ValueError, r"error must be in \[0, 1\], got 1\.5"),
-        ({"draws": 0}, ValueError, "draws must be >= 1, got 0"),
-        ({"weight_decay": -0.1}, ValueError, "weight_decay must be"),
+        (lambda: ColumnLaw.stable(2.5), r"alpha must be in \(0, 2\], got 2.5"),
+        (lambda: ColumnLaw.stable(1.5, scale=0.0), "scale must be > 0, got 0"),
+        (lambda: noise_tail_constant("both", 1.5, 2), "kind must be"),
+        (lambda: noise_tail_constant("shared", 1.5, 0), "d must be >= 1, got 0"),
+        (
+            lambda: ColumnLaw.noisy(3, kind="shared", alpha=1.5, scale=1.0, samples=10),
+            "samples must be >= 1000, got 10",
+        ),
+        (lambda: ColumnLaw.of(torch.ones(10, 2), alpha=1.5, tail=1.0), "1000 or more, got 10"),
+        (lambda: ColumnLaw.of(torch.ones(1000, 2), alpha=0.9, tail=1.0), r"in \(1, 2\], got 0.9"),
+        (lambda: ColumnLaw.of(torch.ones(1000, 2) / 0, alpha=1.5, tail=1.0), "must be finite"),
+        (lambda: ColumnLaw.of(torch.ones(1000, 2), alpha=1.5, tail=0.0), "tail must be > 0"),
+        (lambda: ColumnLaw.stable(1.5).dropped(1.5), r"keep must be in \[0, 1\], got 1.5"),
+        (lambda: pruning_error_law(1.5, 0.1, 0), "n must be > 0, got 0"),
+        (lambda: pruning_error_law(1.5, 0.1, 0.5), "n must be >= 1, got 0.5"),
+        (
+            lambda: pruning_error_law(1.5, 0.1, 9, columns=ColumnLaw.stable(1.6)),
+            "alpha must be that of columns, 1.6, got 1.5",
+        ),
+        (lambda: pruning_error_law(1.5, 0.1, 9).quantile(1.0), r"p must be in \(0, 1\), got 1.0"),
+        (lambda: required_width(1.5, 0.0, 0.1, 0.1), r"in \(0, 1\], got 0 and 0.1"),
+        (lambda: required_width(1.5, 0.1, 0.1, 1.0), r"delta must be in \(0, 1\), got 1"),
+        (
+            lambda: certificate(torch.ones(0, 2), ColumnLaw.stable(1.5), keep=0.5),
+            r"must have columns, got shape \(0, 2\)",
+        ),
+        (lambda: certificate(torch.ones(3, 2), ColumnLaw.stable(1.5)), "give one of keep and"),
     ],
 )
-def test_bad_arguments(changed, error, message, start):
-    with pytest.raises(error, match=message):
-        predict_pruning(start, **(SETTING | {"scale": 0.01} | changed))
+def test_bad_input_stops_at_the_door(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_bad_weights_and_plans(start):
-    with pytest.raises(ValueError, match="no last layer named 'head'"):
-        predict_pruning(model_of(20, 30), scale=0.01, **SETTING)
-    with pytest.raises(ValueError, match="must be finite"):
-        predict_pruning(start * math.inf, scale=0.01, **SETTING)
-    with pytest.raises(ValueError, match=r"above the start's own, 0\.1.*got 0\.05"):
-        plan_scale(start, ratio=0.05, **SETTING)
-    with pytest.raises(ValueError, match="leave room for noise"):
-        plan_scale(start, ratio=0.5, **(SETTING | {"lr": 0.0}))
-    with pytest.raises(ValueError, match=r"ratio must be at most the noise's, .* got 1"):
-        plan_scale(start, ratio=1.0, **SETTING)
-    with pytest.raises(ValueError, match="exclude must be None for a single weight"):
-        predict_pruning(start, scale=0.01, exclude=["0"], **SETTING)
+def test_wrong_types():
+    with pytest.raises(TypeError, match="must be a ColumnLaw, got float"):
+        pruning_error_law(1.5, 0.1, 9, columns=1.0)
