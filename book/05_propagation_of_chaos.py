@@ -22,8 +22,8 @@
 #
 # That the columns become independent copies of one random motion is the first of the two results
 # that carry the paper's proof. This page shows it, proves it for bounded neurons, measures the
-# rate, and then removes the bound: with neurons that are linear or ReLU the rate drops, and it is
-# known to what. The page runs in about half a minute.
+# rate, and then removes the bound: with linear neurons the rate drops to $1 - 1/\alpha$, which is
+# proved; ReLU networks are measured, and drop to the same. The page runs in about half a minute.
 
 # %% tags=["remove-cell"]
 # On Colab, install the package; elsewhere, do nothing.
@@ -205,7 +205,7 @@ def first_particle(n):
 
 paths = {n: first_particle(n) for n in (8, 128, 8192)}
 
-# %% mystnb={"figure": {"caption": "Left: the first particle in networks of three widths, with the same start and the same noise. Right: its distance to the one of the widest network. The jumps have gone.", "name": "fig-coupling"}, "image": {"alt": "Left: three paths with the same jumps, two of them on top of each other and that of width 8 a little apart. Right: two smooth curves, the distance for width 8 up to some tenths, that for width 128 several times smaller."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: the first particle in networks of three widths, with the same start and the same noise. Right: its distance to the one of the widest network. The jumps have gone.", "name": "fig-coupling"}, "image": {"alt": "Left: three paths with the same jumps, two of them on top of each other and that of width 8 a little apart. Right: two curves without jumps, the distance for width 8 up to 0.15, that for width 128 several times smaller."}} tags=["hide-input"]
 fig, (left, right) = plt.subplots(1, 2)
 time = torch.arange(1, steps + 1) * eta
 styles = {8: (ORANGE, "-"), 128: (BLUE, "--"), 8192: ("black", ":")}
@@ -233,12 +233,13 @@ assert jump_of_gap < jump / 50
 # :label: thm-chaos
 # Let $|h_x| \le M_0$, $|\nabla h_x| \le M_1$, and let $\nabla h_x$ be Lipschitz with constant
 # $M_2$, for all $x$. Let $|\ell'(f, y)| \le K_0$ for $|f| \le M_0$, and $\ell'$ be Lipschitz in
-# $f$ there with constant $K_1$. Then {eq}`eq-limit` has exactly one solution for each start and
-# driving process. Let $\theta^i_\infty$ be solutions with the independent starts and noises of
-# {eq}`eq-particles`. Then for every $T$, with $C = K_0 M_2 + K_1 M_1^2$,
+# $f$ there with constant $K_1$. Let the starts be independent, with one law, and independent of the
+# noise. Then {eq}`eq-limit` has exactly one solution for each start and driving process. Let
+# $\theta^i_\infty$ be the solutions with the starts and noises of {eq}`eq-particles`. Then for
+# every $T$, with $C = K_0 M_2 + K_1 M_1^2$,
 #
-# $$ \E \sup_{t \le T} |\theta^i_t - \theta^i_{\infty, t}| \;\le\; K_1 M_0 M_1\, T\, e^{CT}\,
-# n^{-1/2} . $$
+# $$ \E \max_{i \le n} \sup_{t \le T} |\theta^i_t - \theta^i_{\infty, t}| \;\le\;
+# K_1 M_0 M_1\, T\, e^{CT}\, n^{-1/2} . $$
 #
 # This holds for every $\alpha \in (0, 2]$ and any driving process.
 # ````
@@ -248,31 +249,36 @@ assert jump_of_gap < jump / 50
 #
 # $$ |b(\theta, f) - b(\theta', f')| \le K_0 M_2\, |\theta - \theta'| + K_1 M_1\, |f - f'|_1 . $$
 #
-# *The limit exists.* Fix a function $m = (m_t)_{t \le T}$ bounded by $M_0$. Then
+# *The limit exists.* Fix a measurable function $m = (m_t)_{t \le T}$ bounded by $M_0$. Then
 # $\theta_t - \sigma L_t$ solves an ordinary equation with a Lipschitz right side, path by path, so
 # there is one solution $\theta^m$. Put $\Phi(m)_t(x) = \E h_x(\theta^m_t)$, which is bounded by
 # $M_0$ again. For two functions $m, m'$ and the same noise, Grönwall's lemma gives
 # $|\theta^m_t - \theta^{m'}_t| \le e^{CT} K_1 M_1 \int_0^t |m_s - m'_s|_1\, ds$, so
-# $|\Phi(m)_t - \Phi(m')_t|_1 \le C' \int_0^t |m_s - m'_s|_1\, ds$. Iterated $k$ times this is
-# at most $2 M_0 (C'T)^k / k!$: some power of $\Phi$ is a contraction, and has one fixed point.
+# $|\Phi(m)_t - \Phi(m')_t|_1 \le C' \int_0^t |m_s - m'_s|_1\, ds$ with
+# $C' = K_1 M_1^2 e^{CT}$. Iterated $k$ times,
+# $\sup_t |\Phi^k(m)_t - \Phi^k(m')_t|_1 \le \frac{(C'T)^k}{k!} \sup_t |m_t - m'_t|_1$: for large
+# $k$ a contraction, so $\Phi$ has one fixed point.
 #
 # *The distance.* Both motions have the same noise, so their difference is an integral of drifts.
-# Let $u_t = \E \sup_{s \le t} |\theta^i_s - \theta^i_{\infty, s}|$. It is finite, since the drift
-# is bounded by $K_0 M_1$, and the same for all $i$, by symmetry. Compare $f_n$ with $m$ through
-# the average over the copies:
+# Compare $f_n$ with $m$ through the average over the copies:
 #
 # $$ |f_n(x) - m_t(x)| \le \frac{M_1}{n} \sum_j |\theta^j_t - \theta^j_{\infty, t}|
-# + \Bigl| \frac1n \sum_j h_x(\theta^j_{\infty, t}) - \E h_x(\theta_t) \Bigr| . $$
+# + \Bigl| \frac1n \sum_j h_x(\theta^j_{\infty, t}) - m_t(x) \Bigr| . $$
 #
-# The last term averages $n$ independent terms bounded by $M_0$, with mean 0: its expectation is at
-# most $M_0 n^{-1/2}$. So
-# $u_t \le \int_0^t \bigl( (K_0 M_2 + K_1 M_1^2)\, u_s + K_1 M_1 M_0\, n^{-1/2} \bigr) ds$, and
-# Grönwall's lemma ends the proof.
+# Let $v_t = \max_i \sup_{s \le t} |\theta^i_s - \theta^i_{\infty, s}|$, and $\varepsilon_t$ the
+# mean over $x$ of the last term, the same for all $i$. Path by path,
+# $v_t \le \int_0^t ( C v_s + K_1 M_1 \varepsilon_s )\, ds$, and so
+# $v_T \le K_1 M_1 e^{CT} \int_0^T \varepsilon_s\, ds$ by Grönwall's lemma. Now
+# $\varepsilon_s$ holds averages of $n$ independent terms of mean 0 and variance at most $M_0^2$:
+# $\E \varepsilon_s \le M_0\, n^{-1/2}$.
 # ````
 #
 # The coupling is Sznitman's {cite:p}`sznitman1991`. Two things are worth a second look. No moment
 # of the noise was used: it cancelled, and what fluctuates, $h$, is bounded whatever the tails do.
-# And the same proof, with sums for integrals, holds for the Euler scheme at any step size.
+# And all columns are near their copies at once: the maximum over $i$ costs nothing. The same proof,
+# with sums for integrals, holds for the Euler scheme at any step size; and with fixed output signs,
+# $f_n = \frac1n \sum_i a_i h_x(\theta^i)$ with $a_i = \pm 1$, for which $m$ is the mean over both
+# halves.
 #
 # ## The rate, measured
 #
@@ -280,7 +286,8 @@ assert jump_of_gap < jump / 50
 # fits the power over several seeds. A *finite* reference of $N$ particles is itself off by
 # $N^{-1/2}$. The first $n$ of $N$ independent terms have an average whose distance from the
 # average of all has variance $\propto 1/n - 1/N$; so the fit is in $(1/n - 1/N)^{-1}$ instead of
-# $n$.
+# $n$. The error of a seed is the mean over its particles; over seeds the mean of the logarithms is
+# taken.
 
 # %%
 problem = recorded_problem("tanh")  # 16 points in R^3
@@ -304,7 +311,7 @@ assert abs(rates.slope + 0.5) < 3 * rates.slope_stderr
 # noise, so the residuals of the fit say nothing about its error. And now the recorded study, with a
 # reference of 65,536 particles, 64 seeds for each $\alpha$, no seed used twice.
 
-# %% mystnb={"figure": {"caption": "Mean distance of a particle from its copy, recorded runs. Bounded neurons: for all five values of \u03b1 the same line of slope \u22121/2 (dashed). The control has copies with noise of their own.", "name": "fig-chaos-rate"}, "image": {"alt": "Log-log plot. Five sets of markers lie on one falling line from 0.05 at width 16 to 0.0013 at width 16,384; far above them a flat row of crosses near 3."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Distance of a particle from its copy against (1/n \u2212 1/N)^(\u22121), recorded runs. Bounded neurons: for all five values of \u03b1 the same line of slope \u22121/2 (dashed). The control has copies with noise of their own.", "name": "fig-chaos-rate"}, "image": {"alt": "Log-log plot. Five sets of markers lie on one falling line from 0.05 at width 16 to 0.0013 at width 16,384; far above them a flat row of crosses near 3."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.5, 3.4))
 bounded = [
     (study, rates)
@@ -315,11 +322,13 @@ markers = dict(zip((1.2, 1.5, 1.75, 1.9, 2.0), "os^Dv", strict=True))
 for study, rates in bounded:
     marker = markers[study.alpha]
     label = f"α = {study.alpha:g}"
-    ax.loglog(rates.x, rates.error, marker, ms=4, label=label)
-ax.loglog(rates.x, 0.19 * rates.x**-0.5, "--", color="0.5")
+    ax.loglog(rates.size, rates.error, marker, ms=4, label=label)
+ax.loglog(rates.size, 0.19 * rates.size**-0.5, "--", color="0.5")
 ((_, control),) = recorded(coupled=False)
-ax.loglog(control.x, control.error, "x", color="black", label="control")
-ax.set(xlabel="width n", ylabel="distance from the copy")
+ax.loglog(
+    control.size, control.error, "x", color="black", label="control"
+)
+ax.set(xlabel="width, corrected", ylabel="distance from the copy")
 ax.legend(ncols=2)
 plt.show()
 
@@ -337,8 +346,8 @@ assert abs(control.slope) < 0.1
 
 # %% [markdown]
 # *Recorded by* `python -m heavytail.experiments.rates --record book/results/rates.json`, as are all
-# rates below. Type of noise and signs of the neurons, which a network has in its second layer, make
-# no difference either:
+# rates below. The type of the noise and output signs $a_i$, which a network has in its second layer,
+# make no difference either ($\alpha = 1.5$, 16,384 particles for reference):
 
 # %% tags=["hide-input"]
 rows = []
@@ -369,21 +378,25 @@ assert bound > 1000 * measured
 
 # %% [markdown]
 # (With means over the data where the theorem takes suprema.) The exponential is the price of
-# Grönwall's lemma, which assumes that the drift drives paths apart at its largest rate, all the
-# time. In gradient descent it mostly pulls them together.
+# Grönwall's lemma, which assumes that the drift drives paths apart at its largest rate, in all
+# directions and all the time.
 #
 # ## Where it breaks
 #
-# The proof needs the average of $h_x(\theta^j)$ to fluctuate like $n^{-1/2}$. For that it needs $h$
-# bounded. The networks of the experiments have ReLU neurons: $h_x(\theta)$ grows like $\theta$, has
-# the tails of $\theta$, and for $\alpha < 2$ no variance. An average of $n$ such terms fluctuates
-# like $n^{-(1 - 1/\alpha)}$. In one case all of it can be computed.
+# The proof needs the average of $h_x(\theta^j)$ to fluctuate like $n^{-1/2}$. For that
+# $h_x(\theta)$ must have a variance; a bounded one has. The networks of the experiments have ReLU
+# neurons: $h_x(\theta)$ grows like $\theta$, has the tails of $\theta$, and for $\alpha < 2$ no
+# variance. An average of $n$ such terms fluctuates like $n^{-(1 - 1/\alpha)}$. (ReLU breaks the
+# theorem in a second way: its gradient jumps, and there is no $M_2$. What is said of ReLU below is
+# measured, not proved.) In one case all of it can be computed.
 #
 # ````{prf:proposition} The law of the error, linear case
 # :label: prop-linear-gap
 # Let $d = 1$, $h_x(\theta) = \theta$, $\ell = \frac A2 (f - y)^2$, $\alpha > 1$, and all particles
-# start from one point. After $K$ Euler steps of size $\eta$, $\theta^i - \theta^i_\infty$ is the
-# same for all $i$, and has the law $\S(\alpha)\S(\gamma)$ with
+# start from one point; the noise of a step is $\sigma \eta^{1/\alpha} \xi$ with $\xi$ of the law
+# $\S(\alpha)\S(1)$. Let $\theta_\infty$ be the Euler scheme with $\E\, \theta$ in the place of
+# $f_n$. After $K$ steps of size $\eta$, $\theta^i - \theta^i_\infty$ is the same for all $i$, and
+# has the law $\S(\alpha)\S(\gamma)$ with
 #
 # $$ \gamma = \sigma\, n^{1/\alpha - 1} \Bigl( \eta \sum_{k < K} \bigl| 1 - (1 - A \eta)^k
 # \bigr|^\alpha \Bigr)^{1/\alpha}
@@ -451,7 +464,8 @@ table([*columns, "median size of D", "exact"], rows)
 # %% [markdown]
 # So the rate of the linear case is $1 - 1/\alpha$: at $\alpha = 1.3$ not 0.5 but 0.23. The recorded
 # runs, 600 seeds against the exact limit, have it too, provided that one averages the *logarithms*
-# of the errors. In their plain sum one seed of 600 can make a fifth of the whole.
+# of the errors, as all fits here do. In their plain sum one seed of 600 can make a fifth of the
+# whole.
 
 # %% tags=["hide-input"]
 rows = []
@@ -470,13 +484,13 @@ table([*columns, "largest of 600 seeds in their sum, n = 10⁴"], rows)
 # %% [markdown]
 # ## ReLU networks
 #
-# ReLU has no exact limit, and a finite reference distorts a slow rate (exercise 1). But no
-# reference is needed. Take *twins*: two independent networks of $n$ particles each drive their own
+# The limit of ReLU neurons cannot be computed exactly, and a finite reference distorts a slow rate
+# (exercise 1). But no reference is needed. Take *twins*: two independent networks of $n$ particles each drive their own
 # copy of a few further particles, the tracers, which feel $f_n$ and do not enter it. If both
 # networks are near the limit, the copies of a tracer are near each other; how near falls with $n$
 # at the rate in question.
 
-# %% mystnb={"figure": {"caption": "Distance of a tracer's two copies under two independent ReLU networks, \u03b1 = 1.3, 1000 recorded seeds, with bars of two standard errors. Dashed: slope \u22121/2. Dotted: \u2212(1 \u2212 1/\u03b1). With little noise the particles are at first ruled by their Gaussian start.", "name": "fig-relu-twins"}, "image": {"alt": "Log-log plot of distance against width from 128 to 16,384: the upper set, \u03c3 = 0.5, falls along the dotted line of slope -0.23; the lower one, \u03c3 = 0.1, starts along the dashed line of slope -1/2 and flattens."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Distance of a tracer's two copies under two independent ReLU networks, \u03b1 = 1.3, 1000 recorded seeds, with bars of two standard errors. Dashed: slope \u22121/2. Dotted: \u2212(1 \u2212 1/\u03b1). With little noise the output of narrow networks fluctuates mostly by the Gaussian start.", "name": "fig-relu-twins"}, "image": {"alt": "Log-log plot of distance against width from 128 to 16,384: the upper set, \u03c3 = 0.5, falls along the dotted line of slope -0.23; the lower one, \u03c3 = 0.1, starts a little flatter than the dashed line of slope -1/2 and flattens further."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.5, 3.4))
 rows = []
 twins = recorded(h="relu", error="chaos")
@@ -510,13 +524,14 @@ table(["σ", *octaves, "widest four"], rows)
 
 # %% [markdown]
 # At $\sigma = 0.5$ the slope is that of the linear case from the start. At $\sigma = 0.1$ it begins
-# near $-1/2$, and flattens as the width grows: in a sum of $n$ terms the largest jump,
+# at $-0.41$ and flattens to about $-0.31$ as the width grows: in a sum of $n$ terms the largest jump,
 # $\propto n^{1/\alpha}$, must first outgrow the Gaussian bulk, $\propto n^{1/2}$. Over the widest
 # four widths both are slower than $-1/2$, by more than ten standard errors. A single step of the table
 # is uncertain by 0.03; more than the trend should not be read from it.
 #
-# What does this mean for the networks of the experiments, with ReLU and $\alpha \ge 1.75$? To come
-# twice as near the limit takes $2^{\alpha / (\alpha - 1)}$ times the width instead of 4:
+# What does this mean for the networks of the experiments, with ReLU and $\alpha \ge 1.75$? If ReLU
+# follows the linear rate there too, it takes $2^{\alpha / (\alpha - 1)}$ times the width, instead of
+# 4 times, to come twice as near to the limit:
 
 # %%
 for a in (1.3, 1.5, 1.75, 1.9, 2.0):
@@ -536,12 +551,13 @@ high = max(rates.slope for _, rates in bounded)
 ((_, slow),) = recorded(h="line", alpha=1.3)
 relu = twins[0][1].between(2048, 16384)
 takeaway = f"""
-> **Takeaway.** With bounded neurons a column is within {measured:.2f}/√n
-> of its independent copy (measured; slopes from {low:.2f} to {high:.2f}
-> for α from 1.2 to 2), and the tails of the noise do not matter: it
-> cancels. With unbounded neurons the tails enter through the output of
-> the network and the rate is 1 − 1/α: at α = 1.3, {-slow.slope:.2f} for
-> linear and {-relu.slope:.2f} for ReLU neurons, where 0.23 is expected.
+> **Takeaway.** With bounded neurons a column is typically
+> {measured:.2f}/√n away from its independent copy (slopes from
+> {low:.2f} to {high:.2f} for α from 1.2 to 2), and the tails of the noise
+> do not matter: it cancels. With unbounded neurons the tails enter
+> through the output of the network. The rate of linear neurons is
+> 1 − 1/α: at α = 1.3, 0.23; measured {-slow.slope:.2f}, and
+> {-relu.slope:.2f} for ReLU.
 """
 display(Markdown(takeaway))
 
@@ -587,9 +603,10 @@ assert distance > 0.1
 # %% tags=["hide-cell"]
 # It stops at the law of large numbers: the terms h(θ^j) are no longer
 # independent, and their average stays random however many there are.
+# With m_t the mean given the common noise the proof goes through again.
 spread = []
 for width in (10, 1000):
-    theta = torch.zeros(500, width, 1)
+    theta = torch.randn(500, width, 1, generator=seeded(width))
     common = heavytail.symmetric_stable(
         1.75, (500, 1, 1), generator=seeded(9)
     )

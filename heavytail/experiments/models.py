@@ -77,12 +77,13 @@ class FullyConnected(nn.Module):
             self.body.append(linear(fan_in, fan_out, fan_in**-0.5))
             self.body.append(nn.ReLU())
         self.scaling = scaling
+        self.width = width  # compaction leaves it alone, and with it the factor 1/n
         self.head = linear(width, outputs, 1.0 if scaling == "mean_field" else width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map examples of shape (N, inputs) to logits of shape (N, outputs)."""
         logits: Tensor = self.head(self.body(x))
-        return logits / self.head.in_features if self.scaling == "mean_field" else logits
+        return logits / self.width if self.scaling == "mean_field" else logits
 
 
 @torch.no_grad()
@@ -118,5 +119,5 @@ def mean_field(model: FullyConnected) -> FullyConnected:
     twin = copy.deepcopy(model)
     twin.scaling = "mean_field"
     for parameter in twin.parameters():
-        parameter.mul_(math.sqrt(twin.head.in_features))
+        parameter.mul_(math.sqrt(twin.width))
     return twin
