@@ -398,10 +398,14 @@ assert bound > 1000 * measured
 # $f_n$. After $K$ steps of size $\eta$, $\theta^i - \theta^i_\infty$ is the same for all $i$, and
 # has the law $\S(\alpha)\S(\gamma)$ with
 #
-# $$ \gamma = \sigma\, n^{1/\alpha - 1} \Bigl( \eta \sum_{k < K} \bigl| 1 - (1 - A \eta)^k
-# \bigr|^\alpha \Bigr)^{1/\alpha}
-# \;\to\; \sigma\, n^{1/\alpha - 1} \Bigl( \int_0^T (1 - e^{-Au})^\alpha\, du \Bigr)^{1/\alpha}
-# \qquad (\eta = T/K \to 0) . $$
+# $$
+# \begin{aligned}
+# \gamma &= \sigma\, n^{1/\alpha - 1} \Bigl( \eta \sum_{k < K} \bigl| 1 - (1 - A \eta)^k
+# \bigr|^\alpha \Bigr)^{1/\alpha} \\
+# &\to \sigma\, n^{1/\alpha - 1} \Bigl( \int_0^T (1 - e^{-Au})^\alpha\, du \Bigr)^{1/\alpha}
+# \qquad (\eta = T/K \to 0) .
+# \end{aligned}
+# $$
 # ````
 #
 # ````{prf:proof}

@@ -148,8 +148,10 @@ plt.show()
 # ````{prf:proof}
 # $L_h$ has the law of $h^{1/\alpha} \xi$. For $\alpha = 2$, take $c_1 = \sigma^2\, \E |\xi|^2$. For
 # $\alpha < 2$, $\P(|\xi| > r) \le c\, r^{-\alpha}$ for all $r > 0$ with some $c$, and so
-# $\E \min(1, |\sigma L_h|^2) = \int_0^1 \P(|\sigma L_h| > \sqrt u)\, du
-# \le c\, \sigma^\alpha h \int_0^1 u^{-\alpha/2}\, du = c\, \sigma^\alpha h / (1 - \alpha/2)$.
+#
+# $$ \E \min(1, |\sigma L_h|^2) = \int_0^1 \P(|\sigma L_h| > \sqrt u)\, du
+# \le c\, \sigma^\alpha h \int_0^1 u^{-\alpha/2}\, du
+# = \frac{c\, \sigma^\alpha h}{1 - \alpha/2} . $$
 # ````
 #
 # ````{prf:theorem} Rate one, whatever the width
@@ -168,8 +170,12 @@ plt.show()
 # Write $g_i(\theta^1, \dots, \theta^n) = b(\theta^i, f_n)$, and $\tau(s)$ for the last step before
 # $s$. Constants $c$ do not depend on $n$, $i$ and $\eta$. Since the noise cancels,
 #
-# $$ \theta^i_t - Y^i_t = \int_0^t \bigl( g_i(\theta_s) - g_i(Y_s) \bigr)\, ds + R^i_t, \qquad
-# R^i_t = \int_0^t \bigl( g_i(Y_s) - g_i(Y_{\tau(s)}) \bigr)\, ds . $$
+# $$
+# \begin{aligned}
+# \theta^i_t - Y^i_t &= \int_0^t \bigl( g_i(\theta_s) - g_i(Y_s) \bigr)\, ds + R^i_t, \\
+# R^i_t &= \int_0^t \bigl( g_i(Y_s) - g_i(Y_{\tau(s)}) \bigr)\, ds .
+# \end{aligned}
+# $$
 #
 # The first integrand is at most $c\, |\theta^i_s - Y^i_s| + \frac cn \sum_j |\theta^j_s - Y^j_s|$.
 # With $u_t = \max_i (\E \sup_{s \le t} |\theta^i_s - Y^i_s|^p)^{1/p}$ and $r$ the same maximum for
