@@ -2,7 +2,9 @@
 
 Heavy-tailed columns make a weight matrix compressible: the few columns of largest norm carry
 nearly all of its Frobenius norm, and the others can go. A column is a hidden unit's incoming
-weights, index i of the first dimension of a weight.
+weights, index i of the first dimension of a weight: a filter of a convolution. Smaller units can
+be cut too, a convolution's kernels W[i, j] and single weights; but only columns make a network
+smaller (:func:`heavytail.compact`).
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the
 relative error ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds
@@ -10,7 +12,7 @@ the squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,7 @@ from torch.nn.utils import prune as torch_prune
 
 from heavytail import _checks, _layers
 
-UNITS = ("column", "weight")
+UNITS = ("column", "kernel", "weight")
 SCOPES = ("layer", "global")
 
 _MASKS = (torch.bool, torch.int64, torch.int32)
@@ -112,11 +114,14 @@ class LayerReport:
 
     Attributes:
         name: of the layer in the model.
-        units: number of columns (or single weights) before.
+        units: number of columns (kernels, single weights) before.
         kept: number of them left.
         parameters: number of weights before.
         kept_parameters: number of weights that may be nonzero after.
         error: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square.
+        itemsize: bytes a weight.
+        positions: how often an example meets each weight: 1 in a linear layer, the number of
+            output positions in a convolution; None if not known.
     """
 
     name: str
@@ -125,35 +130,63 @@ class LayerReport:
     parameters: int
     kept_parameters: int
     error: float
+    itemsize: int = 4
+    positions: float | None = None
 
     @property
     def ratio(self) -> float:
-        """Fraction of columns (or single weights) removed."""
+        """Fraction of columns (kernels, single weights) removed."""
         return 1 - self.kept / self.units
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights before."""
+        return self.parameters * self.itemsize
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the weights that may be nonzero after, without the indices that say where."""
+        return self.kept_parameters * self.itemsize
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations an example before, two for each weight met; nan: unknown."""
+        return _flops(self.parameters, self.positions)
+
+    @property
+    def kept_flops(self) -> float:
+        """The same with the weights that may be nonzero after."""
+        return _flops(self.kept_parameters, self.positions)
 
 
 @dataclass(frozen=True)
 class PruneReport:
     """What pruning did to a model: one line a layer and the total; ``print`` shows a table.
 
+    Parameters, bytes and FLOPs are those of the pruned layers' own weights. Once the network is
+    smaller (:func:`heavytail.compact`), the layers behind them shrink as well.
+
     Attributes:
         layers: the reports of the pruned layers, in the model's order.
-        unit: ``"column"`` or ``"weight"``, what was counted and cut.
+        unit: ``"column"``, ``"kernel"`` or ``"weight"``, what was counted and cut; ``"rank"`` if
+            the report is of :func:`heavytail.factorize`.
         error: relative error over all pruned layers together; the norm, not its square.
+        protected: names of the other layers with weights: not pruned.
     """
 
     layers: tuple[LayerReport, ...]
     unit: str
     error: float
+    protected: tuple[str, ...] = ()
 
     @property
     def units(self) -> int:
-        """Number of columns (or single weights) before, over the pruned layers."""
+        """Number of columns (kernels, single weights) before, over the pruned layers."""
         return sum(layer.units for layer in self.layers)
 
     @property
     def kept(self) -> int:
-        """Number of columns (or single weights) left."""
+        """Number of columns (kernels, single weights) left."""
         return sum(layer.kept for layer in self.layers)
 
     @property
@@ -167,21 +200,55 @@ class PruneReport:
         return sum(layer.kept_parameters for layer in self.layers)
 
     @property
+    def bytes(self) -> int:
+        """Size of the weights before."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the weights that may be nonzero after."""
+        return sum(layer.kept_bytes for layer in self.layers)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations an example before; nan if unknown for a layer."""
+        return sum(layer.flops for layer in self.layers)
+
+    @property
+    def kept_flops(self) -> float:
+        """Floating-point operations an example after; nan if unknown for a layer."""
+        return sum(layer.kept_flops for layer in self.layers)
+
+    @property
     def ratio(self) -> float:
-        """Fraction of columns (or single weights) removed: the pruning ratio."""
+        """Fraction of columns (kernels, single weights) removed: the pruning ratio."""
         return 1 - self.kept / self.units
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        rows = [(r.name, r.kept, r.units, r.ratio, r.kept_parameters, r.error) for r in self.layers]
-        total = (self.kept, self.units, self.ratio, self.kept_parameters, self.error)
-        width = max(len("layer"), *(len(name) for name, *_ in rows))
-        lines = [f"{'layer':{width}}  {self.unit + 's kept':>17}  ratio  parameters kept  error"]
-        for name, kept, units, ratio, parameters, error in [*rows, ("total", *total)]:
-            lines.append(
-                f"{name:{width}}  {f'{kept} of {units}':>17}  {ratio:.3f}  {parameters:15d}  "
-                f"{error:.3f}"
+        header = ("layer", f"{self.unit}s kept", "ratio", "parameters", "bytes", "FLOPs", "error")
+        rows = [header]
+        parts: list[tuple[str, LayerReport | PruneReport]]
+        parts = [*((layer.name, layer) for layer in self.layers), ("total", self)]
+        for name, part in parts:
+            rows.append(
+                (
+                    name or "(model)",
+                    f"{part.kept:,} of {part.units:,}",
+                    f"{part.ratio:.3f}",
+                    f"{part.kept_parameters:,} of {part.parameters:,}",
+                    _short(part.kept_bytes),
+                    _short(part.kept_flops),
+                    f"{part.error:.3f}",
+                )
             )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        if self.protected:
+            lines.append(f"protected: {', '.join(self.protected)}")
         return "\n".join(lines)
 
 
@@ -193,6 +260,7 @@ def prune(
     layers: _layers.Layer | Iterable[_layers.Layer] | None = None,
     unit: str = "column",
     scope: str = "layer",
+    example: Tensor | None = None,
 ) -> PruneReport:
     """Prune a model in place by masks of ``torch.nn.utils.prune``, the smallest units first.
 
@@ -208,9 +276,13 @@ def prune(
         layers: what to prune, as modules or names, with all inside them. None takes every layer
             with a parameter ``weight`` of dimension >= 2 but ``model.head``, and is an error for
             a model without ``head``.
-        unit: ``"column"`` cuts columns by norm, ``"weight"`` single weights by magnitude.
+        unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
+            layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each layer by itself, ``"global"`` to the
             units of all layers together.
+        example: an input of the model, a batch: the FLOPs of convolutions depend on its size. It
+            is run through once, in evaluation mode. None leaves them unknown, but for linear
+            layers, which are taken to see one vector an example.
 
     Returns:
         The report. If an argument is refused, the model is as it was.
@@ -224,6 +296,7 @@ def prune(
     _checks.one_of("scope", scope, SCOPES)
     chosen = _prunable(model, layers)
     weights = [_weight(module) for module in chosen.values()]
+    positions = _positions(model, chosen, example)
     sizes = [_finite(_unit_sizes(weight, unit)) for weight in weights]
     everything = torch.cat([size.cpu() for size in sizes])  # layers may lie on several devices
     if scope == "layer":
@@ -242,10 +315,13 @@ def prune(
             parameters=mask.numel(),
             kept_parameters=int(mask.sum()),
             error=_relative(size.cpu(), ~units),
+            itemsize=mask.element_size(),
+            positions=positions[name],
         )
         for name, size, units, mask in zip(chosen, sizes, kept, masks, strict=True)
     ]
-    report = PruneReport(tuple(reports), unit, _relative(everything, ~torch.cat(kept)))
+    protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
+    report = PruneReport(tuple(reports), unit, _relative(everything, ~torch.cat(kept)), protected)
     for module, mask in zip(chosen.values(), masks, strict=True):
         torch_prune.custom_from_mask(module, "weight", mask)
     return report
@@ -286,7 +362,8 @@ def _weight(module: nn.Module) -> Tensor:
 
 def _mask(module: nn.Module, weight: Tensor, kept: Tensor) -> Tensor:
     """Return the mask of a weight's shape that keeps some units, within an earlier mask."""
-    shape = (-1, *(1,) * (weight.dim() - 1)) if len(kept) == len(weight) else weight.shape
+    leading = next(k for k in (1, 2, weight.dim()) if math.prod(weight.shape[:k]) == len(kept))
+    shape = (*weight.shape[:leading], *(1,) * (weight.dim() - leading))
     mask = kept.to(weight.device).view(shape).expand_as(weight)
     if "weight_mask" in module._buffers:
         earlier = module.weight_mask
@@ -296,10 +373,51 @@ def _mask(module: nn.Module, weight: Tensor, kept: Tensor) -> Tensor:
 
 
 def _unit_sizes(weight: Tensor, unit: str) -> Tensor:
-    """Return the norms of the columns, or the magnitudes of the weights: shape (units,)."""
-    if unit == "column":
-        return column_norms(weight)
-    return weight.flatten().abs().to(torch.float64)
+    """Return the norms of the columns or kernels, or the magnitudes: shape (units,)."""
+    if unit == "weight":
+        return weight.flatten().abs().to(torch.float64)
+    return column_norms(weight.flatten(0, 1) if unit == "kernel" and weight.dim() > 2 else weight)
+
+
+def _positions(
+    model: nn.Module, layers: dict[str, nn.Module], example: Tensor | None
+) -> dict[str, float | None]:
+    """Return how often an example meets each weight of a layer."""
+    if example is None:
+        return {n: 1.0 if isinstance(layer, nn.Linear) else None for n, layer in layers.items()}
+    _checks.tensor("example", example)
+    seen: dict[str, float | None] = dict.fromkeys(layers)
+
+    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, _: object, output: Tensor) -> None:
+            weights = output.numel() / len(example) / len(_weight(module))
+            seen[name] = (seen[name] or 0) + weights
+
+        return hook
+
+    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return seen
+
+
+def _flops(parameters: int, positions: float | None) -> float:
+    return math.nan if positions is None else 2 * parameters * positions
+
+
+def _short(number: float) -> str:
+    """Return a number with three digits and a prefix: 12.3k."""
+    if math.isnan(number):
+        return "unknown"
+    power = min(4, max(0, math.floor(math.log10(max(number, 1)) / 3)))
+    return f"{number / 1000**power:.{3 if power else 4}g}{['', 'k', 'M', 'G', 'T'][power]}"
 
 
 def _finite(sizes: Tensor) -> Tensor:

@@ -186,12 +186,60 @@ def test_prune_sets_the_smallest_columns_to_zero_and_reports_them():
 
 def test_the_report_prints_as_a_table():
     report = prune(net(), keep=0.5)
-    lines = str(report).splitlines()
+    *lines, last = str(report).splitlines()
     assert [line.split()[0] for line in lines] == ["layer", "body.0", "body.2", "total"]
     assert "20 of 40" in lines[1]
     assert "35 of 70" in lines[3]
     assert f"{report.error:.3f}" in lines[3]
     assert len({len(line) for line in lines}) == 1
+    assert last == "protected: head"
+
+
+def test_bytes_and_operations():
+    report = prune(net().double(), keep=0.5)
+    assert (report.bytes, report.kept_bytes) == (8 * 1400, 8 * 700)
+    assert (report.flops, report.kept_flops) == (2 * 1400, 2 * 700)  # linear: once an example
+    sequence = prune(net().body, keep=0.5, layers=["0", "2"], example=torch.ones(2, 7, 5))
+    assert sequence.flops == 7 * report.flops
+
+
+def test_operations_of_convolutions_need_an_example():
+    def conv_net():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 4, 3, stride=2),
+            nn.Flatten(),
+            nn.Linear(4 * 49, 2),
+        )
+
+    unknown = prune(conv_net(), keep=0.5, layers=["0", "2"])
+    assert math.isnan(unknown.flops)
+    assert "unknown" in str(unknown)
+    model = conv_net().train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    report = prune(model, keep=0.5, layers=["0", "2"], example=torch.ones(5, 3, 16, 16))
+    assert [layer.positions for layer in report.layers] == [256, 49]
+    assert report.flops == 2 * (27 * 8 * 256 + 72 * 4 * 49)
+    assert report.protected == ("4",)
+    assert model.training
+    assert model[1].training
+    assert all(torch.equal(value, model.get_buffer(name)) for name, value in before.items())
+
+
+def test_kernels_of_convolutions():
+    torch.manual_seed(1)
+    conv = nn.Conv2d(5, 6, 3)
+    weight = conv.weight.detach().clone()
+    report = prune(nn.Sequential(conv), keep=0.4, layers="0", unit="kernel")
+    sizes = weight.flatten(2).norm(dim=2)
+    kept = sizes >= sizes.flatten().sort(descending=True).values[11]
+    assert torch.equal(masked(conv), weight * kept[..., None, None])
+    assert (report.units, report.kept, report.kept_parameters) == (30, 12, 108)
+    linear = nn.Linear(5, 6)
+    by_kernel = prune(nn.Sequential(linear), keep=0.5, layers="0", unit="kernel")
+    assert (by_kernel.units, by_kernel.kept) == (6, 3)  # a linear layer's are its columns
 
 
 def test_masks_are_torchs_own():
