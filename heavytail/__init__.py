@@ -1,5 +1,6 @@
 """heavytail: stable laws, noise for any torch optimizer, the mean-field limit, and pruning."""
 
+from heavytail.compaction import compact
 from heavytail.compress import (
     LayerReport,
     PruneReport,
@@ -9,6 +10,7 @@ from heavytail.compress import (
     relative_error,
 )
 from heavytail.coupling import Rates, chaos_error, euler_error, linear_gap_scale
+from heavytail.factorization import LowRank, factorization_report, factorize
 from heavytail.meanfield import MeanField, Trajectory, simulate
 from heavytail.noise import (
     LambdaNoise,
@@ -44,6 +46,7 @@ __all__ = [
     "HillCurve",
     "LambdaNoise",
     "LayerReport",
+    "LowRank",
     "MeanField",
     "Prediction",
     "PruneReport",
@@ -56,7 +59,10 @@ __all__ = [
     "certificate",
     "chaos_error",
     "column_norms",
+    "compact",
     "euler_error",
+    "factorization_report",
+    "factorize",
     "hidden_weights",
     "hill",
     "hill_curve",

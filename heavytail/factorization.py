@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from heavytail import _checks, _layers
-from heavytail.compaction import _unmasked_copy
+from heavytail.compaction import unmasked_copy
 from heavytail.compress import LayerReport, PruneReport
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -81,7 +81,7 @@ def factorize(
         chosen = list(_layers.hidden(model, None))
     else:
         chosen = list(_layers.inside(model, layers))
-    new = _unmasked_copy(model)
+    new = unmasked_copy(model)
     built = {name: _split(name, new.get_submodule(name), least, allowed) for name in chosen}
     if "" in built:
         return built[""]
