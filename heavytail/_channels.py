@@ -29,11 +29,13 @@ class Group:
     Attributes:
         removable: shape (n,), bool; it only ever loses entries.
         layers: names of the layers that make the channels.
+        multiple_of: of which the number of channels left is a multiple, if so many there are.
         parent: the group it has been merged into.
     """
 
     removable: Tensor
     layers: list[str]
+    multiple_of: int = 1
     parent: "Group | None" = None
 
     def root(self) -> "Group":
@@ -54,7 +56,9 @@ class Group:
     def gone(self) -> Tensor:
         """Return the mask of the channels that go; one stays in any case."""
         gone = self.root().removable.clone()
-        gone[:1] &= ~gone.all()
+        left = int((~gone).sum())
+        wanted = -(-max(left, 1) // self.multiple_of) * self.multiple_of
+        gone[gone.nonzero()[: wanted - left, 0]] = False
         return gone
 
 
@@ -103,7 +107,8 @@ class Scan:
         norms: layers with a parameter for each channel by name, with the channels.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int) -> None:
+        self._multiple_of = multiple_of
         self.layers: list[tuple[str, Channels | None, Channels]] = []
         self.norms: list[tuple[str, Channels]] = []
         self._modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
@@ -205,7 +210,7 @@ class Scan:
         if layer.bias is not None:
             values += exact(layer.bias)
         constant = ~used[:, ~constant].any(1)
-        group = Group(constant.clone(), [str(node.target)])
+        group = Group(constant.clone(), [str(node.target)], self._multiple_of)
         outputs = Channels(group, constant, values, spatial)
         self.layers.append((str(node.target), inputs, outputs))
         self._fix(node, inputs, outputs)

@@ -1,4 +1,5 @@
 import copy
+import math
 import operator
 from itertools import pairwise
 
@@ -804,3 +805,19 @@ def test_networks_at_random():
         assert torch.allclose(there, here, rtol=1e-10, atol=1e-12), seed
         smaller += parameters(small) < parameters(model)
     assert smaller > 30
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8, 16, 64])
+def test_sizes_are_multiples_where_asked(multiple_of):
+    torch.manual_seed(3)
+    body = nn.Sequential(nn.Linear(6, 50), nn.Tanh(), nn.Linear(50, 40), nn.ReLU())
+    model = nn.Sequential(body, nn.Linear(40, 3)).double()
+    prune(model, keep=0.45, layers="0")  # 22 and 18 units
+    small = compact(model, multiple_of=multiple_of)
+    sizes = [small[0][0].out_features, small[0][2].out_features]
+    for size, left, before in zip(sizes, (22, 18), (50, 40), strict=True):
+        assert size == min(before, math.ceil(left / multiple_of) * multiple_of)
+    x = torch.randn(20, 6, dtype=torch.float64)
+    assert torch.allclose(small(x), model(x), rtol=0, atol=1e-13)
+    with pytest.raises(ValueError, match="multiple_of must be >= 1, got 0"):
+        compact(model, multiple_of=0)
