@@ -11,6 +11,7 @@ from heavytail.compress import (
 )
 from heavytail.coupling import Rates, chaos_error, euler_error, linear_gap_scale
 from heavytail.factorization import LowRank, factorization_report, factorize
+from heavytail.generalization import compression_bound, quantize
 from heavytail.meanfield import MeanField, Trajectory, simulate
 from heavytail.noise import (
     LambdaNoise,
@@ -60,6 +61,7 @@ __all__ = [
     "chaos_error",
     "column_norms",
     "compact",
+    "compression_bound",
     "euler_error",
     "factorization_report",
     "factorize",
@@ -76,6 +78,7 @@ __all__ = [
     "predict_pruning",
     "prune",
     "pruning_error_law",
+    "quantize",
     "relative_error",
     "required_width",
     "simulate",

@@ -158,6 +158,7 @@ LAYERS = [
     "factorization",
     "prediction",
     "width",
+    "generalization",
     "plots",
     "experiments",
 ]
