@@ -20,6 +20,7 @@ Source: ours. Wan et al. 2024 prove that the error vanishes.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -171,17 +172,7 @@ class ColumnLaw:
             return math.inf if self.alpha < 2 else self.light
         if keep == 1:
             return 0.0
-        # By parts: the integral of 2r (P(R > r) - keep) up to the quantile, on pieces whose ends
-        # double, since the tail is a power.
-        law = Stable(torch.tensor(self.alpha, dtype=torch.float64))
-        top = float(law.icdf(torch.tensor(1 - keep / 2, dtype=torch.float64)))
-        ends = [0.0, *(top * 2.0**-j for j in range(max(0, math.ceil(math.log2(top))), -1, -1))]
-        low, high = (torch.tensor(part, dtype=torch.float64) for part in (ends[:-1], ends[1:]))
-        nodes, weights = torch.from_numpy(_NODES), torch.from_numpy(_WEIGHTS)
-        r = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
-        beyond = 2 * law.cdf(-r)
-        pieces = (2 * r * (beyond - keep) * weights).sum(1) * (high - low) / 2
-        return float(pieces.sum()) * self.scale**2
+        return _stable_bulk(self.alpha, keep) * self.scale**2
 
     @property
     def strength(self) -> float:
@@ -323,7 +314,7 @@ def required_width(
     elif columns.strength == 0:
         logarithm = math.inf
     else:
-        low = float(_heavy_quantile(alpha, torch.tensor(delta, dtype=torch.float64)))
+        low = _low_quantile(alpha, delta)
         parts = math.log10(needed) - math.log10(columns.strength) - math.log10(low)
         logarithm = max(0.0, parts * alpha / (2 - alpha))
     if log10:
@@ -387,6 +378,28 @@ def _columns(alpha: float, columns: ColumnLaw | None) -> ColumnLaw:
     if columns.alpha != alpha:
         raise ValueError(f"alpha must be that of columns, {columns.alpha:g}, got {alpha:g}")
     return columns
+
+
+@lru_cache(maxsize=1024)
+def _stable_bulk(alpha: float, keep: float) -> float:
+    """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
+    # By parts: the integral of 2r (P(R > r) - keep) up to the quantile, on pieces whose ends
+    # double, since the tail is a power.
+    law = Stable(torch.tensor(alpha, dtype=torch.float64))
+    top = float(law.icdf(torch.tensor(1 - keep / 2, dtype=torch.float64)))
+    ends = [0.0, *(top * 2.0**-j for j in range(max(0, math.ceil(math.log2(top))), -1, -1))]
+    low, high = (torch.tensor(part, dtype=torch.float64) for part in (ends[:-1], ends[1:]))
+    nodes, weights = torch.from_numpy(_NODES), torch.from_numpy(_WEIGHTS)
+    r = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+    beyond = 2 * law.cdf(-r)
+    pieces = (2 * r * (beyond - keep) * weights).sum(1) * (high - low) / 2
+    return float(pieces.sum())
+
+
+@lru_cache(maxsize=1024)
+def _low_quantile(alpha: float, delta: float) -> float:
+    """Return q_A(delta)."""
+    return float(_heavy_quantile(alpha, torch.tensor(delta, dtype=torch.float64)))
 
 
 def _heavy_quantile(alpha: float, p: Tensor) -> Tensor:
