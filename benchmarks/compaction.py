@@ -76,7 +76,7 @@ def case(kind: str, data: Dataset) -> dict[str, Any]:
         "dense": dense,
         "masked": masked,
         "compact": heavytail.compact(masked),
-        "compact, multiple of 16": heavytail.compact(masked, multiple_of=16),
+        "compact, exact size": heavytail.compact(masked, multiple_of=1),
         "low rank": heavytail.factorize(dense, error=ERROR),
     }
     x = data.x_train[torch.arange(EXAMPLES) % len(data.x_train)]

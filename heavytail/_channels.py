@@ -21,6 +21,9 @@ _UNDERSTOOD = (
     "and maxima over space, and sums, differences, products and quotients"
 )
 
+_FAST = 16  # a size that the matrix products of most machines like
+_WORTH = 64
+
 
 @dataclass(eq=False)
 class Group:
@@ -29,13 +32,14 @@ class Group:
     Attributes:
         removable: shape (n,), bool; it only ever loses entries.
         layers: names of the layers that make the channels.
-        multiple_of: of which the number of channels left is a multiple, if so many there are.
+        multiple_of: of which the number of channels left is a multiple, if so many there are;
+            None is 16 where that leaves at most one part in 64 more.
         parent: the group it has been merged into.
     """
 
     removable: Tensor
     layers: list[str]
-    multiple_of: int = 1
+    multiple_of: int | None = 1
     parent: "Group | None" = None
 
     def root(self) -> "Group":
@@ -57,8 +61,10 @@ class Group:
         """Return the mask of the channels that go; one stays in any case."""
         gone = self.root().removable.clone()
         left = int((~gone).sum())
-        wanted = -(-max(left, 1) // self.multiple_of) * self.multiple_of
-        gone[gone.nonzero()[: wanted - left, 0]] = False
+        stay = -left % (self.multiple_of or _FAST)
+        if self.multiple_of is None and stay * _WORTH > left:
+            stay = 0
+        gone[gone.nonzero()[: max(stay, 1 - left), 0]] = False
         return gone
 
 
@@ -107,7 +113,7 @@ class Scan:
         norms: layers with a parameter for each channel by name, with the channels.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
         self._multiple_of = multiple_of
         self.layers: list[tuple[str, Channels | None, Channels]] = []
         self.norms: list[tuple[str, Channels]] = []

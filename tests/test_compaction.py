@@ -821,3 +821,11 @@ def test_sizes_are_multiples_where_asked(multiple_of):
     assert torch.allclose(small(x), model(x), rtol=0, atol=1e-13)
     with pytest.raises(ValueError, match="multiple_of must be >= 1, got 0"):
         compact(model, multiple_of=0)
+
+
+@pytest.mark.parametrize(("left", "size"), [(20, 20), (500, 500), (505, 512), (1000, 1008)])
+def test_sizes_are_round_where_it_costs_next_to_nothing(left, size):
+    model = nn.Sequential(nn.Linear(2, 1100), nn.ReLU(), nn.Linear(1100, 1))
+    kill(model[0], *range(1100 - left))
+    assert compact(model)[0].out_features == size
+    assert compact(model, multiple_of=1)[0].out_features == left
