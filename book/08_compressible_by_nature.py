@@ -161,9 +161,13 @@ table(["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows)
 # $0 < \alpha < 2$, and let the quantile function $q$ of $R$ be continuous at $1 - \kappa$,
 # $0 < \kappa < 1$. Then, in law,
 #
-# $$ n^{1/\alpha - 1/2}\, \varepsilon_n(\kappa) \;\to\; \sqrt{ \frac{m(\kappa)}{K A} }, \qquad
-# m(\kappa) = \int_0^{1 - \kappa} q(u)^2\, du, \quad
-# K = \bigl( c\, \Gamma(1 - \alpha/2) \bigr)^{2/\alpha} , $$
+# $$
+# \begin{gathered}
+# n^{1/\alpha - 1/2}\, \varepsilon_n(\kappa) \;\to\; \sqrt{ \frac{m(\kappa)}{K A} }, \\
+# m(\kappa) = \int_0^{1 - \kappa} q(u)^2\, du, \qquad
+# K = \bigl( c\, \Gamma(1 - \alpha/2) \bigr)^{2/\alpha} ,
+# \end{gathered}
+# $$
 #
 # where $A$ is standard positive $(\alpha/2)$-stable: $\E e^{-sA} = \exp(-s^{\alpha/2})$.
 # ````
@@ -178,9 +182,13 @@ table(["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows)
 # $1 - \E e^{-\lambda R^2} \sim c\, \Gamma(1 - \alpha/2)\, \lambda^{\alpha/2}$. With
 # $\lambda = s\, n^{-2/\alpha}$,
 #
-# $$ \E \exp\Bigl( -s\, n^{-2/\alpha} \sum_{i \le n} R_i^2 \Bigr) = \Bigl( 1 -
-# \frac{c\, \Gamma(1 - \alpha/2)\, s^{\alpha/2} + o(1)}{n} \Bigr)^n \to
-# \exp\bigl( -(K s)^{\alpha/2} \bigr) = \E e^{-s K A} , $$
+# $$
+# \begin{aligned}
+# \E \exp\Bigl( -s\, n^{-2/\alpha} \sum_{i \le n} R_i^2 \Bigr) &= \Bigl( 1 -
+# \frac{c\, \Gamma(1 - \alpha/2)\, s^{\alpha/2} + o(1)}{n} \Bigr)^n \\
+# &\to \exp\bigl( -(K s)^{\alpha/2} \bigr) = \E e^{-s K A} ,
+# \end{aligned}
+# $$
 #
 # so $n^{-2/\alpha} \sum R_i^2 \to K A$ in law.
 #

@@ -114,7 +114,8 @@ ax.set(yscale="log")
 ax.legend()
 plt.show()
 spread = {k: float(v.max() / v.median()) for k, v in norms.items()}
-print({k: f"longest / median {v:.1f}" for k, v in spread.items()})
+for name, ratio in spread.items():
+    print(f"{name}: longest / median {ratio:.1f}")
 assert spread["with noise"] > 5 > 2 > spread["without noise"]
 
 # %% [markdown]

@@ -239,13 +239,13 @@ class PruningErrorLaw:
         return squared.sqrt() if bulk > 0 else torch.zeros_like(A)
 
     def __str__(self) -> str:
-        """Return the quantiles in a line."""
+        """Return the quantiles in two lines."""
         p = torch.tensor([0.05, 0.1, 0.5, 0.9, 0.95], dtype=torch.float64)
         found = ", ".join(
             f"{100 * level:g} %: {error:.3g}"
             for level, error in zip(p.tolist(), self.quantile(p).tolist(), strict=True)
         )
-        return f"error of keeping {self.keep:g} of {self.n:g} columns, quantiles: {found}"
+        return f"error of keeping {self.keep:.4g} of {self.n:g} columns, by quantile:\n{found}"
 
 
 def pruning_error_law(
@@ -339,10 +339,10 @@ class Certificate:
     level: float
 
     def __str__(self) -> str:
-        """Return both in two lines."""
+        """Return both in four lines."""
         return (
-            f"kept {self.keep:.4g} of the columns at a relative error of {self.error:.4g}, "
-            f"which is the law's {100 * self.level:.3g} % quantile\n{self.law}"
+            f"kept {self.keep:.4g} of the columns at a relative error of {self.error:.4g},\n"
+            f"the law's {100 * self.level:.3g} % quantile\n{self.law}"
         )
 
 
