@@ -238,7 +238,7 @@ def _turn(law: _Law, sign: Tensor) -> _Turn:
         alpha * (beta * law.tau * law.sin - e * law.cos)
     )
     z = e * excess  # q - 1
-    small = e.abs() < 1e-5
+    small = (e.abs() < 1e-5) & (z.abs() < 1e-4)
     s = torch.where(  # -log(q) / e
         small,
         -excess * (1 - z / 2 * (1 - 2 * z / 3 * (1 - 3 * z / 4))),

@@ -3,14 +3,14 @@ r"""Generalisation through compression: a bound that can be computed.
 Fix a grid of 2^q values a weight before the data is seen. A network of d inputs, n hidden columns
 and o outputs of which k columns are kept, with its weights on that grid, is one of at most
 
-    n C(n, k) 2^{q k (d + o) + b}
+    (n + 1) C(n, k) 2^{q k (d + o) + b}
 
-networks: the factor n pays for choosing k afterwards, b bits for the scales of the grid. By
+networks: the factor n + 1 pays for choosing k afterwards, b bits for the scales of the grid. By
 Hoeffding's inequality for each and the union bound, with probability 1 - delta over N training
 examples, all these networks at once have
 
-    error <= training error + sqrt( (log n + log C(n, k) + (q k (d + o) + b) log 2 + log(1/delta))
-                                    / (2 N) ).
+    error <= training error + sqrt( code / (2 N) ),
+    code = log(n + 1) + log C(n, k) + (q k (d + o) + b) log 2 + log(1/delta).
 
 Both errors are those of the 0-1 loss, of the network that has been pruned and rounded. A bound
 above 1 says nothing.
@@ -44,7 +44,7 @@ def compression_bound(
         training_error: fraction of the training examples that it gets wrong, in [0, 1].
         columns: n, hidden columns before pruning, >= 1.
         kept: k, in [0, n].
-        inputs: d >= 1.
+        inputs: d >= 1, and 1 more where hidden units have biases.
         outputs: o >= 1.
         examples: N >= 1, training examples.
         bits: q >= 1, a weight.
@@ -69,20 +69,22 @@ def compression_bound(
         raise ValueError(f"delta must be in (0, 1), got {delta:g}")
     choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     code = (q * k * (d + o) + b) * math.log(2)
-    return error + math.sqrt((math.log(n) + choices + code - math.log(delta)) / (2 * N))
+    return error + math.sqrt((math.log(n + 1) + choices + code - math.log(delta)) / (2 * N))
 
 
 def quantize(weight: Tensor, bits: int) -> Tensor:
     r"""Round each row of a weight to 2^bits values, equally spaced from -max to max of the row.
 
-    A scale for each row: heavy-tailed columns differ in size by orders of magnitude.
+    A scale for each row, a float32: heavy-tailed columns differ in size by orders of magnitude. The
+    grid has no 0, but a row of zeros stays one.
 
     Args:
-        weight: shape (n, ...), floating point, finite; left alone.
+        weight: shape (n, ...), floating point, at most 1e38 in size; left alone.
         bits: q in [1, 24].
 
     Returns:
-        The rounded weight, of the same shape and dtype; off by max / (2^bits - 1) at most.
+        The rounded weight, of the same shape and dtype; off by max / (2^bits - 1) at most, and by
+        the rounding to the dtype.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
@@ -94,10 +96,13 @@ def quantize(weight: Tensor, bits: int) -> Tensor:
     if (q := _checks.count("bits", bits, 1)) > 24:
         raise ValueError(f"bits must be in [1, 24], got {q}")
     rows = weight.detach().flatten(1).double()
+    if rows.numel() and not float(rows.abs().max()) <= 1e38:
+        raise ValueError(f"weight must be at most 1e38 in size, got {float(rows.abs().max()):g}")
     top = rows.abs().amax(1, keepdim=True) if rows.numel() else rows.new_ones(len(rows), 1)
     # The scale is stored as a float32: rounded up, so that no weight lies beyond it.
     top = torch.nextafter(top.float(), torch.tensor(math.inf)).double()
     steps = 2**q - 1
     levels = ((rows / top + 1) / 2 * steps).round() / steps
+    levels = torch.where(rows.any(1, keepdim=True), levels, 0.5)
     rounded: Tensor = ((2 * levels - 1) * top).view(weight.shape).to(weight.dtype)
     return rounded

@@ -444,3 +444,12 @@ def test_next_to_the_end_of_a_half_line():
         assert torch.allclose(value[precise], saddle[precise], rtol=5e-3)
         assert (value < -200).all()  # and none is nan
         assert (cdf(x, alpha, 1.0) < 1e-90).all()
+
+
+@pytest.mark.parametrize("e", [1e-5, 9e-6, 1e-7, -9e-6])
+def test_totally_skewed_laws_near_alpha_1_keep_their_tail(e):
+    """P(X > x) ~ (2/pi) / x at alpha = 1, beta = 1; the next terms are of order e log x."""
+    x = torch.tensor([1e4, 1e5, 1e6, 1e9, 1e13], dtype=torch.float64)
+    beyond = sf(x, torch.tensor(1 - e, dtype=torch.float64), 1.0)
+    at_1 = sf(x, torch.tensor(1.0, dtype=torch.float64), 1.0)
+    assert torch.allclose(beyond, at_1, rtol=40 * abs(e))

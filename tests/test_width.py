@@ -251,6 +251,59 @@ def test_known_widths():
     assert required_width(1.2, 0.5, 1.0, 0.05) == 1
 
 
+def test_the_width_at_the_ends(generator):
+    """It grows with alpha up to 2, where no width will do; and with the error's fall."""
+    alphas = [1.5, 1.9, 1.999, 1.9999, 1.99998, 1.99999, 1.999999, 2.0]
+    wide = [required_width(alpha, 0.1, 0.1, 0.05, log10=True) for alpha in alphas]
+    assert wide == sorted(wide)
+    assert wide[-1] == math.inf
+    assert wide[-2] > 1e6
+    for alpha in (1.9999, 1.99999, 1.9999999):
+        law = pruning_error_law(alpha, 0.1, 1000)
+        drawn = law.sample(100_000, generator=generator).quantile(LEVELS)
+        assert torch.allclose(drawn, law.quantile(LEVELS), rtol=1e-3)
+    tiny = required_width(1.5, 0.1, 1e-200, 0.05, log10=True)
+    assert tiny == pytest.approx(required_width(1.5, 0.1, 0.1, 0.05, log10=True) + 199 * 6)
+    assert pruning_error_law(0.5, 0.1, 1e308).quantile(0.5) == 0
+    with pytest.raises(ArithmeticError, match=r"leaves the floats at alpha = 0\.005"):
+        required_width(0.005, 0.1, 0.1, 0.05)
+
+
+def test_the_start_makes_the_width_larger():
+    """P(eps <= error) is 1 - delta at the width, with a start too."""
+    law = ColumnLaw.noisy(
+        torch.ones(2, 3),
+        kind="isotropic",
+        alpha=1.4,
+        scale=0.5,
+        samples=200_000,
+        generator=torch.Generator().manual_seed(0),
+    )
+    n = required_width(1.4, 0.3, 0.2, 0.1, columns=law)
+    predicted = pruning_error_law(1.4, 0.3, n, columns=law)
+    assert float(predicted.cdf(0.2)) == pytest.approx(0.9, abs=1e-8)
+
+
+def test_samples_are_continued_by_their_tail(generator):
+    """Below 100 of a sample the mean square is that of the tail, not of a few draws."""
+    exact = ColumnLaw.stable(1.5)
+    drawn = ColumnLaw.noisy(
+        1, kind="shared", alpha=1.5, scale=1.0, samples=200_000, generator=generator
+    )
+    for keep in (1e-4, 1e-6, 1e-9):
+        assert drawn.dropped(keep) == pytest.approx(exact.dropped(keep), rel=0.05)
+    assert drawn.dropped(0.0) == math.inf
+    assert pruning_error_law(1.5, 0.0, 10, columns=drawn).quantile(0.5) == 1
+
+
+def test_certificates_of_all_and_of_none():
+    law = ColumnLaw.stable(1.5)
+    for keep in (0.0, 1.0):
+        found = certificate(torch.ones(4, 1), law, keep=keep)
+        assert found.error == 1 - keep
+        assert math.isnan(found.level)
+
+
 def test_the_width_against_brute_force(generator):
     """The least n with P(eps_n <= 0.1) >= 0.95, for alpha = 1.2, keep 0.5: within 15 %."""
     predicted = required_width(1.2, 0.5, 0.1, 0.05)
@@ -325,6 +378,12 @@ def test_a_certificate_says_what_prune_does(generator):
             r"must have columns, got shape \(0, 2\)",
         ),
         (lambda: certificate(torch.ones(3, 2), ColumnLaw.stable(1.5)), "give one of keep and"),
+        (lambda: ColumnLaw(2.0, 1.0, 0.0), "tail must be 0 at alpha = 2 only, got 1"),
+        (lambda: ColumnLaw(1.5, 1.0, math.inf), "light must be finite"),
+        (
+            lambda: ColumnLaw.noisy(torch.ones(0, 2), kind="shared", alpha=1.5, scale=1.0),
+            r"start must be finite, not empty, got \(0, 2\)",
+        ),
     ],
 )
 def test_bad_input_stops_at_the_door(call, message):
@@ -335,3 +394,5 @@ def test_bad_input_stops_at_the_door(call, message):
 def test_wrong_types():
     with pytest.raises(TypeError, match="must be a ColumnLaw, got float"):
         pruning_error_law(1.5, 0.1, 9, columns=1.0)
+    with pytest.raises(TypeError, match="must be a ColumnLaw, got float"):
+        certificate(torch.ones(3, 2), 1.0, keep=0.5)
