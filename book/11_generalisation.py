@@ -63,17 +63,17 @@ def table(columns, rows):
 # %% [markdown]
 # ## Counting networks
 #
-# Fix, before any data is seen, a grid of $2^q$ values for a weight. A network of $d$ inputs and $o$
-# outputs that keeps $k$ of $n$ hidden columns, with its weights on the grid, is one of finitely
-# many.
+# Let a weight be one of $2^q$ values: a grid fixed before any data is seen, up to a scale for each
+# row, and the scales are paid for with $b$ bits. A network of $d$ inputs and $o$ outputs that keeps
+# $k$ of $n$ hidden columns is then one of finitely many.
 #
 # ````{prf:theorem} A bound by counting
 # :label: thm-counting
-# Let $b$ bits be spent on the scales of the grid. With probability $1 - \delta$ over $N$
-# independent training examples, for all $k$ and all such networks at once, the error $R$ and the
+# With probability $1 - \delta$ over $N$ independent training examples, for all $k = 0, \dots, n$ and
+# all such networks at once, $b$ being a function of $k$, the error $R$ and the
 # training error $R_N$ (fractions of examples that are classified wrongly) satisfy
 #
-# $$ R \;\le\; R_N + \sqrt{ \frac{ \log n + \log \binom nk + \bigl( q k (d + o) + b \bigr) \log 2
+# $$ R \;\le\; R_N + \sqrt{ \frac{ \log (n + 1) + \log \binom nk + \bigl( q k (d + o) + b \bigr) \log 2
 # + \log \frac1\delta }{2N} } . $$
 # ````
 #
@@ -81,19 +81,22 @@ def table(columns, rows):
 # For one network that does not depend on the data, $N (1 - R_N)$ counts independent successes, and
 # Hoeffding's inequality gives $\P(R > R_N + t) \le e^{-2 N t^2}$. There are at most
 # $M_k = \binom nk 2^{q k (d + o) + b}$ networks with $k$ columns. Choose $t_k$ with
-# $e^{-2 N t_k^2} = \delta / (n M_k)$, and add up over all networks with $k$ columns, and over
-# $k = 1, \dots, n$.
+# $e^{-2 N t_k^2} = \delta / ((n + 1) M_k)$, and add up over all networks with $k$ columns, and over
+# $k = 0, \dots, n$.
 # ````
 #
 # The idea, a network is described by few bits, so few networks compete for the data, is that of
 # {cite:t}`arora2018`; the count is the plainest there is. Two things to keep in mind. The bound is
 # about the network that *has been* pruned and rounded, so its training error is what counts. And
-# the count knows nothing of heavy tails: they enter only if they let $k$ be small.
+# the count knows nothing of heavy tails: they enter only if they let $k$ be small. (One could save
+# $\log \binom nk$: which columns were kept does not change the function. It is small beside the
+# rest.)
 #
 # ## The numbers
 #
-# Train on the digits, without noise and with two kinds of it. Prune at $\varepsilon^2 = 0.1$, round
-# to 8 bits with a scale of 32 bits for each row, and compute.
+# Train on the digits, without noise and with two kinds of it, one seed each. Prune at
+# $\varepsilon^2 = 0.1$, round to 8 bits with a scale of 32 bits for each row, and compute. The test
+# has 359 images; one is 0.3 points.
 
 # %%
 digits = load("digits")
@@ -102,14 +105,14 @@ n = 1000
 options = {"steps": 800, "batch_size": 100, "progress": False}
 
 
-def trained(data, kind=None, scale=0.0):
-    model = FullyConnected(d, o, width=n, generator=seeded(1))
+def trained(data, kind=None, scale=0.0, alpha=1.75, width=n):
+    model = FullyConnected(d, o, width=width, generator=seeded(1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if kind:
         heavytail.StableNoise(
             optimizer,
             heavytail.hidden_weights(model),
-            alpha=1.75,
+            alpha=alpha,
             scale=scale,
             kind=kind,
             seed=2,
@@ -128,12 +131,12 @@ def compressed(model, bits, **criterion):
     return small, kept
 
 
-def bound(model, kept, bits, data=digits, delta=0.05):
+def bound(model, kept, bits, data=digits, delta=0.05, of=n):
     """Return training error, bound and test error of such a network."""
     error = 1 - accuracy(model, data.x_train, data.y_train)
     value = compression_bound(
         error,
-        columns=n,
+        columns=of,
         kept=kept,
         inputs=d,
         outputs=o,
@@ -152,41 +155,43 @@ nets = {
 }
 rows = []
 for name, model in nets.items():
+    before = 1 - accuracy(model, digits.x_test, digits.y_test)
     small, kept = compressed(model, 8, error=0.1**0.5)
     error, value, test = bound(small, kept, 8)
-    cells = [name, f"{kept}", f"{100 * error:.1f}", f"{100 * test:.1f}"]
-    rows.append([*cells, f"{100 * value:,.0f}"])
+    cells = [
+        name,
+        f"{kept}",
+        f"{100 * before:.1f}",
+        f"{100 * test:.1f}",
+    ]
+    rows.append([*cells, f"{100 * error:.1f}", f"{100 * value:,.0f}"])
     assert value > 5
-columns = [
-    "noise",
-    "kept of 1000",
-    "training error, %",
-    "test error, %",
-]
-table([*columns, "bound, %"], rows)
+columns = ["noise", "kept of 1000", "test error, %", "when pruned, %"]
+table([*columns, "training error, %", "bound, %"], rows)
 
 # %% [markdown]
 # An error above 100 % cannot happen: the bounds are *vacuous*, by a factor of seven and more. There
 # are 1437 training images, and even the pruned networks have tens of thousands of weights. Noise
-# lowers the bound, and it remains worthless; noise of type I also made a third of the answers of the
-# pruned network wrong.
+# lowers the bound, and it remains worthless. Noise of type I costs accuracy even before the pruning.
 #
 # ## Where it would say something
 #
 # The root is below 1 when about $q k (d + o) \log 2 < 2N$: less than $2N / \log 2$ bits in all. So
 # many columns may be kept, at most:
 
-# %% mystnb={"figure": {"caption": "Columns that may be kept for a bound below 100 % (solid) and below 50 % (dashed), training error 0, 4 bits a weight, for the input dimensions of digits, ECG5000 and MNIST. Dots: the number of training examples that there are.", "name": "fig-vacuous"}, "image": {"alt": "Log-log plot of columns against training examples: three rising lines of slope one, that of 64 inputs highest. The dots lie at 13 columns for digits, 2 for ECG5000, and 54 for MNIST."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Columns that may be kept for a bound below 100 % (solid) and below 50 % (dashed), training error 0, 4 bits a weight and 32 a row, for the input dimensions of digits, ECG5000 and MNIST. Dots: the number of training examples that there are.", "name": "fig-vacuous"}, "image": {"alt": "Log-log plot of columns against training examples: solid and dashed rising lines of slope one for three tasks, that of 64 inputs highest, all cut at 1000, the number of columns. The dots lie at 11 columns for digits, 2 for ECG5000, and 53 for MNIST."}} tags=["hide-input"]
 examples = torch.logspace(2, 7, 60).round().long().tolist()
 
 
 def most_columns(size, wanted, inputs, outputs):
     """Return the largest k with a bound below what is wanted, or 0."""
     shape = {"columns": n, "inputs": inputs, "outputs": outputs}
+    shape |= {"examples": size, "bits": 4}
     best = 0
     for k in range(1, n + 1):
+        scales = 32 * (k + outputs)
         value = compression_bound(
-            0.0, **shape, kept=k, examples=size, bits=4
+            0.0, **shape, kept=k, scale_bits=scales
         )
         if value > wanted:
             break
@@ -222,9 +227,24 @@ plt.show()
 
 # %%
 rows, best = [], {}
+
+
+def best_bound(values):
+    """Return the choice with the least bound: its key, and what it is."""
+    return min(values.items(), key=lambda item: item[1][1])
+
+
+def note(name, choice, found):
+    error, best[name], test = found
+    cells = [name, f"{choice[0]}", f"{choice[1]}", f"{100 * error:.0f}"]
+    rows.append(
+        [*cells, f"{100 * test:.0f}", f"{100 * best[name]:.0f}"]
+    )
+
+
 for name, model in nets.items():
     values = {}
-    for kept in (2, 4, 6, 8, 12):
+    for kept in (2, 4, 6, 8):
         masked = copy.deepcopy(model)
         heavytail.prune(masked, keep=kept / n)
         optimizer = torch.optim.SGD(masked.parameters(), lr=0.1)
@@ -233,22 +253,28 @@ for name, model in nets.items():
             small, k = compressed(masked.eval(), bits, keep=kept / n)
             # Three sizes of the grid were tried: a third of δ for each.
             values[kept, bits] = bound(small, k, bits, delta=0.05 / 3)
-    (kept, bits), found = min(
-        values.items(), key=lambda item: item[1][1]
-    )
-    error, value, test = found
-    best[name] = value
-    cells = [name, f"{kept}", f"{bits}", f"{100 * error:.0f}"]
-    rows.append([*cells, f"{100 * test:.0f}", f"{100 * value:.0f}"])
+    note(name, *best_bound(values))
+values = {}
+for width in (4, 6):
+    model = trained(digits, width=width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, optimizer, digits, seed=4, **options)
+    for bits in (2, 3, 4):
+        small, k = compressed(model.eval(), bits, keep=1.0)
+        shape = {"delta": 0.05 / 6, "of": width}
+        values[width, bits] = bound(small, k, bits, **shape)
+note("a fresh small network", *best_bound(values))
 columns = ["noise before", "columns", "bits", "training error, %"]
 table([*columns, "test error, %", "best bound, %"], rows)
 print(f"guessing: {100 * (1 - 1 / o):.0f} %")
+assert best["a fresh small network"] < best["I, shared"]
 
 # %% [markdown]
-# Now the bounds are below 100 %, and for the network without noise well below what guessing would
-# have. That is a theorem about a network of four columns and three bits: it *has* learned. But the
-# bound is six times what the test shows, and noise did not help it. The columns that noise had
-# made long were not those that had learned most.
+# Now the bounds are below 100 %, and the least of them well below what guessing would have. They are
+# theorems about networks of a few columns and bits: those *have* learned. But they are several
+# times what the test shows. Noise did not help. And the wide network hardly did: one that had six
+# columns from the start, trained as long, comes near its bound with a smaller error. The bound is
+# about small networks.
 #
 # ## Compressible, and nothing learned
 #
@@ -264,8 +290,13 @@ centred = replace(
     x_test=digits.x_test - digits.x_test.mean(1, keepdim=True),
 )
 rows, logits, ratios = [], {}, {}
-for name, scale in (("none", 0.0), ("I, shared", 0.005)):
-    model = trained(centred, "shared" if scale else None, scale)
+for name, scale, alpha in (
+    ("none", 0.0, 2.0),
+    ("I, α = 1.75", 0.005, 1.75),
+    ("I, Gaussian", 0.02, 2.0),
+):
+    kind = "shared" if scale else None
+    model = trained(centred, kind, scale, alpha)
     with torch.no_grad():
         logits[name] = model(centred.x_test)
     wrong = 1 - accuracy(model, centred.x_test, centred.y_test)
@@ -277,16 +308,18 @@ for name, scale in (("none", 0.0), ("I, shared", 0.005)):
     rows.append([*cells, f"{100 * wrong:.1f}", f"{100 * after:.1f}"])
 columns = ["noise", "norm of the matrix", "ratio at ε² = 0.1"]
 table([*columns, "test error, %", "after pruning, %"], rows)
-apart = float((logits["none"] - logits["I, shared"]).abs().max())
-print(f"largest difference of the two networks' outputs: {apart:.0e}")
-assert apart < 1e-2
-assert ratios["I, shared"] > 2 * ratios["none"]
+for name in ("I, α = 1.75", "I, Gaussian"):
+    apart = float((logits["none"] - logits[name]).abs().max())
+    print(f"{name}: the outputs are those without, to 0.001")
+    assert apart < 1e-3
+    assert ratios[name] > 2 * ratios["none"]
 
 # %% [markdown]
-# Two networks with the same outputs, trained on the same batches; one has a matrix that compresses
-# far better. If compressibility of the matrix explained how well a network generalises, the two
-# would differ. What pruning then drops is chosen by a noise that nothing has learned from. The
-# function can be compressed too, but how far is a question about the function.
+# Three networks with the same outputs, trained on the same batches, and matrices that compress by
+# 12, 63 and 50 %. So compressibility of the matrix is a property of the weights, not of the function.
+# It went up fivefold while the test error stayed where it was, and it did so with heavy tails and
+# without. By itself it cannot be the cause. A compression bound says less than that: it is about
+# the pruned network, which is another function, and here a worse one.
 #
 # ```{admonition} What the paper claims, and what it does not
 # :class: note
@@ -302,10 +335,12 @@ takeaway = f"""
 > vacuous by a factor of seven and more for all networks here. With a few
 > columns left it is not: {100 * best["none"]:.0f} % without noise,
 > {100 * best["I, shared"]:.0f} and {100 * best["III, isotropic"]:.0f} %
-> with it. And the norm of the matrix is the wrong thing to compress:
-> noise that the data cannot see raised the ratio from
-> {ratios["none"]:.2f} to {ratios["I, shared"]:.2f} and changed no output.
-> On this evidence heavy tails do not explain generalisation.
+> with it, and {100 * best["a fresh small network"]:.0f} % for a network
+> that was small from the start. Noise that the data cannot see raised
+> the pruning ratio from {ratios["none"]:.2f} to
+> {ratios["I, α = 1.75"]:.2f} and changed no output. In these experiments
+> compression does not favour heavy tails. A test of the hope behind
+> them needs the gap and the ratio over many α, σ and seeds.
 """
 display(Markdown(takeaway))
 
@@ -318,13 +353,12 @@ display(Markdown(takeaway))
 
 
 # %% tags=["hide-cell"]
-# n M_k (1 - R)^N <= δ, so R <= 1 - exp(-log(n M_k / δ) / N): linear in the
-# number of bits over N, not its root.
+# (n + 1) M_k (1 - R)^N <= δ: R <= 1 - exp(-log((n + 1) M_k / δ) / N), which
+# is linear in the number of bits over N, not its root.
 def realisable(k, bits=4, delta=0.05):
-    log_count = (
-        math.log(n) + math.log(math.comb(n, k)) - math.log(delta)
-    )
-    log_count += bits * k * (d + o) * math.log(2)
+    log_count = math.log(n + 1) + math.log(math.comb(n, k))
+    code = bits * k * (d + o) + 32 * (k + o)
+    log_count += code * math.log(2) - math.log(delta)
     return 1 - math.exp(-log_count / N)
 
 
@@ -332,7 +366,7 @@ k = max(k for k in range(1, 100) if realisable(k) < 0.5)
 print(
     f"{k} columns: {100 * realisable(k):.0f} %, if they fit all images"
 )
-assert 3 <= k <= 6
+assert 2 <= k <= 5
 
 # %% [markdown]
 # **2. How many bits?** For the network with noise of type III, pruned at $\varepsilon^2 = 0.1$, how
@@ -347,3 +381,4 @@ for bits in (1, 2, 3, 4, 6, 8):
     wrong[bits] = bound(small, kept, bits)[2]
     print(f"{bits} bits: test error {100 * wrong[bits]:.1f} %")
 assert wrong[6] < wrong[8] + 0.01
+# 6 bits cost an image, 4 bits three: one image of 359 is 0.3 points.

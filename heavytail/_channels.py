@@ -30,14 +30,14 @@ class Group:
     """Channels that go together: index i of every tensor of the group.
 
     Attributes:
-        removable: shape (n,), bool; it only ever loses entries.
+        may_go: shape (n,), bool; it only ever loses entries.
         layers: names of the layers that make the channels.
         multiple_of: of which the number of channels left is a multiple, if so many there are;
             None is 16 where that leaves at most one part in 64 more.
         parent: the group it has been merged into.
     """
 
-    removable: Tensor
+    may_go: Tensor
     layers: list[str]
     multiple_of: int | None = 1
     parent: "Group | None" = None
@@ -53,18 +53,19 @@ class Group:
         """Let the channels of two groups go only together."""
         mine, theirs = self.root(), other.root()
         if mine is not theirs:
-            mine.removable &= theirs.removable
+            mine.may_go &= theirs.may_go
             mine.layers += theirs.layers
             theirs.parent = mine
 
     def gone(self) -> Tensor:
         """Return the mask of the channels that go; one stays in any case."""
-        gone = self.root().removable.clone()
-        left = int((~gone).sum())
-        stay = -left % (self.multiple_of or _FAST)
-        if self.multiple_of is None and stay * _WORTH > left:
-            stay = 0
-        gone[gone.nonzero()[: max(stay, 1 - left), 0]] = False
+        gone = self.root().may_go.clone()
+        alive = int((~gone).sum())
+        left = max(alive, 1)
+        more = -left % (self.multiple_of or _FAST)
+        if self.multiple_of is not None or more * _WORTH <= left:
+            left += more
+        gone[gone.nonzero()[: left - alive, 0]] = False
         return gone
 
 
@@ -135,7 +136,7 @@ class Scan:
         operands, channels = self._operands(node), None
         if node.op == "output":
             for known in operands:
-                known.group.root().removable.zero_()
+                known.group.root().may_go.zero_()
         elif node.op.startswith("call"):
             module = self._modules[str(node.target)] if node.op == "call_module" else None
             kind: Any = node.target if module is None else type(module)
@@ -150,7 +151,7 @@ class Scan:
                     self._known[source] = None
         self._known[node] = channels
         if channels is not None:
-            channels.group.root().removable &= channels.constant
+            channels.group.root().may_go &= channels.constant
 
     def _rule(self, kind: Any, module: nn.Module | None) -> "_Rule":
         hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
@@ -208,7 +209,7 @@ class Scan:
             inputs = inputs.renewed()  # as they are here, whatever is written in place later
             if spatial and _pads_with_zeros(layer):  # not the same at the border as inside
                 uneven = inputs.constant & (inputs.values != 0)
-                inputs.group.root().removable &= ~(uneven & used.any(0))
+                inputs.group.root().may_go &= ~(uneven & used.any(0))
                 inputs.constant.logical_and_(~uneven)
             constant = inputs.at_inputs(inputs.constant, width)
             values = inputs.at_inputs(inputs.values, width)
@@ -244,7 +245,7 @@ class Scan:
         operands = self._operands(node)
         if len(operands) < len(node.all_input_nodes):  # nothing is constant in the other tensor
             for channels in operands:
-                channels.group.root().removable.zero_()
+                channels.group.root().may_go.zero_()
                 channels.constant.zero_()  # what is written in place is not constant any more
             return None
         _expect(len({(len(x.constant), x.spatial, x.spread) for x in operands}) == 1)

@@ -12,7 +12,7 @@ the squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ UNITS = ("column", "kernel", "weight")
 SCOPES = ("layer", "global")
 
 _MASKS = (torch.bool, torch.int64, torch.int32)
+_SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
 
 def column_norms(weight: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def relative_error(weight: Tensor, kept: Tensor) -> float:
         if kept.numel() and not (int(kept.min()) >= 0 and int(kept.max()) < n):
             raise ValueError(f"an index in kept must be in [0, {n}), got {kept.tolist()}")
         dropped[kept.to(norms.device).long()] = False
-    return _relative(norms, dropped)
+    return _relative(norms, dropped, 0.0)
 
 
 def kept_columns(
@@ -96,7 +97,8 @@ def kept_columns(
         weight: shape (n, ...), floating point.
         keep: in [0, 1]; keep the round(keep * n) columns of largest norm.
         error: in [0, 1]; keep the fewest columns for which the relative error (the norm, not its
-            square) stays at most ``error``. Just one of ``keep`` and ``error`` is given.
+            square) stays at most ``error``, up to a part in 1e12 for rounding. Just one of
+            ``keep`` and ``error`` is given.
 
     Returns:
         Boolean mask of shape (n,). Between equal norms the earlier column goes first.
@@ -105,7 +107,7 @@ def kept_columns(
         TypeError, ValueError: on an argument outside the sets above, or norms that are not finite.
     """
     _one_criterion(keep, error)
-    return _kept(_finite(column_norms(weight)), keep, error)
+    return _kept(_finite(column_norms(weight)), 0.0, keep, error)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class LayerReport:
         kept: number of them left.
         parameters: number of weights before.
         kept_parameters: number of weights that may be nonzero after.
-        error: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square.
+        error: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square. W is the weight
+            without masks, so that those of an earlier pruning count.
         itemsize: bytes a weight.
         positions: how often an example meets each weight: 1 in a linear layer, the number of
             output positions in a convolution; None if not known.
@@ -266,16 +269,22 @@ def prune(
 
     The masks multiply the weights at each forward pass. ``torch.nn.utils.prune.remove(layer,
     "weight")`` makes them permanent; copy a model before it is pruned or after that, since torch
-    cannot copy a masked one. A layer that is pruned already is pruned further.
+    cannot copy a masked one. A layer that is pruned already is pruned further: sizes are those of
+    the masked weight, while the error and the ratio are of the whole weight, ``weight_orig``, so
+    that what went before counts. A layer that is all zero loses nothing: at any ``error``, 0 too,
+    all of it is masked, for good.
 
     Args:
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2.
         keep: in [0, 1]; keep this fraction (to the nearest integer) of the units.
         error: in [0, 1]; remove as many units as the relative error (the norm, not its square)
-            allows. Just one of ``keep`` and ``error`` is given.
-        layers: what to prune, as modules or names, with all inside them. None takes every layer
-            with a parameter ``weight`` of dimension >= 2 but ``model.head``, and is an error for
-            a model without ``head``.
+            allows, up to a part in 1e12. Just one of ``keep`` and ``error`` is given.
+        layers: what to prune, as modules or names. One that holds others stands for the linear
+            layers and convolutions (``nn.Linear``, ``nn.Conv1d`` to ``3d``) inside; a layer of
+            another kind, as an embedding, is pruned only if it is named itself. None takes the
+            linear layers and convolutions but ``model.head``, and is an error for a model without
+            ``head``. The projection of an ``nn.MultiheadAttention`` is left out: it is never
+            called, so its mask would not be renewed.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each layer by itself, ``"global"`` to the
@@ -285,24 +294,28 @@ def prune(
             layers, which are taken to see one vector an example.
 
     Returns:
-        The report. If an argument is refused, the model is as it was.
+        The report; its ``protected`` lists what was left out. If an argument is refused, the model
+        is as it was.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above, a layer that is not in the
-            model or has no ``weight``, or weights that are not finite.
+            model or has no ``weight``, a named transposed convolution (its first dimension is not
+            its outputs) or projection of an attention, a parametrized layer, or weights that are
+            not finite.
     """
     _one_criterion(keep, error)
     _checks.one_of("unit", unit, UNITS)
     _checks.one_of("scope", scope, SCOPES)
     chosen = _prunable(model, layers)
-    weights = [_weight(module) for module in chosen.values()]
-    positions = _positions(model, chosen, example)
+    weights = [_layers.weight(module) for module in chosen.values()]
+    positions = _layers.positions(model, chosen, example)
     sizes = [_finite(_unit_sizes(weight, unit)) for weight in weights]
-    everything = torch.cat([size.cpu() for size in sizes])  # layers may lie on several devices
+    losses = [_lost(module) for module in chosen.values()]
+    everything, lost = torch.cat([size.cpu() for size in sizes]), math.hypot(*losses)
     if scope == "layer":
-        kept = [_kept(size, keep, error).cpu() for size in sizes]
-    else:
-        kept = list(_kept(everything, keep, error).split([len(size) for size in sizes]))
+        kept = [_kept(*part, keep, error).cpu() for part in zip(sizes, losses, strict=True)]
+    else:  # layers may lie on several devices
+        kept = list(_kept(everything, lost, keep, error).split([len(size) for size in sizes]))
     masks = [
         _mask(module, weight, units)
         for module, weight, units in zip(chosen.values(), weights, kept, strict=True)
@@ -314,14 +327,15 @@ def prune(
             kept=int(mask.view(len(size), -1).any(1).sum()),
             parameters=mask.numel(),
             kept_parameters=int(mask.sum()),
-            error=_relative(size.cpu(), ~units),
+            error=_relative(size.cpu(), ~units, loss),
             itemsize=mask.element_size(),
             positions=positions[name],
         )
-        for name, size, units, mask in zip(chosen, sizes, kept, masks, strict=True)
+        for name, size, loss, units, mask in zip(chosen, sizes, losses, kept, masks, strict=True)
     ]
     protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
-    report = PruneReport(tuple(reports), unit, _relative(everything, ~torch.cat(kept)), protected)
+    whole = _relative(everything, ~torch.cat(kept), lost)
+    report = PruneReport(tuple(reports), unit, whole, protected)
     for module, mask in zip(chosen.values(), masks, strict=True):
         torch_prune.custom_from_mask(module, "weight", mask)
     return report
@@ -331,16 +345,17 @@ def _prunable(
     model: nn.Module, layers: _layers.Layer | Iterable[_layers.Layer] | None
 ) -> dict[str, nn.Module]:
     """Return the layers to prune, by name, in the model's order."""
-    hidden = _layers.hidden(model, None) if layers is None else _layers.inside(model, layers)
-    if not hidden:
-        raise ValueError("layers must name at least one layer, got none")
-    chosen = {name: module for name, module in hidden.items() if _is_prunable(module)}
-    if layers is not None and len(chosen) < len(hidden):
-        refused = {name: module for name, module in hidden.items() if name not in chosen}
+    chosen = _layers.taken(model, layers, _refusal)
+    refused = {name: module for name, module in chosen.items() if not _is_prunable(module)}
+    if refused:
         raise ValueError(f"no parameter 'weight' to prune in {_layers.listed(refused)}")
-    if not chosen:
-        raise ValueError(f"no parameter 'weight' to prune in {_layers.listed(hidden)}")
     return chosen
+
+
+def _refusal(module: nn.Module) -> str:
+    """Tell why a layer is not to be pruned; "" if it is."""
+    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    return "has its inputs, not its units, along its weight's first dimension" * transposed
 
 
 def _is_prunable(module: nn.Module) -> bool:
@@ -351,13 +366,13 @@ def _is_prunable(module: nn.Module) -> bool:
     return weight is not None and weight.dim() >= 2 and weight.numel() > 0
 
 
-def _weight(module: nn.Module) -> Tensor:
-    """Return the weight as it is now; torch renews a masked one at the next forward pass only."""
-    if "weight_mask" in module._buffers:
-        return (module.weight_orig * module.weight_mask).detach()  # type: ignore[operator]
-    weight = module.weight
-    assert isinstance(weight, Tensor)  # _prunable has looked
-    return weight.detach()
+def _lost(module: nn.Module) -> float:
+    """Return the norm of what earlier masks hide."""
+    mask = module._buffers.get("weight_mask")
+    if mask is None:
+        return 0.0
+    hidden = module.get_parameter("weight_orig").detach() * (1 - mask)
+    return float(_finite(column_norms(hidden.reshape(1, -1))))
 
 
 def _mask(module: nn.Module, weight: Tensor, kept: Tensor) -> Tensor:
@@ -379,35 +394,6 @@ def _unit_sizes(weight: Tensor, unit: str) -> Tensor:
     return column_norms(weight.flatten(0, 1) if unit == "kernel" and weight.dim() > 2 else weight)
 
 
-def _positions(
-    model: nn.Module, layers: dict[str, nn.Module], example: Tensor | None
-) -> dict[str, float | None]:
-    """Return how often an example meets each weight of a layer."""
-    if example is None:
-        return {n: 1.0 if isinstance(layer, nn.Linear) else None for n, layer in layers.items()}
-    _checks.tensor("example", example)
-    seen: dict[str, float | None] = dict.fromkeys(layers)
-
-    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, _: object, output: Tensor) -> None:
-            weights = output.numel() / len(example) / len(_weight(module))
-            seen[name] = (seen[name] or 0) + weights
-
-        return hook
-
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    return seen
-
-
 def _flops(parameters: int, positions: float | None) -> float:
     return math.nan if positions is None else 2 * parameters * positions
 
@@ -416,8 +402,9 @@ def _short(number: float) -> str:
     """Return a number with three digits and a prefix: 12.3k."""
     if math.isnan(number):
         return "unknown"
-    power = min(4, max(0, math.floor(math.log10(max(number, 1)) / 3)))
-    return f"{number / 1000**power:.{3 if power else 4}g}{['', 'k', 'M', 'G', 'T'][power]}"
+    rounded = float(f"{number:.{3 if number >= 1000 else 4}g}")  # 999,999 is 1M
+    power = min(6, max(0, math.floor(math.log10(max(rounded, 1)) / 3)))
+    return f"{rounded / 1000**power:g}{['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"
 
 
 def _finite(sizes: Tensor) -> Tensor:
@@ -435,7 +422,7 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
         _checks.fraction("error", error)
 
 
-def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
+def _kept(sizes: Tensor, lost: float, keep: float | None, error: float | None) -> Tensor:
     """Choose the units to keep by their sizes (shape (units,)); one of the criteria is given."""
     ascending = torch.argsort(sizes, stable=True)
     n = len(sizes)
@@ -443,37 +430,41 @@ def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
         cut = n - round(keep * n)
     else:
         assert error is not None  # one criterion is given
-        cut = int(removable(_energies(sizes), error)) if n else 0
+        energies, gone = _energies(sizes, lost)
+        cut = int(removable(energies, error, gone)) if n else 0
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
     kept[ascending[:cut]] = False
     return kept
 
 
-def removable(energies: Tensor, error: float) -> Tensor:
+def removable(energies: Tensor, error: float, gone: float = 0.0) -> Tensor:
     """Return how many of the smallest squared norms can go: they sum to <= error^2 of all.
+
+    The sums are rounded: one that exceeds its bound by a part in 1e12 is within it.
 
     Args:
         energies: shape (..., n), n >= 1, >= 0.
         error: in [0, 1], the relative error: the norm, not its square.
+        gone: what is gone already: part of the sum, and of all.
 
     Returns:
         Shape (...), int64.
     """
-    ascending = energies.sort(-1).values.cumsum(-1)
-    return (ascending <= error**2 * ascending[..., -1:]).sum(-1)
+    ascending = energies.sort(-1).values.cumsum(-1) + gone
+    return (ascending <= (1 + _SLACK) * error**2 * ascending[..., -1:]).sum(-1)
 
 
-def _energies(sizes: Tensor) -> Tensor:
-    """Return the squares, relative to the largest size so that none overflows."""
-    largest = float(sizes.max()) if len(sizes) else 0.0
-    return (sizes / largest).square() if largest > 0 else torch.zeros_like(sizes)
+def _energies(sizes: Tensor, lost: float) -> tuple[Tensor, float]:
+    """Return the squares, relative to the largest so that none overflows."""
+    largest = max(float(sizes.max()) if len(sizes) else 0.0, lost) or 1.0
+    return (sizes / largest).square(), (lost / largest) ** 2
 
 
-def _relative(sizes: Tensor, dropped: Tensor) -> float:
-    """Return sqrt(dropped energy / all energy), 0 where there is no energy at all."""
-    energy = _energies(sizes)
-    total = float(energy.sum())
-    return math.sqrt(float(energy[dropped].sum()) / total) if total > 0 else 0.0
+def _relative(sizes: Tensor, dropped: Tensor, lost: float) -> float:
+    """Return sqrt(energy dropped or lost / all energy), 0 where there is no energy at all."""
+    energy, gone = _energies(sizes, lost)
+    total = float(energy.sum()) + gone
+    return min(1.0, math.sqrt((float(energy[dropped].sum()) + gone) / total)) if total > 0 else 0.0
 
 
 def _described(value: object) -> str:

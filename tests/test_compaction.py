@@ -316,6 +316,13 @@ def test_padding_same_means_zeros():
     assert shapes(assert_same(model, inputs(2, 4, 4)))[0] == (6, 2, 3, 3)
 
 
+def test_padding_same_around_kernels_of_size_one_is_none():
+    layers = [nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 1, padding="same"), nn.Flatten()]
+    model = seeded(nn.Sequential(*layers, nn.Linear(48, 2)))
+    kill(model[0], 0, 2)
+    assert assert_same(model, inputs(2, 6, 6))[0].out_channels == 2
+
+
 @pytest.mark.parametrize(
     ("pool", "size"),
     [
@@ -557,6 +564,27 @@ def test_steps_that_are_not_understood(step, message):
     model = joined(lambda net, x: step(net, net.a(x).relu()))
     unchanged(model, message)
     compact(seeded(model))  # nothing to cut: nothing to understand
+
+
+def test_all_layers_that_make_the_channels_are_named():
+    def join(net, x):
+        maps = net.a(x)
+        return (maps + net.b(maps)).softmax(1)
+
+    model = joined(join)
+    kill(model.b, 0)
+    unchanged(model, r"the dead channels of (a, b|b, a) cannot be cut: they reach softmax")
+
+
+def test_what_is_not_cut_may_reach_anything():
+    """All is dead, and one stays; or all stays, for a round size."""
+    model = seeded(nn.Sequential(nn.Linear(5, 1), nn.Softmax(1), nn.Linear(1, 2)))
+    kill(model[0], 0)
+    assert shapes(compact(model)) == [(1, 5), (2, 1)]
+    model = seeded(nn.Sequential(nn.Linear(5, 8), nn.Softmax(1), nn.Linear(8, 2)))
+    kill(model[0], 1)
+    assert shapes(compact(model, multiple_of=8)) == [(8, 5), (2, 8)]
+    unchanged(model, r"dead channels of 0 cannot be cut: they reach _1 \(Softmax\)")
 
 
 @pytest.mark.parametrize(
@@ -829,3 +857,13 @@ def test_sizes_are_round_where_it_costs_next_to_nothing(left, size):
     kill(model[0], *range(1100 - left))
     assert compact(model)[0].out_features == size
     assert compact(model, multiple_of=1)[0].out_features == left
+
+
+@pytest.mark.parametrize(("multiple_of", "size"), [(None, 1), (1, 1), (8, 8), (64, 50)])
+def test_sizes_where_all_is_dead(multiple_of, size):
+    model = nn.Sequential(nn.Linear(6, 50), nn.Tanh(), nn.Linear(50, 3)).double()
+    kill(model[0], *range(50))
+    small = compact(model, multiple_of=multiple_of)
+    assert small[0].out_features == size
+    x = inputs(6)
+    assert torch.allclose(small(x), model(x), rtol=0, atol=1e-13)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from heavytail import column_norms, kept_columns, prune, relative_error, symmetric_stable
+from heavytail.compress import LayerReport, PruneReport
 
 ROOT = 0.1**0.5
 
@@ -108,6 +109,38 @@ def test_ends_of_the_criteria(weight):
     assert not kept_columns(torch.zeros(4, 2), error=0.1).any()  # nothing is lost
 
 
+def test_the_count_is_rounded():
+    weight = torch.arange(1.0, 8)[:, None]
+    assert int(kept_columns(weight, keep=0.3).sum()) == 2  # of 2.1
+    assert int(kept_columns(weight, keep=0.4).sum()) == 3  # of 2.8
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.5, 2.0])
+def test_the_error_of_a_choice_gives_it_back(alpha, generator):
+    """The sums of squares are rounded differently, in another order."""
+    for _ in range(5):
+        weight = symmetric_stable(alpha, (101, 3), generator=generator)
+        for k in range(102):
+            kept = kept_columns(weight, keep=k / 101)
+            error = relative_error(weight, kept)
+            assert error <= 1
+            assert torch.equal(kept_columns(weight, error=error), kept), k
+
+
+def test_no_error_is_above_one(generator):
+    """Nothing but a zero column is kept; the sum without it may be rounded to more."""
+    for n in range(2, 400):
+        weight = symmetric_stable(1.5, (n, 1), generator=generator, dtype=torch.float64)
+        weight[n // 3] = 0
+        assert relative_error(weight, torch.tensor([n // 3])) <= 1
+
+
+def test_the_slack_is_for_rounding_only():
+    weight = torch.tensor([[3.0], [4.0]], dtype=torch.float64)
+    assert kept_columns(weight, error=0.6 * (1 - 1e-13)).tolist() == [False, True]
+    assert kept_columns(weight, error=0.6 * (1 - 1e-11)).all()
+
+
 def test_ties_are_broken_by_position():
     weight = torch.ones(4, 2)
     assert kept_columns(weight, keep=0.5).tolist() == [False, False, True, True]
@@ -203,6 +236,20 @@ def test_bytes_and_operations():
     assert sequence.flops == 7 * report.flops
 
 
+@pytest.mark.parametrize(
+    ("positions", "short"),
+    [
+        (0, "0"), (0.5, "0.5"), (99, "99"), (123.44, "123.4"), (999.6, "999.6"),
+        (999.97, "1k"), (1000, "1k"), (12_345, "12.3k"),
+        (999_499, "999k"), (999_999, "1M"), (1.5e9, "1.5G"), (2.25e12, "2.25T"), (1e15, "1P"),
+        (math.nan, "unknown"),
+    ],
+)  # fmt: skip
+def test_numbers_in_the_table(positions, short):
+    layer = LayerReport("a", 2, 1, 2, 1, 0.1, positions=positions / 2)
+    assert str(PruneReport((layer,), "column", 0.1)).splitlines()[1].split()[-2] == short
+
+
 def test_operations_of_convolutions_need_an_example():
     def conv_net():
         torch.manual_seed(1)
@@ -262,7 +309,41 @@ def test_pruning_again_prunes_further():
     assert int((column_norms(masked(model.body[0])) > 0).sum()) == 10
     milder = prune(model, keep=0.5)  # what is gone stays gone, and is counted as gone
     assert (milder.layers[0].kept, milder.layers[0].kept_parameters) == (10, 50)
-    assert milder.error == 0
+    assert milder.error == pytest.approx(again.error)  # of the whole weight, not of what is left
+
+
+def test_the_error_counts_what_earlier_masks_hide():
+    model, original = net(), net()
+    assert prune(model, error=0.3, unit="weight").error <= 0.3
+    for criterion in ({"error": 0.5}, {"keep": 0.3, "scope": "global"}, {"keep": 0.5}):
+        report = prune(model, **criterion)
+        lost, total = [], []
+        for layer, i in zip(report.layers, (0, 2), strict=True):
+            W = masked(original.body[i])
+            lost.append(float((W - masked(model.body[i])).norm()))
+            total.append(float(W.norm()))
+            assert layer.error == pytest.approx(lost[-1] / total[-1])
+        assert report.error == pytest.approx(math.hypot(*lost) / math.hypot(*total))
+        if "error" in criterion:
+            assert report.error <= 0.5
+    for scope in ("layer", "global"):  # more is lost than this: nothing else goes
+        less = prune(model, error=0.4, scope=scope)
+        assert (less.kept_parameters, less.error) == (report.kept_parameters, report.error)
+
+
+def test_an_error_reached_in_steps_is_reached_at_once():
+    model, once = net(), net()
+    for error in (0.1, 0.2, 0.4):
+        steps = prune(model, error=error)
+    assert steps.layers == prune(once, error=0.4).layers
+
+
+def test_all_of_a_zero_layer_goes():
+    model = net()
+    nn.init.zeros_(model.body[0].weight)
+    report = prune(model, error=0.0)
+    assert [layer.kept for layer in report.layers] == [0, 30]
+    assert report.error == 0
 
 
 def test_pruning_sees_the_weights_as_they_are_now():
@@ -313,6 +394,8 @@ def test_filters_are_columns():
         ({"layers": ["body.1"]}, ValueError, r"no weight of dimension >= 2 in this layer: ReLU"),
         ({"layers": []}, ValueError, "at least one layer"),
         ({"layers": nn.Linear(2, 2)}, ValueError, "not in the model"),
+        ({"example": torch.ones(0, 5)}, ValueError, r"one input or more, got shape \(0, 5\)"),
+        ({"example": torch.tensor(1.0)}, ValueError, r"one input or more, got shape \(\)"),
         ({"unit": "row"}, ValueError, "unit must be one of"),
         ({"scope": "all"}, ValueError, "scope must be one of"),
     ],
@@ -337,13 +420,101 @@ def test_a_layer_torch_cannot_mask_leaves_the_others_alone():
     model = nn.ModuleDict(
         {"a": nn.Linear(3, 4), "b": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))}
     )
-    with pytest.raises(ValueError, match="no parameter 'weight' to prune in"):
-        prune(model, keep=0.5, layers=["a", "b"])
+    for layers in (["a", "b"], model):
+        with pytest.raises(ValueError, match=r"b \(ParametrizedLinear\).*remove_parametrizations"):
+            prune(model, keep=0.5, layers=layers)
     assert not torch_prune.is_pruned(model)
     model = nn.Module()
     model.body, model.head = nn.LSTM(3, 4), nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"no parameter 'weight' to prune in body \(LSTM\)"):
+        prune(model, keep=0.5, layers="body")
+    with pytest.raises(ValueError, match=r"no layer can be taken: body \(LSTM\) is no linear"):
         prune(model, keep=0.5)
+    model.body = nn.Linear(3, 4)
+    plain = model.body.weight.detach() * 1
+    del model.body.weight
+    model.body.weight = plain
+    model.body.other = nn.Parameter(torch.ones(4, 3))
+    with pytest.raises(ValueError, match=r"no parameter 'weight' to prune in body \(Linear\)"):
+        prune(model, keep=0.5)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("inner", [(), ("body",)])
+def test_parametrized_layers_are_not_skipped(inner):
+    layer = nn.Linear(3, 4)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 3), layer), "head": nn.Linear(4, 2)})
+    with pytest.raises(ValueError, match=r"body\.1 \(ParametrizedLinear\).*remove_param"):
+        prune(model, keep=0.5, layers=inner or None)
+    with pytest.raises(ValueError, match=r"model itself\) \(ParametrizedLinear\).*remove_param"):
+        prune(layer, keep=0.5, layers=layer)
+    assert not torch_prune.is_pruned(model)
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert len(prune(model, keep=0.5, layers=inner or None).layers) == 2
+
+
+class Sub(nn.Linear):
+    pass
+
+
+def of_many_kinds():
+    model = nn.Module()
+    model.embed = nn.Embedding(7, 8)
+    model.attention = nn.MultiheadAttention(8, 2)
+    model.convs = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ConvTranspose1d(4, 8, 3), nn.Conv3d(2, 2, 1))
+    model.body = Sub(8, 8)
+    model.pairs = nn.Bilinear(2, 3, 4)
+    model.head = nn.Linear(8, 2)
+    return model
+
+
+def test_linear_layers_and_convolutions_are_taken_unless_others_are_named():
+    model = of_many_kinds()
+    report = prune(model, keep=0.5)
+    assert [layer.name for layer in report.layers] == ["convs.0", "convs.2", "body"]
+    left = ("embed", "attention", "attention.out_proj", "convs.1", "pairs", "head")
+    assert report.protected == left
+    inside = prune(of_many_kinds().convs, keep=0.5, layers=["0", "2"])
+    assert inside.protected == ("1",)
+    model = of_many_kinds()
+    assert [layer.name for layer in prune(model, keep=0.5, layers=["convs"]).layers] == [
+        "convs.0",
+        "convs.2",
+    ]
+    named = prune(model, keep=0.5, layers=["embed", model.pairs])
+    assert [(layer.name, layer.units) for layer in named.layers] == [("embed", 7), ("pairs", 4)]
+    assert math.isnan(named.flops)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("convs.1", r"convs\.1 \(ConvTranspose1d\) has its inputs, not its units, along"),
+        ("attention", r"no parameter 'weight' to prune in attention \(MultiheadAttention\)"),
+        ("attention.out_proj", r"Linear\) is never called: its nn\.MultiheadAttention reads"),
+    ],
+)
+def test_layers_of_other_kinds_that_are_refused(name, message):
+    model = of_many_kinds()
+    with pytest.raises(ValueError, match=message):
+        prune(model, keep=0.5, layers=["body", name])
+    assert not torch_prune.is_pruned(model)
+
+
+def test_the_mask_of_a_projection_of_attention_would_not_be_renewed():
+    """Why it is refused."""
+    attention, x = nn.MultiheadAttention(8, 2), torch.ones(3, 1, 8)
+    torch_prune.random_unstructured(attention.out_proj, "weight", 0.5)
+    stale = attention.out_proj.weight.detach().clone()
+    with torch.no_grad():
+        attention.out_proj.weight_orig.mul_(3)
+    attention(x, x, x)
+    assert torch.equal(attention.out_proj.weight, stale)
 
 
 def test_a_container_stands_for_what_is_inside():
@@ -355,5 +526,5 @@ def test_a_container_stands_for_what_is_inside():
 def test_an_empty_model_and_one_without_head():
     with pytest.raises(ValueError, match="no weight of dimension >= 2"):
         prune(nn.Sequential(), keep=0.5)
-    with pytest.raises(ValueError, match=r"no last layer named 'head'.*0 \(Linear\)"):
+    with pytest.raises(ValueError, match=r"named 'head'.* by layers=.*0 \(Linear\)"):
         prune(nn.Sequential(nn.Linear(2, 2)), keep=0.5)
