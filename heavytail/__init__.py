@@ -1,5 +1,6 @@
 """heavytail: stable laws, noise for any torch optimizer, the mean-field limit, and pruning."""
 
+from heavytail import fokker_planck
 from heavytail.compaction import compact
 from heavytail.compress import (
     LayerReport,
@@ -65,6 +66,7 @@ __all__ = [
     "euler_error",
     "factorization_report",
     "factorize",
+    "fokker_planck",
     "hidden_weights",
     "hill",
     "hill_curve",

@@ -12,7 +12,7 @@ References:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,8 @@ from torch import Tensor
 from heavytail import _checks
 from heavytail.meanfield import MeanField, Scheme, System, check_problem, generator_on
 from heavytail.noise import KINDS
+
+Integers = Iterable[int] | Tensor
 
 STATISTICS = ("mean", "geometric", "median")
 
@@ -47,6 +49,9 @@ class Rates:
         statistic: over seeds: ``"mean"``; ``"geometric"``, exp of the mean of logs; ``"median"``.
         sup: the same for a supremum: over time (:func:`chaos_error`), over particles
             (:func:`euler_error`); None within itself.
+
+    Raises:
+        TypeError, ValueError: on other shapes or values, less than 2 seeds or 2 different x.
     """
 
     x: Tensor
@@ -54,6 +59,21 @@ class Rates:
     size: Tensor
     statistic: str = "geometric"
     sup: "Rates | None" = None
+
+    def __post_init__(self) -> None:
+        _checks.one_of("statistic", self.statistic, STATISTICS)
+        for name in ("x", "errors", "size"):
+            value = _checks.tensor(name, getattr(self, name))
+            _checks.positive_or_tensor(name, value)
+            object.__setattr__(self, name, value.detach().double())
+        m = self.x.numel()
+        for name, value in (("x", self.x), ("size", self.size)):
+            if value.shape != (m,) or m < 2 or len(value.unique()) < m:
+                raise ValueError(f"{name} must hold {max(m, 2)} different numbers, got {value}")
+        if self.errors.dim() != 2 or len(self.errors) < 2 or self.errors.shape[1] != m:
+            raise ValueError(f"errors must be (2 or more, {m}), got {tuple(self.errors.shape)}")
+        if not isinstance(self.sup, Rates | None):
+            raise TypeError(f"sup must be Rates or None, got {self.sup!r}")
 
     @property
     def error(self) -> Tensor:
@@ -123,31 +143,32 @@ class Rates:
         return values.std(0) * math.sqrt(R / (R - 1))
 
 
-def _rates(x: Sequence[float], runs: list[Tensor], size: Sequence[float], statistic: str) -> Rates:
-    """Make rates from what some seeds gave: (2, seeds, m), the errors and their suprema."""
+def _rates(
+    name: str,
+    x: list[float],
+    runs: list[Tensor],
+    batches: list[list[torch.Generator]],
+    size: list[float],
+    statistic: str,
+) -> Rates:
+    """Make rates from what the seeds gave: (2, seeds, m), the errors and their suprema."""
     errors = torch.cat(runs, 1).double().cpu()
-    bad = ~(torch.isfinite(errors) & (errors > 0))
-    if bool(bad.any()):
-        raise ValueError(f"an error has no logarithm: got {errors[bad][0]:g}")
+    if bad := (~(torch.isfinite(errors) & (errors > 0))).nonzero().tolist():
+        value, (_, s, j) = float(errors[tuple(bad[0])]), bad[0]
+        seed = [each for batch in batches for each in batch][s].initial_seed()
+        why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
+        got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
+        raise ValueError(f"an error has no logarithm: got {got}: {why}")
     at, of = (torch.tensor(v, dtype=torch.float64) for v in (x, size))
     return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
 
 
-def _generators(
-    seeds: int | Sequence[int], n: int, device: torch.device | str | None
-) -> Iterator[list[torch.Generator]]:
-    """Yield generators of the seeds, as many at a time as runs of n particles go side by side."""
-    seeds = seeds if isinstance(seeds, Sequence) else range(_checks.count("seeds", seeds))
-    if len(seeds) < 2:
-        raise ValueError(f"seeds must be at least 2, for a standard error, got {len(seeds)}")
-    every = [generator_on(seed, device) for seed in seeds]
-    at_once = max(1, _SIDE_BY_SIDE // n)
-    for first in range(0, len(every), at_once):
-        yield every[first : first + at_once]
-
-
-def _numbers(name: str, values: Sequence[int], below: int | None = None) -> list[int]:
-    numbers = [_checks.count(f"each of {name}", value, least=1) for value in values]
+def _integers(name: str, values: Integers, least: int = 1, below: int | None = None) -> list[int]:
+    """Return the entries of a sequence, a tensor or a numpy array."""
+    entries = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise TypeError(f"{name} must be 2 or more different integers, got {values!r}")
+    numbers = [_checks.count(f"each of {name}", entry, least) for entry in entries]
     if len(set(numbers)) != len(numbers) or len(numbers) < 2:
         raise ValueError(f"{name} must be 2 or more different integers, got {numbers}")
     if below is not None and max(numbers) >= below:
@@ -155,16 +176,27 @@ def _numbers(name: str, values: Sequence[int], below: int | None = None) -> list
     return numbers
 
 
+def _batches(
+    seeds: int | Integers, n: int, device: torch.device | str | None
+) -> list[list[torch.Generator]]:
+    """Return generators of the seeds, as many together as runs of n particles go side by side."""
+    if not isinstance(seeds, Iterable):
+        seeds = range(_checks.count("seeds", seeds, least=2))
+    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, least=0)]
+    at_once = max(1, _SIDE_BY_SIDE // n)
+    return [every[first : first + at_once] for first in range(0, len(every), at_once)]
+
+
 def chaos_error(
     problem: MeanField,
-    widths: Sequence[int],
+    widths: Integers,
     *,
     T: float,
     steps: int,
     alpha: float,
     sigma: float,
     kind: str,
-    seeds: int | Sequence[int],
+    seeds: int | Integers,
     reference: int | str,
     statistic: str = "geometric",
     coupled: bool = True,
@@ -187,7 +219,7 @@ def chaos_error(
         alpha: stability index in (0, 2].
         sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
         kind: of the noise, as for :func:`simulate`.
-        seeds: a number of seeds, then 0, 1, ..., or the seeds; 2 or more.
+        seeds: a number of seeds, then 0, 1, ..., or different seeds; 2 or more.
         reference: what stands for the limit:
 
             - an integer N above all widths: a system of N particles, of which those of width n are
@@ -214,28 +246,33 @@ def chaos_error(
     Source: Sznitman 1991, Theorem 1.4, for the coupling; Wan et al. 2024. The twins are ours.
     """
     check_problem(problem)
-    scheme = Scheme(T, steps, alpha, sigma, kind)
+    dtype = _checks.place(None, device, dtype)[1]
+    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
     _checks.one_of("statistic", statistic, STATISTICS)
     _checks.count("tracers", tracers, least=1)
     if isinstance(reference, str):
         _checks.one_of("reference", reference, ("limit", "twins"))
-        widths = _numbers("widths", widths)
+        below, inverse = None, 0.0
     else:
-        widths = _numbers("widths", widths, _checks.count("reference", reference, least=1))
-    exact = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
-    if reference == "limit" and not (exact and alpha > 1):
-        raise ValueError(
-            "reference 'limit' needs h = 'linear', a tensor start, no signs and alpha > 1, got "
-            f"h {problem.h!r}, start {problem.start!r}, signs {problem.signs!r}, alpha {alpha:g}"
-        )
-    dtype = _checks.place(None, device, dtype)[1]
-    runs, most = [], max(widths) if isinstance(reference, str) else reference
-    for generators in _generators(seeds, most, device):
+        below = _checks.count("reference, if not 'limit' or 'twins',", reference, least=1)
+        inverse = 1 / below
+    ns = _integers("widths", widths, below=below)
+    needs = (
+        ("h = 'linear'", problem.h == "linear", problem.h),
+        ("a tensor start", isinstance(problem.start, Tensor), problem.start),
+        ("no signs", problem.signs is None, problem.signs),
+        ("alpha > 1", alpha > 1, alpha),
+    )
+    for needed, holds, got in needs if reference == "limit" else ():
+        if not holds:
+            raise ValueError(f"reference 'limit' needs {needed}, got {got!r}")
+    batches, runs = _batches(seeds, max(ns) if below is None else below, device), []
+    for generators in batches:
         with torch.no_grad():
-            coupling = _coupling(problem, widths, reference, tracers, coupled, generators, dtype)
+            coupling = _coupling(problem, ns, reference, tracers, coupled, generators, dtype)
             runs.append(_gaps(scheme, *coupling, generators))
-    inverse = 0.0 if isinstance(reference, str) else 1 / reference
-    return _rates(widths, runs, [1 / (1 / n - inverse) for n in widths], statistic)
+    size = [1 / (1 / n - inverse) for n in ns]
+    return _rates("width", [float(n) for n in ns], runs, batches, size, statistic)
 
 
 _Noise = list[tuple[int, list[System]]]
@@ -310,14 +347,14 @@ def _distance(one: System, other: System) -> Tensor:
 
 def euler_error(
     problem: MeanField,
-    steps: Sequence[int],
+    steps: Integers,
     *,
     T: float,
     n: int,
     alpha: float,
     sigma: float,
     kind: str,
-    seeds: int | Sequence[int],
+    seeds: int | Integers,
     reference: int | None = None,
     statistic: str = "geometric",
     dtype: torch.dtype = torch.float64,
@@ -338,11 +375,12 @@ def euler_error(
         alpha: stability index in (0, 2].
         sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
         kind: of the noise, as for :func:`simulate`.
-        seeds: a number of seeds, then 0, 1, ..., or the seeds; 2 or more.
+        seeds: a number of seeds, then 0, 1, ..., or different seeds; 2 or more.
         reference: steps of the finest scheme, a multiple of each K above all; None is 8 times
-            their least common multiple. The slope is that on eta minus the finest eta: exact for an
-            error c eta; one that is random and centred reads 0.976 instead of 1 between 8 and 16
-            times the finest eta, 0.988 between 16 and 32 times.
+            their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
+            that on eta minus the finest eta: exact for an error c eta; one that is random and
+            centred reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16
+            and 32 times.
         statistic: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``.
         dtype: torch.float32 or torch.float64: errors are differences.
         device: where to compute; None is torch's default device.
@@ -357,17 +395,17 @@ def euler_error(
     Source: Wan et al. 2024, whose bound has the power 1/alpha. The measurement is ours.
     """
     check_problem(problem)
-    counts = _numbers("steps", steps)
+    counts = _integers("steps", steps)
     finest = 8 * math.lcm(*counts) if reference is None else reference
-    _numbers("steps", counts, _checks.count("reference", finest))
+    _integers("steps", counts, below=_checks.count("reference", finest))
     if any(finest % K for K in counts):
         raise ValueError(f"each of steps must divide the reference, {finest}, got {counts}")
-    scheme = Scheme(T, finest, alpha, sigma, kind)
+    dtype = _checks.place(None, device, dtype)[1]
+    scheme = Scheme(T, finest, alpha, sigma, kind, dtype)
     _checks.one_of("statistic", statistic, STATISTICS)
     n = _checks.count("n", n, least=1)
-    dtype = _checks.place(None, device, dtype)[1]
-    runs = []
-    for generators in _generators(seeds, n, device):
+    batches, runs = _batches(seeds, n, device), []
+    for generators in batches:
         with torch.no_grad():
             start = torch.stack([problem._starts(n, each, dtype) for each in generators])
             systems = [
@@ -379,7 +417,8 @@ def euler_error(
             both = [torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps]
             runs.append(torch.stack(both, 2))
     etas = [T / K for K in counts]
-    return _rates(etas, runs, [eta - T / finest for eta in etas], statistic)
+    size = [eta - T / finest for eta in etas]
+    return _rates("step size", etas, runs, batches, size, statistic)
 
 
 def linear_gap_scale(

@@ -11,7 +11,8 @@ d_t rho = -d_theta(b rho), by Fourier in theta and Runge and Kutta's fourth orde
 taken anew from rho in each stage, in as many pieces as stability needs; half a step of noise.
 Mass is kept. The error is of order 2 in dt, also if b depends on rho; in dx it falls faster than
 any power while rho and b are smooth. Two things are not the line's: the tails overlap
-(:func:`image_error`), and b is brought smoothly to 0 over the outer tenth, to be periodic.
+(:func:`image_error`), and b is brought smoothly to 0 over the outer tenth, to be periodic. What
+transport moves must stay within 0.9 box: beyond, it stops and piles up.
 
 Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506-517; Jourdain, Meleard and Woyczynski, Nonlinear
 SDEs driven by Levy processes and related PDEs, ALEA 4 (2008) 1-29.
@@ -33,6 +34,7 @@ _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it pe
 _REACH = 0.8  # the part of the box that box_for leaves for use
 _STABLE = 2.0  # |b| k dt of a piece: the stages are stable up to 2.8
 _BELOW = 1e-8  # how far below 0 rounding may bring rho, in parts of its maximum
+_CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,31 @@ class Density:
 
     Attributes:
         theta: shape (m,), float64, m even: the points -box, -box + dx, ..., box - dx.
-        rho: shape (m,), float64: the density there, per unit of theta.
+        rho: shape (m,), float64, finite: the density there, per unit of theta.
+
+    Raises:
+        TypeError, ValueError: on tensors other than these.
     """
 
     theta: Tensor
     rho: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in (("theta", self.theta), ("rho", self.rho)):
+            if _checks.tensor(name, value).dtype != torch.float64:
+                raise TypeError(f"{name} must be float64, got {value.dtype}")
+            _checks.real_or_tensor(name, value)
+        theta, m = self.theta, self.theta.numel()
+        if theta.dim() != 1 or m == 0 or m % 2 or self.rho.shape != theta.shape:
+            got = f"{tuple(theta.shape)} and {tuple(self.rho.shape)}"
+            raise ValueError(f"theta and rho must have one shape (m,), m even, got {got}")
+        box = -float(theta[0])
+        grid = torch.arange(-m // 2, m // 2, dtype=theta.dtype, device=theta.device) * (2 * box / m)
+        if not (box > 0 and float((theta - grid).abs().max()) <= 1e-9 * box):
+            raise ValueError(
+                "theta must be -box, -box + dx, ..., box - dx in equal steps, got values from "
+                f"{float(theta[0]):g} to {float(theta[-1]):g}, {m} of them"
+            )
 
     @classmethod
     def start(
@@ -66,7 +88,10 @@ class Density:
                 1 %, then scaled to 1. None is the Gaussian.
             mean: of the Gaussian, finite.
             std: of the Gaussian, > 0; with ``density``, the width of its finest feature.
-            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8.
+            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8,
+                enough for the start. Transport makes finer features: a drift that falls at the
+                rate r, b' = -r, those of width std * exp(-r T), if noise does not fill them;
+                take 16 * box / width points then, or more.
             device: where to compute; None is torch's default device.
 
         Raises:
@@ -140,7 +165,10 @@ class Density:
         """Return P(|theta| > x), 0 <= x <= box: all that the interval [-x, x] does not hold.
 
         The tail's images lie in that interval too: on a stable tail this is low by the part
-        alpha times :func:`image_error`.
+
+            x^alpha sum_{k > 0} (2 box k - x)^{-alpha} - (2 box k + x)^{-alpha},
+
+        for x well below the box alpha times :func:`image_error`.
         """
         x = _checks.nonnegative("x", x)
         return 1 - float(self.probability(self.theta.new_tensor([-x, x])))
@@ -236,19 +264,27 @@ def evolve(
 ) -> Density:
     """Return the density a time T later, by the scheme at the top of this module.
 
+    Transport must not carry mass into the outer tenth, where it stops. Tails lie there by right,
+    but start and noise have brought them. So the mass there is counted before and after each
+    transport; and what transport has brought, less what it took away, may not be more than the
+    rest and 1e-3. (It moves tails too, but if the box is wide for the way that it carries, that is
+    a part of what lies there.)
+
     Args:
-        start: the density at time 0, or what an earlier call has returned.
+        start: the density at time 0, of mass 1, or what an earlier call has returned.
         drift: maps theta (m,), the density (m,) and the grid's step to b (m,), finite, all of
-            them float64 and on the start's device. None is no drift.
+            them float64 and on the start's device. None is no drift. All that it moves must stay
+            within 0.9 box.
         alpha: stability index in (0, 2].
         sigma: scale of the noise, >= 0.
         T: time, >= 0.
         steps: number of time steps, >= 1.
 
     Raises:
-        TypeError, ValueError: on an argument outside the sets above.
-        ArithmeticError: if after a step the mass is off 1 by more than 1e-8, or rho below 0 by
-            1e-8 of its maximum, both signs of a grid too coarse; or if b is not finite.
+        TypeError, ValueError: on an argument outside the sets above, or a start that is no density.
+        ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum, the sign of a grid
+            too coarse; if the mass is off 1 by more than 1e-8, the sign of time steps too long; if
+            transport has brought too much into the outer tenth; or if b is not finite.
     """
     alpha, sigma = _checks.index("alpha", alpha, 2), _checks.nonnegative("sigma", sigma)
     dt = _checks.nonnegative("T", T) / _checks.count("steps", steps, 1)
@@ -282,14 +318,32 @@ def evolve(
             rho = rho + tau / 6 * (k1 + 2 * (k2 + k3) + k4)
         return rho
 
-    now = start
+    def fault(rho: Tensor) -> tuple[str, str] | None:
+        """Return what is wrong with a density, and what is likely to help."""
+        mass, least, most = float(rho.sum()) * dx, float(rho.min()), float(rho.max())
+        if not abs(mass - 1) <= 1e-8:
+            return f"the mass is {mass:.12g}", "the steps are too long"
+        if not least >= -_BELOW * most:
+            values = f"the least density is {least:.3g}, the largest {most:.3g}"
+            return values, "the grid is too coarse (see Density.start), or the steps too long"
+        return None
+
+    beyond = (theta.abs() > _EDGE * start.box).to(theta.dtype) * dx
+    rho, carried = start.rho, 0.0
+    if found := fault(rho):
+        raise ValueError(f"start must be a density of mass 1: {found[0]}")
     for step in range(1, steps + 1):
-        rho = filtered(now.rho, fade)
-        now = Density(theta, filtered(rho if drift is None else transport(rho, drift), fade))
-        least, most = now.min, float(now.rho.max())
-        if not (abs(now.mass - 1) <= 1e-8 and least >= -_BELOW * most):
+        rho = filtered(rho, fade)
+        if drift is not None:
+            carried -= float(beyond @ rho)
+            rho = transport(rho, drift)
+            carried += float(beyond @ rho)
+        rho = filtered(rho, fade)
+        if found := fault(rho):
+            raise ArithmeticError(f"after step {step} {found[0]}: {found[1]}")
+        if carried > _CARRIED and 2 * carried > _CARRIED + float(beyond @ rho):
             raise ArithmeticError(
-                f"after step {step} the mass is {now.mass:.12g}, the least density {least:.3g} and "
-                f"the largest {most:.3g}: the grid is too coarse"
+                f"by step {step} transport has carried the mass {carried:.3g} beyond "
+                f"{_EDGE:g} box = {_EDGE * start.box:g}, where it stops: take a larger box"
             )
-    return now
+    return Density(theta, rho)

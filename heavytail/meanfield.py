@@ -5,15 +5,17 @@ The n columns of a wide layer are particles theta^1, ..., theta^n. With neuron h
     f(x) = (1/n) sum_i a_i h(x, theta^i),
     b(theta^i, mu^n) = -E[l'(f(x), y) a_i grad h(x, theta^i)],
 
-where l' = d l / d f and E is the mean over the data, gradient descent on the risk E l(f(x), y)
-with noise is the Euler scheme, in K steps of size eta = T / K, of
+where l' = d l / d f, E is the mean over the data and mu^n the law of a particle picked at random,
+with its sign, to which f belongs. Gradient descent on the risk E l(f(x), y) with noise is the Euler
+scheme, in K steps of size eta = T / K, of
 
     d theta^i = b(theta^i, mu^n) dt + sigma dL^i:
     theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i,
 
-since -n grad_i of the risk is b. As n grows each particle approaches its limit, driven by the same
-noise and by the law of the limit itself instead of mu^n; :mod:`heavytail.coupling` measures how
-fast.
+since -n grad_i of the risk is b. The L^i are independent alpha-stable Levy processes: a time t adds
+t^{1/alpha} xi^i in law, xi^i a vector of :func:`heavytail.noise_vectors`, new in each step. As n
+grows each particle approaches its limit, driven by the same noise and by the law of the limit
+itself instead of mu^n; :mod:`heavytail.coupling` measures how fast.
 
 Reference:
     Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized neural
@@ -21,7 +23,7 @@ Reference:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +33,9 @@ from heavytail import _checks
 from heavytail.noise import KINDS, noise_blocks
 
 Neuron = Callable[[Tensor, Tensor], Tensor]
+Loss = str | Callable[[Tensor, Tensor], Tensor]
 Law = Callable[[int, torch.Generator], Tensor]
+Signs = str | Tensor | Callable[[Tensor], Tensor] | None
 
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "linear")
 
@@ -52,12 +56,16 @@ class MeanField:
         h: the neuron. ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"linear"`` is act(<theta, x>);
             else a function (x, theta) -> scalar of one input (d,) and one particle (p,), made of
             torch operations that ``torch.func.vmap`` and ``torch.func.vjp`` take.
-        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else a
-            function (f, y) -> l', the derivative in f, of f (systems, N) and y (N,).
-        start: the initial law: a function (n, generator) -> (n, p); a tensor (p,), the start of all
-            particles; None is N(0, I_d).
-        signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; else a function from the
-            indices 0, ..., n - 1, an int64 tensor, to a tensor (n,).
+        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else the
+            loss itself, a function (f, y) -> l, elementwise, of f and y of one shape,
+            (systems, N), made of torch operations that ``torch.func.grad`` takes: not reduced.
+        start: the initial law: a function (n, generator) -> (n, p) of n i.i.d. rows, called once
+            for systems times n rows (:func:`simulate`) or for those of the widest system, the
+            first of which narrower ones take; a tensor (p,), for all particles; None, N(0, I_d).
+        signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
+            drawn at random or not, of which a system of n particles has the first n; else a
+            function from the indices 0, ..., n - 1, an int64 tensor, to a tensor (n,), with a_i
+            dependent on i alone: not on n, nor on chance.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
@@ -68,43 +76,43 @@ class MeanField:
     x: Tensor
     y: Tensor
     h: str | Neuron = "tanh"
-    loss: str | Callable[[Tensor, Tensor], Tensor] = "squared"
+    loss: Loss = "squared"
     start: Tensor | Law | None = None
-    signs: str | Callable[[Tensor], Tensor] | None = None
+    signs: Signs = None
 
     def __post_init__(self) -> None:
         x, y = _checks.tensor("x", self.x), _checks.tensor("y", self.y)
-        for name, value in (("x", x), ("y", y)):
-            _checks.real_or_tensor(name, value)
+        _checks.real_or_tensor("x", x)
+        _checks.real_or_tensor("y", y)
         if x.dim() != 2 or 0 in x.shape:
             raise ValueError(f"x must have shape (N, d), N, d >= 1, got {tuple(x.shape)}")
         if y.shape != x.shape[:1]:
             raise ValueError(f"y must have shape ({len(x)},), got {tuple(y.shape)}")
-        if not callable(self.h):
-            _checks.one_of("h", self.h, ACTIVATIONS)
-        if not callable(self.loss):
-            _checks.one_of("loss", self.loss, ("squared", "logistic"))
+        _word("h", self.h, ACTIVATIONS, "a function (x, theta)")
+        _word("loss", self.loss, ("squared", "logistic"), "a function (f, y)")
         if self.loss == "logistic" and not bool((y.abs() == 1).all()):
             raise ValueError(f"y must be -1 or 1 for the logistic loss, got {y[y.abs() != 1][0]:g}")
         if isinstance(self.start, Tensor):
             _checks.real_or_tensor("start", self.start)
-            self._check_dimension("start", self.start, 1)
+            self._check("start", self.start, self.start.dim() == 1, "(p,)")
         elif self.start is not None and not callable(self.start):
             raise TypeError(f"start must be a tensor, a function or None, got {self.start!r}")
-        if self.signs is not None and not callable(self.signs):
-            _checks.one_of("signs", self.signs, ("alternating",))
+        if isinstance(self.signs, Tensor):
+            if self.signs.dim() != 1 or not bool(torch.isfinite(self.signs).all()):
+                raise ValueError(f"signs must be finite, of shape (n,), got {self.signs}")
+        elif self.signs is not None:
+            _word("signs", self.signs, ("alternating",), "None, a tensor or a function of i")
 
-    def _check_dimension(self, name: str, value: Tensor, dims: int) -> None:
-        """Refuse particles of the wrong shape: (p,) or (..., p), p = d for the named neurons."""
-        d = self.x.shape[1]
-        if value.dim() < dims or (dims == 1 and value.dim() > 1) or value.shape[-1] == 0:
-            raise ValueError(f"{name} must have {dims} dimension(s), got {tuple(value.shape)}")
-        if not callable(self.h) and value.shape[-1] != d:
+    def _check(self, name: str, value: Tensor, fits: bool, shape: str) -> None:
+        """Refuse particles not of this shape, empty, or with p != d for the named neurons."""
+        if not fits or 0 in value.shape:
+            raise ValueError(f"{name} must have shape {shape}, all >= 1, got {tuple(value.shape)}")
+        if not callable(self.h) and value.shape[-1] != (d := self.x.shape[1]):
             raise ValueError(f"{name} must be of dimension {d} as x, got {tuple(value.shape)}")
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
-        system = self._system(theta)
+        system = self._system("theta", theta, "(..., n, p)")
         with torch.no_grad():
             return system.outputs().view(*theta.shape[:-2], len(self.x))
 
@@ -113,7 +121,8 @@ class MeanField:
 
         Args:
             theta: shape (n, p), where the drift is wanted.
-            system: shape (m, p), the particles of mu; None is ``theta`` itself.
+            system: shape (m, p), the particles of mu, of the dtype and on the device of ``theta``;
+                None is ``theta`` itself.
 
         Returns:
             Tensor of shape (n, p).
@@ -121,10 +130,12 @@ class MeanField:
         Raises:
             TypeError, ValueError: on shapes other than these.
         """
-        points = self._system(theta)
-        driver = points if system is None else self._system(system)
-        if theta.dim() != 2 or driver.theta.shape[0] != 1:
-            raise ValueError(f"theta must have shape (n, p), got {tuple(theta.shape)}")
+        driver = points = self._system("theta", theta, "(n, p)")
+        if system is not None:
+            driver = self._system("system", system, "(m, p)")
+            wanted, got = (f"p = {v.shape[1]}, {v.dtype} on {v.device}" for v in (theta, system))
+            if got != wanted:
+                raise ValueError(f"system must be as theta, {wanted}, got {got}")
         out = torch.zeros_like(points.theta)
         with torch.no_grad():
             f = driver.outputs()
@@ -133,24 +144,30 @@ class MeanField:
             points.push(f, 1.0, out)
         return out[0]
 
-    def _system(self, theta: Tensor) -> "System":
-        if not _checks.tensor("theta", theta).is_floating_point():
-            raise TypeError(f"theta must be floating-point, got dtype {theta.dtype}")
-        self._check_dimension("theta", theta, 2)
+    def _system(self, name: str, theta: Tensor, shape: str) -> "System":
+        if not _checks.tensor(name, theta).is_floating_point():
+            raise TypeError(f"{name} must be floating-point, got dtype {theta.dtype}")
+        self._check(name, theta, theta.dim() == 2 or (theta.dim() > 2 and "..." in shape), shape)
         return System(self, theta.detach().reshape(-1, *theta.shape[-2:]))
 
     def _starts(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Draw n starts, (n, p), in memory of their own."""
         device = generator.device
         if self.start is None:
-            shape = (n, self.x.shape[1])
-            return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+            d = self.x.shape[1]
+            theta = torch.randn((n, d), generator=generator, device=device, dtype=dtype)
+            if callable(self.h):
+                try:
+                    self.h(self.x[0].to(theta), theta[0])
+                except Exception as error:
+                    raise ValueError(
+                        f"start= is needed: h fails on a particle of shape ({d},), {error}"
+                    ) from error
+            return theta
         if isinstance(self.start, Tensor):
             return self.start.detach().to(device, dtype).repeat(n, 1)
         theta = _checks.tensor("what start returns", self.start(n, generator))
-        self._check_dimension("what start returns", theta, 2)
-        if theta.dim() != 2 or len(theta) != n:
-            raise ValueError(f"start must return shape ({n}, p), got {tuple(theta.shape)}")
+        self._check("what start returns", theta, theta.shape[:-1] == (n,), f"({n}, p)")
         return theta.detach().to(device, dtype, copy=True).contiguous()
 
 
@@ -182,8 +199,10 @@ class System:
         blocks = list(_blocks(systems, n, max(1, block // N)))
         sizes = [(s.stop - s.start) * N * (i.stop - i.start) for s, i in blocks]
         self._keeps = sum(sizes) <= _KEPT
-        room = theta.new_empty(sum(sizes) if self._keeps else max(sizes))
-        self._slope = theta.new_empty(max(sizes))
+        # A function's outputs are tensors of their own: its blocks are of shape alone.
+        empty = theta.new_empty(()).expand if callable(self._h) else theta.new_empty
+        room = empty((sum(sizes) if self._keeps else max(sizes),))
+        self._slope = empty((max(sizes),))
         self._blocks, begin = [], 0
         for (s, i), size in zip(blocks, sizes, strict=True):
             H = room[begin : begin + size].view(s.stop - s.start, N, i.stop - i.start)
@@ -253,35 +272,62 @@ def _blocks(systems: int, n: int, rows: int) -> Iterator[tuple[slice, slice]]:
             yield slice(s, min(s + at_once, systems)), slice(i, min(i + rows, n))
 
 
-def _signs(signs: str | Callable[[Tensor], Tensor] | None, n: int, like: Tensor) -> Tensor | None:
+def _signs(signs: Signs, n: int, like: Tensor) -> Tensor | None:
     if signs is None:
         return None
     index = torch.arange(n, device=like.device)
-    a = signs(index) if callable(signs) else 1 - 2 * (index % 2)
-    if _checks.tensor("what signs returns", a).shape != (n,):
+    if isinstance(signs, Tensor):
+        if len(signs) < n:
+            raise ValueError(f"signs must hold {n} entries or more, got {len(signs)}")
+        return signs.detach()[:n].to(like)
+    if not callable(signs):
+        return (1 - 2 * (index % 2)).to(like)
+    half = (n + 1) // 2
+    calls = (signs(index[:m].clone()) for m in (n, n, half))
+    a, again, first = (_checks.tensor("what signs returns", call) for call in calls)
+    if a.shape != (n,):
         raise ValueError(f"signs must return shape ({n},), got {tuple(a.shape)}")
+    if not (torch.equal(a, again) and torch.equal(a[:half], first)):
+        raise ValueError(
+            f"signs must depend on i alone: the first {half} of {n} change, with n or from call to "
+            "call, which is chance; give random signs as a tensor"
+        )
     return a.to(like)
 
 
-def _loss_slope(loss: str | Callable[[Tensor, Tensor], Tensor], f: Tensor, y: Tensor) -> Tensor:
+def _loss_slope(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
     """Return l'(f, y), the shape of f."""
     if not callable(loss):
         return f - y if loss == "squared" else -y * torch.sigmoid(-y * f)
-    slope = _checks.tensor("what loss returns", loss(f, y))
-    if slope.shape != f.shape:
-        raise ValueError(f"loss must return the shape of f, {tuple(f.shape)}, got {slope.shape}")
+
+    def total(f: Tensor) -> Tensor:
+        value = _checks.tensor("what loss returns", loss(f, y.expand_as(f)))
+        if value.shape != f.shape:
+            got = tuple(value.shape)
+            raise ValueError(f"loss must return the shape of f, {tuple(f.shape)}, got {got}")
+        return value.sum()
+
+    slope: Tensor = torch.func.grad(total)(f)
     return slope
+
+
+def _word(name: str, value: object, words: Sequence[str], others: str) -> None:
+    """Refuse what is neither a function nor one of the words."""
+    if not callable(value) and not (isinstance(value, str) and value in words):
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} must be one of {sorted(words)}, or {others}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """K steps of size T / K, and the noise that comes with each."""
+    """K steps of size T / K, and the noise that comes with each, in floats of the dtype."""
 
     T: float
     steps: int
     alpha: float
     sigma: float
     kind: str
+    dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
         _checks.positive("T", self.T)
@@ -289,6 +335,20 @@ class Scheme:
         _checks.index("alpha", self.alpha, 2)
         _checks.nonnegative("sigma", self.sigma)
         _checks.one_of("kind", self.kind, KINDS)
+        floats = torch.finfo(self.dtype)
+        if self.sigma and not floats.tiny <= self.scale <= floats.max:
+            raise ValueError(
+                f"sigma eta^(1/alpha) must be 0 or in [{floats.tiny:.3g}, {floats.max:.3g}], what "
+                f"{self.dtype} holds, got {self.scale:g} at alpha {self.alpha:g}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """The scale of the noise of a step, sigma eta^{1/alpha}."""
+        try:
+            return self.sigma * math.pow(self.T / self.steps, 1 / self.alpha)
+        except OverflowError:
+            return math.inf if self.sigma else 0.0
 
     def run(
         self,
@@ -303,8 +363,7 @@ class Scheme:
         and a source of its own. Drifts enter at once and noise as it comes, so that at the end of
         a long stride all of it has been added.
         """
-        eta = self.T / self.steps
-        scale = self.sigma * math.pow(eta, 1 / self.alpha)
+        eta, scale = self.T / self.steps, self.scale
         sources = []  # views are cut once: they take time too
         for n, moved in noise if scale else ():
             shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in moved]
@@ -362,7 +421,7 @@ def simulate(
     seed: int,
     systems: int | None = None,
     observe: Callable[[Tensor], Tensor] | None = None,
-    times: Sequence[float] | None = None,
+    times: Iterable[float] | Tensor | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Trajectory:
@@ -377,15 +436,18 @@ def simulate(
         T: end time, > 0.
         steps: number of steps, >= 1; eta = T / steps.
         alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
+        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}; sigma
+            eta^{1/alpha}, which is small where alpha is, must be a float of the dtype. Particles
+            that leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``, see
             :func:`heavytail.noise_vectors`.
         seed: in [0, 2^64): starts and noise. Same seed, same device, same bits.
         systems: None for one system; else so many independent ones at once.
-        observe: a function of the particles at a time, (n, p) or (systems, n, p), to a tensor, as
-            ``Tensor.clone`` or ``problem.predict``. None observes nothing.
-        times: when to observe, in [0, T], each moved to the nearest step; None is 11 times from 0
-            to T.
+        observe: a function of the particles at a time, (n, p) or (systems, n, p), to a tensor of
+            one shape, as ``torch.clone`` or ``problem.predict``; copied. The particles are those
+            of the run, not to be written to. None observes nothing.
+        times: when to observe, in [0, T] up to rounding, each moved to the nearest step; they come
+            back in order, each once. None is 11 times from 0 to T.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
         device: where to compute; None is torch's default device.
 
@@ -399,14 +461,16 @@ def simulate(
     """
     check_problem(problem)
     n, shape = _checks.count("n", n, least=1), (1 if systems is None else systems)
-    scheme = Scheme(T, steps, alpha, sigma, kind)
     generator = generator_on(seed, device)
     dtype = _checks.place(generator, None, dtype)[1]
+    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
     count = _checks.count("systems", shape, least=1)
-    wanted = [T * j / 10 for j in range(11)] if times is None else list(times)
-    if not all(0 <= _checks.real("each of times", time) <= T for time in wanted):
+    times = [T * j / 10 for j in range(11)] if times is None else times
+    wanted = times.tolist() if isinstance(times, Tensor) else list(times)
+    most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32
+    if not all(0 <= _checks.real("each of times", time) <= most for time in wanted):
         raise ValueError(f"times must be in [0, {T:g}], got {wanted}")
-    marks = sorted({round(time / T * steps) for time in wanted})
+    marks = {min(round(time / T * steps), steps) for time in wanted}
     seen: list[Tensor] = []
     with torch.no_grad():
         theta = problem._starts(count * n, generator, dtype).view(count, n, -1)
@@ -420,7 +484,7 @@ def simulate(
         look(0)
         for k in scheme.run([system], [(count * n, [system])], [generator]):
             look(k)
-    at = torch.tensor(marks, dtype=torch.float64) * (T / steps)
+    at = torch.tensor(sorted(marks), dtype=torch.float64) * (T / steps)
     return Trajectory(particles, at, torch.stack(seen) if seen else None)
 
 

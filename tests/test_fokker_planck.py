@@ -1,3 +1,4 @@
+import itertools
 import math
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from heavytail.fokker_planck import Density, box_for, evolve, image_error, mean_
 
 ALPHAS = [1.3, 1.5, 1.9]
 SIGMA = 0.5
+GRID = torch.arange(-4.0, 4.0, dtype=torch.float64)
 
 # The problem: h_x(theta) = tanh(x theta), squared loss, eight points, one unit of time.
 X = torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None]
@@ -264,6 +266,21 @@ def test_distribution_function():
     assert density.beyond(0.0) == 1
 
 
+@pytest.mark.parametrize("alpha", [1.2, 1.7])
+def test_the_tail_beyond_lacks_its_images(alpha):
+    """By the sum of the docstring: at half the box a fifth, which image_error makes a fourth."""
+    start = Density.start(400.0, std=0.5)
+    later = evolve(start, None, alpha=alpha, sigma=1.0, T=1.0, steps=1)
+    for x in (40.0, 200.0):
+        law = Stable(torch.tensor(alpha, dtype=torch.float64))
+        exact = 2 * float(law.cdf(torch.tensor(-x, dtype=torch.float64)))
+        images = sum((800 * k - x) ** -alpha - (800 * k + x) ** -alpha for k in range(1, 10_000))
+        assert later.beyond(x) / exact == pytest.approx(1 - x**alpha * images, abs=0.005)
+    assert 40**alpha * sum(
+        (800 * k - 40) ** -alpha - (800 * k + 40) ** -alpha for k in range(1, 10_000)
+    ) == pytest.approx(alpha * image_error(alpha, 40, 400), rel=0.02)
+
+
 # Particles.
 
 
@@ -348,6 +365,14 @@ def test_many_particles_have_the_density(alpha, generator):
         (lambda: run(T=-1.0), "T must be >= 0, got -1"),
         (lambda: run(steps=0), "steps must be >= 1, got 0"),
         (lambda: run(drift=lambda t, _, __: t[:3]), r"shape \(\d+,\), got \(3,\)"),
+        (lambda: Density(GRID, GRID[:6]), r"one shape \(m,\), m even, got \(8,\) and \(6,\)"),
+        (lambda: Density(GRID[1:], GRID[1:]), r"one shape \(m,\), m even, got \(7,\)"),
+        (lambda: Density(GRID[:0], GRID[:0]), r"one shape \(m,\), m even, got \(0,\)"),
+        (lambda: Density(GRID[None], GRID[None]), r"one shape \(m,\), m even, got \(1, 8\)"),
+        (lambda: Density(GRID + 0.1, GRID), "in equal steps, got values from -3.9 to 3.1, 8"),
+        (lambda: Density(-GRID, GRID), "in equal steps, got values from 4 to -3"),
+        (lambda: Density(GRID**3, GRID), "in equal steps, got values from -64 to 27"),
+        (lambda: Density(GRID, GRID / 0), "rho must be finite"),
     ],
 )
 def test_bad_input_stops_at_the_door(call, message):
@@ -366,6 +391,9 @@ def test_wrong_types():
         lambda: Density.start(9.0).cdf(1.0),
         lambda: run(drift=lambda t, _, __: 1.0),
         lambda: run(steps=1.5),
+        lambda: Density(GRID.float(), GRID),
+        lambda: Density(GRID, GRID.long()),
+        lambda: Density(GRID, 1.0),
         lambda: mean_field_drift(h, dh, dloss, X.long(), Y),
     ):
         with pytest.raises(TypeError, match="must be"):
@@ -373,16 +401,76 @@ def test_wrong_types():
 
 
 def test_a_grid_too_coarse_is_refused():
-    with pytest.raises(ArithmeticError, match="the least density -"):
+    message = r"the least density is -.*: the grid is too coarse \(see Density.start\)"
+    with pytest.raises(ArithmeticError, match=message):
         evolve(Density.start(20.0, points=32), None, alpha=1.5, sigma=0.1, T=0.1, steps=1)
-    with pytest.raises(ArithmeticError, match="the least density -"):  # a front forms
+    with pytest.raises(ArithmeticError, match=message):  # a front forms
         run(drift=lambda t, _, __: -8 * torch.tanh(8 * t), sigma=0.0)
 
 
-def test_a_mass_other_than_1_is_refused():
+def test_points_for_what_a_pull_makes():
+    """A pull of rate 2 in a time of 1 makes a start narrower by e^2: so many more points do."""
+
+    def pulled(points):
+        start = Density.start(15.0, points=points)
+        options = {"alpha": 1.5, "sigma": 0.02, "T": 1.0, "steps": 50}
+        return evolve(start, lambda t, _, __: -2 * t, **options)
+
+    with pytest.raises(ArithmeticError, match="the grid is too coarse"):
+        pulled(None)
+    assert pulled(2 ** math.ceil(math.log2(16 * 15 * math.e**2))).min > -1e-8
+
+
+def test_a_start_that_is_no_density_is_refused():
     start = Density.start(9.0)
-    with pytest.raises(ArithmeticError, match=r"after step 1 the mass is 1\.00001"):
-        evolve(Density(start.theta, start.rho * 1.00001), None, alpha=1.5, sigma=1, T=1, steps=1)
+    for rho, message in (
+        (start.rho * 1.00001, r"start must be a density of mass 1: the mass is 1\.00001"),
+        (
+            start.rho + (start.theta * math.pi / 9).sin(),
+            "mass 1: the least density is -1, the largest 1",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evolve(Density(start.theta, rho), None, alpha=1.5, sigma=1, T=1, steps=1)
+
+
+def test_a_scheme_that_blows_up_is_refused():
+    """The pieces of a step are as many as the drift at its start asks for."""
+    calls = itertools.count()
+    with pytest.raises(ArithmeticError, match=r"the mass is .*: the steps are too long"):
+        run(drift=lambda t, _, __: -(1e9 if next(calls) else 1.0) * t, steps=1)
+
+
+def pushed(box, mean, T, *, alpha=1.5, sigma=0.1, calls=1, push=1.0):
+    """Carry a narrow start to mean + push * T, in so many calls."""
+    later = Density.start(box, mean=mean, std=0.5)
+    for _ in range(calls):
+        options = {"alpha": alpha, "sigma": sigma, "T": T / calls, "steps": 100 // calls}
+        later = evolve(later, lambda t, _, __: push * torch.ones_like(t), **options)
+    return later
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+@pytest.mark.parametrize("T", [4.0, 8.0])
+def test_mass_that_piles_up_at_the_edge_is_refused(T, sigma):
+    message = r"transport has carried the mass .* beyond 0\.9 box = 9, where it stops"
+    for push, mean in ((1.0, 5.0), (-1.0, -5.0)):
+        with pytest.raises(ArithmeticError, match=message):
+            pushed(10.0, mean, T, sigma=sigma, push=push)
+    with pytest.raises(ArithmeticError, match=message):
+        pushed(10.0, 5.0, T, sigma=sigma, calls=4)
+
+
+def test_mass_that_tails_bring_to_the_edge_is_not():
+    """More than 1e-3 of it; nor is a body that stays within."""
+    later = pushed(30.0, 0.0, 5.0, alpha=1.2, sigma=0.5)
+    assert float(later.rho[later.theta.abs() > 27].sum()) * later.dx > 2e-3
+    later = pushed(30.0, 0.0, 5.0, alpha=0.8, sigma=0.5, calls=5)
+    assert float(later.rho[later.theta.abs() > 27].sum()) * later.dx > 1e-2
+    assert pushed(10.0, 5.0, 2.0, sigma=0.0).mass == pytest.approx(1)
+    wide = Density.start(10.0)
+    wide = evolve(wide, None, alpha=2.0, sigma=20.0, T=1.0, steps=1)  # all over the circle
+    evolve(wide, lambda t, _, __: torch.cos(t), alpha=2.0, sigma=1.0, T=1.0, steps=50)
 
 
 def test_a_drift_that_is_not_finite_is_refused():

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import heavytail
@@ -31,9 +33,9 @@ def smooth(**options):
 
 
 def line(curvature=1.0):
-    """h = theta, l' = A (f - y), all start at 0: the exact case, with y = 1."""
+    """h = theta, l = A (f - y)^2 / 2, all start at 0: the exact case, with y = 1."""
     one = torch.ones(1, dtype=torch.float64)
-    loss = "squared" if curvature == 1 else lambda f, y: curvature * (f - y)
+    loss = "squared" if curvature == 1 else lambda f, y: curvature * (f - y) ** 2 / 2
     return MeanField(one[:, None], one, h="linear", loss=loss, start=torch.zeros(1))
 
 
@@ -58,7 +60,7 @@ def test_closed_forms_are_the_gradients_of_the_function(h, signs, monkeypatch):
         data()[0],
         y,
         h=FUNCTIONS[h],
-        loss=lambda f, y: -y / (1 + torch.exp(y * f)),
+        loss=lambda f, y: torch.log(1 + torch.exp(-y * f)),
         signs=signs,
     )
     for block, kept in ((1 << 16, 1 << 20), (64, 0)):  # in one block; in many, outputs not kept
@@ -72,15 +74,46 @@ def test_closed_forms_are_the_gradients_of_the_function(h, signs, monkeypatch):
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def huber(f, y):
+    return functional.huber_loss(f, y, reduction="none")
+
+
+RANDOM = 1 - 2 * torch.randint(2, (60,), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("loss", ["squared", huber])
+@pytest.mark.parametrize("signs", ["alternating", RANDOM])
 @pytest.mark.parametrize("h", FUNCTIONS)
-def test_the_drift_is_the_gradient_of_the_risk(h):
-    problem, theta = smooth(h=h, signs="alternating"), particles().requires_grad_()
+def test_the_drift_is_the_gradient_of_the_risk(h, signs, loss):
+    problem, theta = smooth(h=h, signs=signs, loss=loss), particles().requires_grad_()
     activation = {"linear": lambda z: z, "relu": torch.relu}.get(h) or getattr(torch, h)
-    a = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(20)
+    a = RANDOM[:40].double() if signs is RANDOM else torch.tensor([1.0, -1.0]).double().repeat(20)
     f = (activation(problem.x @ theta.T) * a).mean(1)
-    risk = ((f - problem.y) ** 2 / 2).mean()
+    risk = (huber(f, problem.y) if loss is huber else (f - problem.y) ** 2 / 2).mean()
     (gradient,) = torch.autograd.grad(risk, theta)
     torch.testing.assert_close(-40 * gradient, problem.drift(theta), rtol=1e-12, atol=1e-14)
+
+
+def test_a_loss_of_many_systems():
+    found, wanted = (
+        simulate(smooth(loss=loss), 20, **RUN, seed=1, systems=3, dtype=torch.float64).particles
+        for loss in (lambda f, y: (f - y) ** 2 / 2, "squared")
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        lambda i: 1 - 2 * torch.randint(2, i.shape),
+        lambda i: torch.where(i < len(i) // 2, 1.0, -1.0),
+    ],
+)
+def test_signs_depend_on_the_index_alone(signs):
+    with pytest.raises(ValueError, match="signs must depend on i alone: the first 20 of 40"):
+        smooth(signs=signs).predict(particles())
+    with pytest.raises(ValueError, match="signs must depend on i alone"):
+        simulate(smooth(signs=signs), 20, **RUN, seed=0)
 
 
 @pytest.mark.parametrize("h", ["tanh", FUNCTIONS["tanh"]])
@@ -114,6 +147,32 @@ def test_the_scheme_by_hand(kind, h):
             theta = theta + 0.1 * b + 0.5 * 0.1 ** (1 / 1.75) * xi
         found = simulate(problem, n, **(RUN | {"kind": kind}), seed=3, dtype=torch.float64)
         torch.testing.assert_close(found.particles, theta, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        torch.tensor([1.0, 2.0, 3.0]),
+        lambda n, generator: torch.rand(n, 3, generator=generator, dtype=torch.float64),
+    ],
+)
+def test_starts_by_hand(start):
+    """The start, and then the noise, of one generator; systems have n rows each, in order."""
+    problem, many = smooth(start=start), []
+    for systems, shape in ((None, (20, 3)), (4, (4, 5, 3))):
+        generator = torch.Generator().manual_seed(3)
+        theta = start(20, generator) if callable(start) else start.double().repeat(20, 1)
+        xi = heavytail.noise_vectors(
+            "isotropic", 1.75, 20, 3, generator=generator, dtype=torch.float64
+        )
+        theta = theta.view(shape)
+        b = torch.stack([problem.drift(each) for each in theta.view(-1, shape[-2], 3)])
+        theta = theta + 0.1 * b.view(shape) + 0.5 * 0.1 ** (1 / 1.75) * xi.view(shape)
+        options = RUN | {"kind": "isotropic", "T": 0.1, "steps": 1, "systems": systems}
+        found = simulate(problem, shape[-2], **options, seed=3, dtype=torch.float64)
+        torch.testing.assert_close(found.particles, theta, rtol=1e-12, atol=1e-12)
+        many.append(found.particles)
+    assert float(many[0].std(0).min()) > 0  # noise has come to the start
 
 
 def test_without_noise_one_particle_descends():
@@ -154,6 +213,54 @@ def test_what_is_observed():
     assert many.observed.shape == (11, 3, 16)
 
 
+@pytest.mark.parametrize("T", [0.11, 0.21, 7.098366770372078])
+def test_times_may_be_above_the_end_by_rounding(T):
+    """T * 10 / 10 is above T by an ulp here, and float32 by more."""
+    assert T * 10 / 10 > T
+    run = RUN | {"T": T, "observe": torch.clone}
+    every = simulate(smooth(), 5, **run, seed=1)
+    assert torch.equal(every.observed[-1], every.particles)
+    torch.testing.assert_close(every.times, torch.linspace(0, T, 11, dtype=torch.float64))
+    for times in (
+        [T * j / 10 for j in range(11)],
+        torch.linspace(0, T, 11),
+        np.linspace(0, T * (1 + 1e-7), 11),
+    ):
+        again = simulate(smooth(), 5, **run, seed=1, times=times)
+        assert torch.equal(again.observed, every.observed)
+    with pytest.raises(ValueError, match="times must be in"):
+        simulate(smooth(), 5, **run, seed=1, times=[1.001 * T])
+
+
+def test_times_come_back_in_order_and_once():
+    seen = simulate(smooth(), 5, **RUN, seed=1, observe=torch.clone, times=[1.0, 0.29, 0.0, 0.31])
+    assert seen.times.tolist() == pytest.approx([0.0, 0.3, 1.0])
+    assert len(seen.observed) == 3
+
+
+def test_a_start_is_called_once_for_all_rows():
+    called = []
+
+    def start(n, generator):
+        called.append(n)
+        return torch.randn(n, 3, generator=generator)
+
+    simulate(smooth(start=start), 5, **RUN, seed=1, systems=3)
+    heavytail.chaos_error(smooth(start=start), [4, 8], **RUN, seeds=2, reference=40)
+    assert called == [15, 40, 40]
+
+
+def test_a_system_has_the_first_of_fixed_signs():
+    generated = [
+        simulate(smooth(signs=signs), 20, **RUN, seed=1).particles
+        for signs in (RANDOM, RANDOM[:20].double(), lambda i: RANDOM[:20][i])
+    ]
+    assert torch.equal(generated[0], generated[1])
+    assert torch.equal(generated[0], generated[2])
+    rates = heavytail.chaos_error(smooth(signs=RANDOM), [8, 32], **RUN, seeds=20, reference=60)
+    within(rates, -0.5, 0.2)
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest tensor that any operation returns."""
 
@@ -186,15 +293,20 @@ def test_memory_is_that_of_the_particles(h, kind, monkeypatch):
     ("changed", "error", "message"),
     [
         ({"h": "cosine"}, ValueError, r"h must be one of \['linear'.*got 'cosine'"),
-        ({"h": 3}, TypeError, "h must be one of"),
-        ({"loss": "hinge"}, ValueError, "loss must be one of .*'hinge'"),
+        ({"h": 3}, TypeError, r"h must be one of .*, or a function \(x, theta\), got 3"),
+        ({"loss": "hinge"}, ValueError, r"loss .*, or a function \(f, y\), got 'hinge'"),
         ({"loss": "logistic"}, ValueError, "y must be -1 or 1"),
-        ({"signs": "random"}, ValueError, "signs must be one of"),
+        ({"signs": "random"}, ValueError, r"'alternating'\], or None, a tensor or a function of i"),
+        ({"signs": [1, -1]}, TypeError, r"'alternating'\], or None, a tensor or a function of i"),
+        ({"signs": torch.ones(2, 2)}, ValueError, r"signs must be finite, of shape \(n,\)"),
+        ({"signs": torch.tensor([math.nan])}, ValueError, "signs must be finite"),
         ({"x": torch.ones(4)}, ValueError, r"x must have shape \(N, d\)"),
         ({"x": [[1.0]]}, TypeError, "x must be a .*tensor|x must be"),
         ({"y": torch.ones(3)}, ValueError, r"y must have shape \(16,\), got \(3,\)"),
         ({"y": torch.full((16,), math.nan)}, ValueError, "y must be finite"),
         ({"start": torch.zeros(2)}, ValueError, "start must be of dimension 3"),
+        ({"start": torch.zeros(5, 3)}, ValueError, r"start must have shape \(p,\).*got \(5, 3\)"),
+        ({"start": torch.zeros(0)}, ValueError, r"start must have shape \(p,\), all >= 1"),
         ({"start": 1.0}, TypeError, "start must be a tensor, a function or None"),
     ],
 )
@@ -217,15 +329,91 @@ def test_bad_problems(changed, error, message):
         ({"seed": -1}, ValueError, "seed must be >= 0"),
         ({"systems": 0}, ValueError, "systems must be >= 1"),
         ({"times": [0.0, 2.0]}, ValueError, r"times must be in \[0, 1\]"),
+        ({"times": [-0.1]}, ValueError, r"times must be in \[0, 1\]"),
+        ({"times": ["now"]}, TypeError, "each of times must be a real number"),
         ({"dtype": torch.float16}, ValueError, "dtype must be torch.float32 or torch.float64"),
         ({"problem": None}, TypeError, "problem must be a MeanField"),
         ({"observe": lambda theta: 1.0}, TypeError, "what observe returns must be a tensor"),
         ({"problem": smooth(start=lambda n, g: torch.zeros(3))}, ValueError, "what start returns"),
+        (
+            {"problem": smooth(start=lambda n, g: torch.zeros(n - 1, 3))},
+            ValueError,
+            r"what start returns must have shape \(10, p\), all >= 1, got \(9, 3\)",
+        ),
         ({"problem": smooth(signs=lambda i: i[:1])}, ValueError, "signs must return shape"),
-        ({"problem": smooth(loss=lambda f, y: y)}, ValueError, "loss must return the shape of f"),
+        ({"problem": smooth(signs=RANDOM[:9])}, ValueError, "signs must hold 10 entries or more"),
+        (
+            {"problem": smooth(loss=lambda f, y: ((f - y) ** 2).mean())},
+            ValueError,
+            r"loss must return the shape of f, \(1, 16\), got \(\)",
+        ),
+        (
+            {"problem": smooth(h=lambda x, theta: theta[0] * torch.tanh(theta[1:] @ x))},
+            ValueError,
+            r"start= is needed: h fails on a particle of shape \(3,\)",
+        ),
         ({"problem": smooth(h=lambda x, theta: theta)}, ValueError, "h must return a scalar"),
     ],
 )
 def test_bad_runs(changed, error, message):
     with pytest.raises(error, match=message):
         simulate(**({"problem": smooth(), "n": 10, "seed": 0} | RUN | changed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_too_small_for_the_floats_is_refused(dtype):
+    """Rounded to 0 it would be lost; times a vector that has left the floats it would be nan."""
+    at = -10 / math.log10(torch.finfo(dtype).tiny)  # here 1e-10^(1 / alpha) is the least float
+    run = RUN | {"T": 1e-9, "sigma": 1.0, "kind": "shared"}  # 10 steps
+    for alpha, fits in ((0.999 * at, False), (1.001 * at, True)):
+        for sigma in (0.0, 1.0):
+            options = run | {"alpha": alpha, "sigma": sigma, "dtype": dtype}
+            if fits or not sigma:
+                simulate(smooth(), 5, **options, seed=0)
+                continue
+            with pytest.raises(ValueError, match=r"sigma eta\^\(1/alpha\) must be 0 or in"):
+                simulate(smooth(), 5, **options, seed=0)
+            with pytest.raises(ValueError, match=r"sigma eta\^\(1/alpha\) must be 0 or in"):
+                heavytail.chaos_error(smooth(), [2, 4], **options, seeds=2, reference=8)
+    with pytest.raises(ValueError, match=r"got inf at alpha 0\.001"):  # as T / steps is above 1
+        simulate(smooth(), 5, **(RUN | {"T": 100.0, "alpha": 0.001}), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda p: p.drift(torch.zeros(2, 5, 3)), ValueError, r"theta must have shape \(n, p\)"),
+        (lambda p: p.drift(torch.zeros(5, 2)), ValueError, "theta must be of dimension 3"),
+        (lambda p: p.drift(torch.zeros(0, 3)), ValueError, r"theta .* all >= 1, got \(0, 3\)"),
+        (lambda p: p.drift(torch.zeros(5, 3).long()), TypeError, "theta must be floating-point"),
+        (lambda p: p.predict(torch.zeros(3)), ValueError, r"theta must have shape \(..., n, p\)"),
+        (lambda p: p.predict(torch.zeros(0, 4, 3)), ValueError, r"all >= 1, got \(0, 4, 3\)"),
+        (lambda p: p.predict(torch.zeros(4, 0, 3)), ValueError, r"all >= 1, got \(4, 0, 3\)"),
+        (
+            lambda p: p.drift(torch.zeros(5, 3), torch.zeros(1, 5, 3)),
+            ValueError,
+            r"system must have shape \(m, p\), all >= 1, got \(1, 5, 3\)",
+        ),
+        (
+            lambda p: p.drift(torch.zeros(5, 3), torch.zeros(5, 2)),
+            ValueError,
+            "system must be of dimension 3",
+        ),
+        (lambda p: p.drift(torch.zeros(5, 3), 1.0), TypeError, "system must be a tensor"),
+        (
+            lambda p: p.drift(torch.zeros(5, 3), torch.zeros(5, 3).double()),
+            ValueError,
+            "system must be as theta, p = 3, torch.float32 on cpu, got p = 3, torch.float64",
+        ),
+        (
+            lambda p: smooth(h=lambda x, theta: theta.sum()).drift(
+                torch.zeros(5, 3), torch.zeros(5, 2)
+            ),
+            ValueError,
+            "system must be as theta, p = 3, .* got p = 2",
+        ),
+    ],
+)
+def test_bad_particles(call, error, message):
+    with pytest.raises(error, match=message):
+        call(smooth())

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from heavytail import _checks
 from heavytail.coupling import Rates, chaos_error, euler_error
 from heavytail.experiments.provenance import where
 from heavytail.meanfield import MeanField
@@ -28,9 +29,11 @@ def problem(h: str, signs: str | None = None) -> MeanField:
     """Return the problem of the chapters: 16 Gaussian inputs in R^3, a smooth target.
 
     ``"line"`` is the exact case instead: h(x, theta) = theta x in one dimension, one example
-    x = y = 1, squared loss, all particles from 0.
+    x = y = 1, squared loss, all particles from 0, no signs.
     """
     if h == "line":
+        if signs is not None:
+            raise ValueError(f"signs must be None for 'line', got {signs!r}")
         one = torch.ones(1, dtype=torch.float64)
         return MeanField(one[:, None], one, h="linear", start=torch.zeros(1))
     seeded = torch.Generator().manual_seed(6)
@@ -55,6 +58,10 @@ class Study:
         kind: of the noise.
         signs: of the neurons.
         coupled: False is the control, for ``"chaos"`` only.
+
+    Raises:
+        TypeError, ValueError: on an ``error``, ``h``, ``signs`` or ``coupled`` other than these;
+            :meth:`run` refuses the rest.
     """
 
     error: str
@@ -69,6 +76,12 @@ class Study:
     kind: str = "independent"
     signs: str | None = None
     coupled: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.one_of("error", self.error, ("chaos", "euler"))
+        if self.error == "euler" and not self.coupled:
+            raise ValueError("coupled must be True for 'euler', which has no control, got False")
+        problem(self.h, self.signs)
 
     def run(self) -> Rates:
         """Run the study, T = 1."""

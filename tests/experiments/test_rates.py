@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from heavytail.experiments.rates import Study, read, record, studies
+from heavytail.coupling import chaos_error, euler_error
+from heavytail.experiments.rates import Study, problem, read, record, studies
 
 CHAOS = Study("chaos", "tanh", 1.5, (8, 16), 64, seeds=3, first_seed=7, size=2)
 EULER = Study("euler", "relu", 1.5, (2, 4), 8, seeds=3, first_seed=10, size=5)
@@ -35,3 +37,48 @@ def test_each_study_has_seeds_of_its_own():
         for seed in range(study.first_seed, study.first_seed + study.seeds)
     ]
     assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+@pytest.mark.parametrize("kind", ["shared", "isotropic"])
+def test_a_study_runs_what_it_says(kind, coupled):
+    other = {"sigma": 0.3, "kind": kind, "signs": "alternating"}
+    options = {"T": 1.0, "alpha": 1.5, "sigma": 0.3, "kind": kind}
+    of = problem("tanh", "alternating")
+    study = replace(CHAOS, coupled=coupled, **other)
+    wanted = chaos_error(
+        of, [8, 16], steps=2, **options, seeds=[7, 8, 9], reference=64, coupled=coupled
+    )
+    assert torch.equal(study.run().errors, wanted.errors)
+    study = replace(EULER, h="tanh", **other)
+    wanted = euler_error(of, [2, 4], n=5, **options, seeds=[10, 11, 12], reference=8)
+    assert torch.equal(study.run().errors, wanted.errors)
+
+
+def test_the_problems():
+    signs = problem("relu", "alternating")
+    assert (signs.h, signs.signs) == ("relu", "alternating")
+    line = problem("line")
+    assert (line.h, line.signs, line.start.tolist()) == ("linear", None, [0.0])
+
+
+def test_the_record_of_the_book_is_that_of_its_studies():
+    recorded = read(Path(__file__).parents[2] / "book" / "results" / "rates.json")
+    assert {study for study, _ in recorded} == set(studies())
+    for study, rates in recorded:
+        assert rates.errors.shape == (study.seeds, len(study.x))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"error": "eular"}, r"error must be one of \['chaos', 'euler'\], got 'eular'"),
+        ({"error": "euler", "coupled": False}, "coupled must be True for 'euler'"),
+        ({"h": "cosine"}, "h must be one of .*got 'cosine'"),
+        ({"signs": "random"}, "signs must be one of .*got 'random'"),
+        ({"h": "line", "signs": "alternating"}, "signs must be None for 'line', got 'alternating'"),
+    ],
+)
+def test_bad_studies(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CHAOS, **changed)
