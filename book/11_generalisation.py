@@ -353,8 +353,8 @@ display(Markdown(takeaway))
 
 
 # %% tags=["hide-cell"]
-# (n + 1) M_k (1 - R)^N <= δ: R <= 1 - exp(-log((n + 1) M_k / δ) / N), which
-# is linear in the number of bits over N, not its root.
+# (n + 1) M_k (1 - R)^N <= δ: R <= 1 - exp(-log((n + 1) M_k / δ) / N),
+# which is linear in the number of bits over N, not its root.
 def realisable(k, bits=4, delta=0.05):
     log_count = math.log(n + 1) + math.log(math.comb(n, k))
     code = bits * k * (d + o) + 32 * (k + o)
