@@ -264,18 +264,16 @@ def spread(values, digits=2, factor=1.0):
     return f"{middle} ({low} to {high})"
 
 
-rows = [
-    "| noise | pruning ratio | accuracy, % | after pruning, % |",
-    "| --- | --- | --- | --- |",
-]
+rows = []
 for kind in models:
     values = [
         spread(ratio[kind]),
         spread(before[kind], 1, 100),
         spread(after[kind], 1, 100),
     ]
-    rows.append("| " + " | ".join([labels[kind], *values]) + " |")
-display(Markdown("\n".join(rows)))
+    rows.append([labels[kind], *values])
+columns = ["noise", "pruning ratio", "accuracy, %"]
+plots.show_table([*columns, "after pruning, %"], rows)
 
 # Without noise all norms are nearly equal: the ratio hardly varies.
 assert all(0.12 < value < 0.14 for value in ratio["none"])

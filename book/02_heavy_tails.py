@@ -587,10 +587,7 @@ plt.show()
 # that comes from. All three, and their standard errors, assume independent values.
 
 # %%
-rows = [
-    "| data | Hill, k = 1000 | log-moment, blocks of 10 | likelihood |",
-    "| --- | --- | --- | --- |",
-]
+rows = []
 found = {}
 samples = {f"stable, α = {a}": x for a, x in data.items()}
 sign = data[1.9].sign()
@@ -602,8 +599,9 @@ for name, x in samples.items():
         heavytail.stable_mle(x),
     )
     cells = [f"{e.alpha:.3f} ± {e.stderr:.3f}" for e in found[name]]
-    rows.append("| " + " | ".join([name, *cells]) + " |")
-display(Markdown("\n".join(rows)))
+    rows.append([name, *cells])
+columns = ["data", "Hill, k = 1000", "log-moment, blocks of 10"]
+plots.show_table([*columns, "likelihood"], rows)
 
 for a in alphas:
     # The two that know the law are within four standard errors of it.

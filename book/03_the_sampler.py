@@ -462,7 +462,7 @@ assert abs(float(alpha.grad) - (ahead - behind) / 2e-4) < 1e-6
 density = json.loads(Path("results/density.json").read_text())
 head = ["error of log f", "points", "heavytail, largest"]
 head += ["SciPy, largest", "SciPy, above 10⁻⁶"]
-rows = ["| " + " | ".join(head) + " |", "| --- " * 5 + "|"]
+rows = []
 errors = density["errors"]
 for part, mine in errors["heavytail"].items():
     theirs = errors["scipy"][part]
@@ -475,11 +475,11 @@ for part, mine in errors["heavytail"].items():
         most,
         f"{theirs['above 1e-6']}",
     ]
-    rows.append("| " + " | ".join(cells) + " |")
+    rows.append(cells)
     assert mine["infinite"] == 0
     assert mine["largest finite"] < 1e-10
 assert len(density["without a reference (alpha, beta, x)"]) == 16
-display(Markdown("\n".join(rows)))
+plots.show_table(head, rows)
 micro = density["microseconds"]["1.75, 0.0"]
 many = micro["heavytail, 10^6 points"]
 few = micro["heavytail, 10^3 points"]
@@ -564,23 +564,19 @@ assert min(faster.values()) > 1
 # %% tags=["hide-input"]
 counts = record["tails"]
 levels_at = [f"{level:.0e}" for level in counts["levels"]]
-rows = [
-    "| beyond | " + " | ".join(levels_at) + " | inf or nan |",
-    "| --- |" + " --- |" * (len(levels_at) + 1),
-]
 exact = [f"{value:.1f}" for value in counts["expected"]]
-rows.append("| *expected* | " + " | ".join(exact) + " | 0 |")
+rows = [["*expected*", *exact, "0"]]
 for name, one in counts["found"].items():
     cells = [
         str(value) for value in (*one["beyond"], one["inf or nan"])
     ]
-    rows.append("| " + " | ".join([name, *cells]) + " |")
+    rows.append([name, *cells])
     # Poisson counts.
     gaps = np.array(one["beyond"][:3]) - counts["expected"][:3]
     assert (abs(gaps) < 4.5 * np.sqrt(counts["expected"][:3])).all()
     if name in ("textbook float32", "pyro float32"):
         assert one["beyond"][3] == 0
-display(Markdown("\n".join(rows)))
+plots.show_table(["beyond", *levels_at, "inf or nan"], rows)
 assert counts["found"]["heavytail float32"]["inf or nan"] == 0
 assert counts["found"]["textbook float32"]["inf or nan"] > 0
 

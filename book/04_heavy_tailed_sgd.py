@@ -62,12 +62,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 def network(seed, width=500):
     size = {"inputs": digits.inputs, "outputs": digits.classes}
     return FullyConnected(**size, width=width, generator=seeded(seed))
@@ -331,7 +325,7 @@ for (name, kind), found in learned.items():
     if kind != "none":  # the plan's 0.3, as far as three draws can tell
         assert 0.2 < ratios[1] < 0.65
 after = "after pruning, %"
-table(
+plots.show_table(
     ["optimizer", "noise", "pruning ratio", "accuracy, %", after], rows
 )
 
@@ -456,7 +450,7 @@ for kind in kinds:
         rows.append([*row, f"{least:.1f}"])
 columns = ["noise", "σ", "predicted: median [5 %, 95 %]"]
 columns += ["trained, five runs", "accuracy after pruning, worst, %"]
-table(columns, rows)
+plots.show_table(columns, rows)
 
 hits = sum(outcome.inside for _, outcome in trusted)
 kept = [100 * outcome.test_accuracy for _, outcome in trusted]
@@ -538,7 +532,9 @@ for run, out in runs:
     ]
     rows.append(cells)
 columns = ["data", "layers", "noise", "η", "steps", "share of G"]
-table([*columns, "replayed", "trained", "off, %", "accuracy, %"], rows)
+plots.show_table(
+    [*columns, "replayed", "trained", "off, %", "accuracy, %"], rows
+)
 _, furthest = max(runs, key=lambda pair: pair[1].gradient_share)
 assert furthest.replayed / furthest.ratio > 1.1
 (deep,) = (out for run, out in runs if run.hidden_layers == 2)
@@ -714,7 +710,9 @@ for kind in [*kinds, "gaussian"]:
     ]
     rows.append([label, *cells])
 columns = ["noise", "5000 × 784, batch 100", "batch 500"]
-table([*columns, "10,000 × 140, batch 100", "batch 500"], rows)
+plots.show_table(
+    [*columns, "10,000 × 140, batch 100", "batch 500"], rows
+)
 host = {
     k: cost["ratios"]["5000x784"][f"host / ours, {k}"] for k in kinds
 }

@@ -57,12 +57,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 def recorded(**wanted):
     """Return the recorded studies with these settings."""
     return [
@@ -340,7 +334,9 @@ for study, rates in bounded:
     rows.append([f"{study.alpha:g}", *fits])
     for each in (rates, rates.sup):
         assert abs(each.slope + 0.5) < min(3 * each.slope_stderr, 0.06)
-table(["α", "slope, at time T", "slope, supremum in time"], rows)
+plots.show_table(
+    ["α", "slope, at time T", "slope, supremum in time"], rows
+)
 print(f"control: {control.slope:.3f} ± {control.slope_stderr:.3f}")
 assert abs(control.slope) < 0.1
 
@@ -359,7 +355,7 @@ for study, rates in others:
     label = plots.KIND_LABELS[study.kind]
     rows.append([label, study.signs or "all equal", fit])
     assert abs(rates.slope + 0.5) < 3 * rates.slope_stderr
-table(["noise", "signs", "slope"], rows)
+plots.show_table(["noise", "signs", "slope"], rows)
 
 # %% [markdown]
 # The rate is right, then. The constant of the theorem is another matter.
@@ -463,7 +459,7 @@ for n, systems in ((10, 10_000), (1000, 10_000), (100_000, 200)):
     rows.append([*cells, f"{median:.5f}", f"{exact:.5f}"])
     assert p.pvalue > 1e-5
 columns = ["n", "networks", "p (Kolmogorov–Smirnov)"]
-table([*columns, "median size of D", "exact"], rows)
+plots.show_table([*columns, "median size of D", "exact"], rows)
 
 # %% [markdown]
 # So the rate of the linear case is $1 - 1/\alpha$: at $\alpha = 1.3$ not 0.5 but 0.23. The recorded
@@ -483,7 +479,9 @@ for study, rates in recorded(h="line"):
     )
     assert abs(rates.slope - theory) < 3 * rates.slope_stderr < 0.06
 columns = ["α", "−(1 − 1/α)", "slope, mean of logs"]
-table([*columns, "largest of 600 seeds in their sum, n = 10⁴"], rows)
+plots.show_table(
+    [*columns, "largest of 600 seeds in their sum, n = 10⁴"], rows
+)
 
 # %% [markdown]
 # ## ReLU networks
@@ -524,7 +522,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 octaves = [f"{2**k}–{2 ** (k + 1)}" for k in range(7, 14)]
-table(["σ", *octaves, "widest four"], rows)
+plots.show_table(["σ", *octaves, "widest four"], rows)
 
 # %% [markdown]
 # At $\sigma = 0.5$ the slope is that of the linear case from the start. At $\sigma = 0.1$ it begins

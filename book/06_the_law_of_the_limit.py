@@ -55,12 +55,6 @@ COLORS = dict(
 sigma, T = 0.5, 1.0
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 # %% [markdown]
 # ## From paths to an equation
 #
@@ -261,7 +255,9 @@ for alpha in ALPHAS:
     cells = [f"{s:.1e}" for s in size]
     rows.append([f"{alpha:g}", *cells, f"{orders[alpha]:.2f}"])
     assert abs(orders[alpha] - 2) < 0.1
-table(["α", "10 → 20 steps", "20 → 40", "40 → 80", "order"], rows)
+plots.show_table(
+    ["α", "10 → 20 steps", "20 → 40", "40 → 80", "order"], rows
+)
 
 # %% [markdown]
 # *The box.* On a circle the tail of the neighbouring lines is added. For a tail
@@ -290,7 +286,7 @@ for alpha in ALPHAS:
     )
     assert 0 < at / better - 1 < 0.01
 columns = ["α", "box B", "ρ(30), box 2B", "box B: % more"]
-table([*columns, "predicted %"], rows)
+plots.show_table([*columns, "predicted %"], rows)
 
 # %% [markdown]
 # ## The particles
@@ -346,7 +342,7 @@ for alpha in ALPHAS:
         assert distance < 1.25 * floor
     rows.append(cells)
 columns = ["α", "100 bins of [−5, 5]", "floor"]
-table([*columns, "120 bins of [−30, 30]", "floor"], rows)
+plots.show_table([*columns, "120 bins of [−30, 30]", "floor"], rows)
 
 # %% [markdown]
 # The distance is its floor: the particles differ from the density as so many independent draws
@@ -364,7 +360,7 @@ for alpha in ALPHAS:
         rows.append([*cells, f"{expected:,.1f}", f"{z:.1f}"])
         assert abs(z) < 4
 columns = ["α", "beyond", "particles", "from the density"]
-table([*columns, "difference in Poisson s.e."], rows)
+plots.show_table([*columns, "difference in Poisson s.e."], rows)
 
 # %% [markdown]
 # ## The tail
@@ -404,7 +400,9 @@ for alpha in ALPHAS:
         [f"{alpha:g}", *(f"{each:.2f}" for each in ratio[alpha])]
     )
     assert 0.98 < ratio[alpha][-1] < 1.1
-table(["exact / tail constant, α", "r = 5", "10", "20", "30"], rows)
+plots.show_table(
+    ["exact / tail constant, α", "r = 5", "10", "20", "30"], rows
+)
 
 # %% [markdown]
 # At $r = 30$ the constant is right to a percent. At $\alpha = 1.9$ and $r = 5$ it is far off: the
@@ -421,14 +419,14 @@ speed = json.loads(Path("results/meanfield.json").read_text())
 seconds = speed["seconds"]
 rows = [[name, f"{value:.1f}"] for name, value in seconds.items()]
 case = f"{speed['particles']:,} particles, {speed['steps']} steps"
-table([f"{case}, {speed['case']}", "seconds"], rows)
+plots.show_table([f"{case}, {speed['case']}", "seconds"], rows)
 rows = [
     [f"{int(each):,}", f"{value:.0f}"]
     for each, value in speed[
         "nanoseconds a particle and step, float32"
     ].items()
 ]
-table(["particles", "ns a particle and step"], rows)
+plots.show_table(["particles", "ns a particle and step"], rows)
 memory = speed[
     "extra MiB of 10^6 particles in R^10, 8 data, float32, by steps"
 ]

@@ -54,12 +54,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 # %% [markdown]
 # ## One path, three step sizes
 #
@@ -272,7 +266,7 @@ for a in alphas:
     assert abs(rates.slope - 1) < 0.05
     assert rates.slope > 1 / a
 columns = ["α", "1/α", "slope, mean over particles"]
-table([*columns, "slope, worst particle"], rows)
+plots.show_table([*columns, "slope, worst particle"], rows)
 
 # %% [markdown]
 # *Recorded by* `python -m heavytail.experiments.rates --record book/results/rates.json`.
@@ -294,7 +288,9 @@ for n, rates in by_width:
     cells = [f"{n:,}", f"{mean:.4f}", f"{worst:.3f}"]
     rows.append([*cells, f"{condition:.1e}", f"{1 / condition:.1e}"])
 columns = ["n", "mean error, η = 1/16", "worst of n"]
-table([*columns, "η that the paper asks for", "steps to time 1"], rows)
+plots.show_table(
+    [*columns, "η that the paper asks for", "steps to time 1"], rows
+)
 first, last = by_width[0][1], by_width[-1][1]
 growth = float(last.sup.error[0] / first.sup.error[0])
 print(f"a thousand times the width: worst error × {growth:.1f}")
@@ -336,7 +332,7 @@ for a in alphas:
     assert rates.slope > 1 / a
     assert tail.slope > 0.5 + 0.5 / a - 3 * tail.slope_stderr
 columns = ["α", "1/2 + 1/(2α)", "slope, all steps"]
-table([*columns, "η ≤ 1/64 only"], rows)
+plots.show_table([*columns, "η ≤ 1/64 only"], rows)
 assert euler["relu", 1.9].slope < 0.9  # the kink shows
 
 # %% [markdown]

@@ -49,12 +49,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 # %% [markdown]
 # ## The picture
 #
@@ -144,7 +138,9 @@ for alpha in (1.2, 1.5, 1.75, 1.9):
         cells.append(f"{mean:.3f} ± {stderr:.3f}")
     rows.append(cells)
     assert abs(mean - (1 - alpha / 2)) < 4 * stderr + 0.01
-table(["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows)
+plots.show_table(
+    ["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows
+)
 
 # %% [markdown]
 # ## The law of the pruning error
@@ -299,7 +295,7 @@ for kind in ("shared", "independent", "isotropic"):
         rows.append([plots.KIND_LABELS[kind], f"{alpha:g}", *cells])
         assert abs(float(found[1] / exact[1]) - 1) < 0.08
 columns = ["noise", "α", "10 %, measured / law"]
-table([*columns, "50 %", "90 %"], rows)
+plots.show_table([*columns, "50 %", "90 %"], rows)
 
 # %% [markdown]
 # The recorded acceptance of the package is sharper than this quick look: with $10^4$ repetitions
@@ -394,7 +390,9 @@ rows = [
         ("law without", without.quantile(levels)),
     )
 ]
-table(["error of keeping a tenth", "10 %", "50 %", "90 %"], rows)
+plots.show_table(
+    ["error of keeping a tenth", "10 %", "50 %", "90 %"], rows
+)
 assert abs(float(found[1] / with_start.quantile(0.5)) - 1) < 0.03
 assert float(without.quantile(0.5) / found[1]) > 1.1
 

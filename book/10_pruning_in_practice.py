@@ -55,12 +55,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 # %% [markdown]
 # ## Three networks
 #
@@ -161,7 +155,7 @@ for name, model in nets.items():
         cells = [name, method, f"{report.error:.3f}", f"{part:.3f}"]
         rows.append([*cells, f"{100 * test_accuracy(small):.1f}"])
 columns = ["network", "pruned by", "relative error", "weights left"]
-table([*columns, "test accuracy, %"], rows)
+plots.show_table([*columns, "test accuracy, %"], rows)
 
 # %% [markdown]
 # And at every fraction of weights left:
@@ -231,7 +225,7 @@ rows = [
     [name, method, *(f"{100 * value:.0f}" for value in line[:7])]
     for (name, method), line in curves.items()
 ]
-table(
+plots.show_table(
     ["network", "pruned by", *(f"{p:g}" for p in fractions[:7])],
     rows,
 )
@@ -335,7 +329,7 @@ for kind, case in record["kinds"].items():
         ]
         rows.append([*cells, f"{100 * row['test accuracy']:.1f}"])
 columns = ["noise", "network", "parameters", "file, MB", "ms"]
-table([*columns, "time / dense", "test accuracy, %"], rows)
+plots.show_table([*columns, "time / dense", "test accuracy, %"], rows)
 kept = {k: case["fraction kept"] for k, case in record["kinds"].items()}
 print("fraction of columns kept:", kept)
 
@@ -380,7 +374,7 @@ for part in (0.02, 0.05, 0.1):
     cells.append(f"{100 * tuned:.1f}")
     rows.append([*cells, f"{100 * test_accuracy(fresh.eval()):.1f}"])
 columns = ["kept", "parameters when compact", "one shot, %"]
-table(
+plots.show_table(
     [*columns, "after 100 steps, %", "a fresh small network, %"], rows
 )
 

@@ -54,12 +54,6 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    display(Markdown(text))
-
-
 # %% [markdown]
 # ## Counting networks
 #
@@ -167,7 +161,7 @@ for name, model in nets.items():
     rows.append([*cells, f"{100 * error:.1f}", f"{100 * value:,.0f}"])
     assert value > 5
 columns = ["noise", "kept of 1000", "test error, %", "when pruned, %"]
-table([*columns, "training error, %", "bound, %"], rows)
+plots.show_table([*columns, "training error, %", "bound, %"], rows)
 
 # %% [markdown]
 # An error above 100 % cannot happen: the bounds are *vacuous*, by a factor of seven and more. There
@@ -265,7 +259,7 @@ for width in (4, 6):
         values[width, bits] = bound(small, k, bits, **shape)
 note("a fresh small network", *best_bound(values))
 columns = ["noise before", "columns", "bits", "training error, %"]
-table([*columns, "test error, %", "best bound, %"], rows)
+plots.show_table([*columns, "test error, %", "best bound, %"], rows)
 print(f"guessing: {100 * (1 - 1 / o):.0f} %")
 assert best["a fresh small network"] < best["I, shared"]
 
@@ -307,7 +301,7 @@ for name, scale, alpha in (
     cells = [name, f"{norm:.0f}", f"{report.ratio:.3f}"]
     rows.append([*cells, f"{100 * wrong:.1f}", f"{100 * after:.1f}"])
 columns = ["noise", "norm of the matrix", "ratio at ε² = 0.1"]
-table([*columns, "test error, %", "after pruning, %"], rows)
+plots.show_table([*columns, "test error, %", "after pruning, %"], rows)
 for name in ("I, α = 1.75", "I, Gaussian"):
     apart = float((logits["none"] - logits[name]).abs().max())
     print(f"{name}: the outputs are those without, to 0.001")

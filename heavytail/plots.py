@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML
+from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -83,6 +83,12 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     ax.fill_between(k, alpha - 2 * stderr, alpha + 2 * stderr, **band)
     ax.set_xlabel("k, upper order statistics used")
     ax.set_ylabel("estimate of α")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a table under its column titles; entries are Markdown, without a vertical bar."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
 
 
 def slider(figures: Sequence[Figure], labels: Sequence[str], *, caption: str, alt: str) -> HTML:
