@@ -37,7 +37,7 @@ def trained(kind: str, data: Dataset) -> FullyConnected:
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     weights = heavytail.hidden_weights(model)
     heavytail.StableNoise(optimizer, weights, alpha=ALPHA, scale=SCALE, kind=kind, seed=1)
-    every = {"steps": STEPS, "evaluate_every": STEPS}
+    every: dict[str, Any] = {"steps": STEPS, "evaluate_every": STEPS}
     train(model, optimizer, data, batch_size=BATCH, seed=2, progress=False, **every)
     return model.eval()
 

@@ -80,8 +80,9 @@ def one_by_one(some: list[Member], shape: Shape, steps: int, threads: int) -> li
             kind=noise.kind,
             seed=noise.seed,
         )
-        options = {"steps": steps, "batch_size": BATCH, "evaluate_every": steps}
-        losses.append(train(model, optimizer, data, seed=seed, progress=False, **options).losses)
+        options: dict[str, Any] = {"steps": steps, "evaluate_every": steps}
+        options |= {"batch_size": BATCH, "seed": seed, "progress": False}
+        losses.append(train(model, optimizer, data, **options).losses)
     return losses
 
 

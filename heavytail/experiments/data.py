@@ -1,15 +1,13 @@
-"""Data sets as tensors: digits (embedded), ECG5000 and MNIST (found on disk, else downloaded)."""
+"""Data sets as tensors: digits, ECG5000, MNIST, CIFAR-10 and -100, and classes made up by us.
 
-import gzip
-import hashlib
-import io
-import os
-import warnings
-import zipfile
-from collections.abc import Callable, Collection, Iterator
+Digits ship with scikit-learn; the files of the others are found on disk, else downloaded. Classes
+that are made up have a best possible error that is known.
+"""
+
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +15,8 @@ import torch
 from torch import Tensor
 
 from heavytail import _checks
-
-_Arrays = tuple[npt.NDArray[np.generic], ...]  # x_train, y_train, x_test, y_test
+from heavytail.experiments import _archives
+from heavytail.experiments._archives import Arrays, Bytes, Root
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,10 @@ class Dataset:
 
     Attributes:
         name: as given to :func:`load`.
-        x_train: shape (N, d), float32 unless asked otherwise.
+        x_train: shape (N, ...), float32 unless asked otherwise; an example is a vector, shape
+            (d,), or an image, shape (colours, height, width).
         y_train: shape (N,), int64, labels 0 .. classes - 1.
-        x_test: shape (M, d), dtype of ``x_train``.
+        x_test: shape (M, ...), dtype of ``x_train``.
         y_test: shape (M,), int64.
         classes: number of classes.
     """
@@ -42,9 +41,21 @@ class Dataset:
     classes: int
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
     def inputs(self) -> int:
-        """Dimension d of an example."""
-        return self.x_train.shape[1]
+        """Number d of coordinates of an example, whatever its shape."""
+        return math.prod(self.shape)
+
+    def flat(self) -> "Dataset":
+        """Return the data with the examples as vectors, shape (N, d), in the same memory.
+
+        The vector of an image has its colours one after the other, each row by row.
+        """
+        return replace(self, x_train=self.x_train.flatten(1), x_test=self.x_test.flatten(1))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -59,7 +70,7 @@ class Dataset:
         )
 
 
-def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
+def load(name: str, root: Root = None) -> Dataset:
     """Load a data set.
 
     ``"digits"``
@@ -73,10 +84,23 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     ``"mnist"``
         Images of 28 x 28 pixels, 60,000 for training and 10,000 for testing, 10 classes (LeCun
         et al. 1998), scaled to [0, 1] and then (x - 0.1307) / 0.3081.
+    ``"mnist-centred"``
+        The same less the mean of each image: its pixels sum to 0, up to rounding. Noise of type
+        I, a multiple of (1, ..., 1) on each column of the first layer, then changes nothing that
+        the network computes.
+    ``"cifar10"``, ``"cifar100"``
+        Colour images, shape (3, 32, 32), 50,000 for training and 10,000 for testing, 10 and 100
+        classes (Krizhevsky 2009), scaled to [0, 1] and then, a colour at a time, less its mean
+        and over its standard deviation. :meth:`Dataset.flat` makes vectors of them.
+    ``"synthetic"``
+        ``gaussian_classes(2, 100, bayes_error=0.1, train=1000, test=10_000, seed=230_608_125)``:
+        no test error below 0.1 is to be had, but by chance.
 
-    The files of the last two are looked for in ``root/name``, then in ``$HEAVYTAIL_DATA/name``,
-    then in the cache folder of the machine, into which they are else downloaded. Whatever their
-    origin, they must have the known checksum.
+    Examples are vectors but for CIFAR. The files of ECG5000, MNIST and CIFAR are looked for in the
+    folder ``root/name`` (``mnist`` for both of MNIST), then in that of ``$HEAVYTAIL_DATA``, then in
+    the cache folder of the machine, into which they are else downloaded. Whatever their origin,
+    they must have the known checksum. CIFAR is read from its *binary* archives,
+    ``cifar-10-binary.tar.gz`` and ``cifar-100-binary.tar.gz``.
 
     Args:
         name: one of the above.
@@ -88,189 +112,189 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
             which files to put where.
     """
     _checks.one_of("name", name, _LOADERS)
-    return _LOADERS[name](root)
+    return replace(_LOADERS[name](root), name=name)
 
 
-def _digits(root: str | os.PathLike[str] | None) -> Dataset:
+def _digits(root: Root) -> Dataset:
     from sklearn.datasets import load_digits  # slow to import, and needed here only
 
     x, y = load_digits(return_X_y=True)
     test = np.arange(len(x)) % 5 == 4
     mean, deviation = x[~test].mean(), x[~test].std()
     x = (x - mean) / deviation
-    return _dataset("digits", (x[~test], y[~test], x[test], y[test]), classes=10)
+    return _dataset((x[~test], y[~test], x[test], y[test]), classes=10)
 
 
-_ECG5000_URL = "https://www.timeseriesclassification.com/aeon-toolkit/ECG5000.zip"
-_ECG5000_ARRAYS = ("X_train", "y_train", "X_test", "y_test")
-# The archive publishes no checksum of its zip: these are of the decoded arrays, as little-endian
-# float32 and int64.
-_ECG5000_SHA256 = {
-    "X_train": "abe21aae2b8cb8d5d1c71db2799ac163897a25ff7e37c693f2569a6035d917fc",
-    "y_train": "e055512ceb0183f598cb294294c5846df49e7bc4c0e09eb7a3dcc8b38b41c07d",
-    "X_test": "50ba9f70737727e6bc0cfced876297936a0ae8bebe95ccd647780b2654093334",
-    "y_test": "bd808ac605f71d4271f1ae33c887c3d3eee67c4230e33d5669437c3258d28526",
-}
+def _ecg5000(root: Root) -> Dataset:
+    x_train, y_train, x_test, y_test = _archives.ecg5000(root)
+    return _dataset((x_train, y_train != 1, x_test, y_test != 1), classes=2)
 
 
-def _ecg5000(root: str | os.PathLike[str] | None) -> Dataset:
-    npy = [f"{array}.npy" for array in _ECG5000_ARRAYS]
-    folder = _find("ecg5000", root, npy, ["ECG5000.zip"])
-    downloaded = folder is None
-    if folder is None:
-        folder = _download("ecg5000", {"ECG5000.zip": None}, [_ECG5000_URL])
-    try:
-        if _holds(folder, npy):
-            arrays: _Arrays = tuple(np.load(folder / file, allow_pickle=False) for file in npy)
-        else:
-            arrays = _decode_ecg5000(folder / "ECG5000.zip")
-        _check_ecg5000(arrays, str(folder))
-    except Exception:
-        if downloaded:  # a wrong file must not be found again
-            (folder / "ECG5000.zip").unlink()
-        raise
-    x_train, y_train, x_test, y_test = arrays
-    return _dataset("ecg5000", (x_train, y_train != 1, x_test, y_test != 1), classes=2)
+def _mnist(root: Root, centred: bool = False) -> Dataset:
+    x_train, y_train, x_test, y_test = _archives.mnist(root)
 
-
-def _decode_ecg5000(path: Path) -> _Arrays:
-    """Read the archive's text: a row an example, its label first."""
-    arrays: list[npt.NDArray[np.generic]] = []
-    with zipfile.ZipFile(path) as archive:
-        for part in ("TRAIN", "TEST"):
-            table = np.loadtxt(io.BytesIO(archive.read(f"ECG5000_{part}.txt")))
-            arrays += [table[:, 1:].astype(np.float32), table[:, 0].astype(np.int64)]
-    return tuple(arrays)
-
-
-def _check_ecg5000(arrays: _Arrays, origin: str) -> None:
-    for name, array in zip(_ECG5000_ARRAYS, arrays, strict=True):
-        if name.startswith("X") and array.shape[1:] != (140,):
-            raise ValueError(
-                f"{name} of ECG5000 in {origin} must have 140 columns, got {array.shape}"
-            )
-        wanted = np.dtype("<f4" if name.startswith("X") else "<i8")
-        digest = hashlib.sha256(np.ascontiguousarray(array, dtype=wanted).tobytes()).hexdigest()
-        if digest != _ECG5000_SHA256[name]:
-            raise ValueError(
-                f"{name} of ECG5000 in {origin} must have the sha256 {_ECG5000_SHA256[name]}, "
-                f"got {digest}: not the archive's data"
-            )
-
-
-_MNIST_URLS = (
-    "http://yann.lecun.com/exdb/mnist/",
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",  # a mirror: the home often refuses
-)
-# Published by the data set's mirrors, as md5 too.
-_MNIST_SHA256 = {
-    f"{part}-ubyte.gz": digest
-    for part, digest in {
-        "train-images-idx3": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "train-labels-idx1": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "t10k-images-idx3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "t10k-labels-idx1": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    }.items()
-}
-
-
-def _mnist(root: str | os.PathLike[str] | None) -> Dataset:
-    folder = _find("mnist", root, _MNIST_SHA256)
-    if folder is None:
-        folder = _download("mnist", dict(_MNIST_SHA256), list(_MNIST_URLS))
-    x_train, y_train, x_test, y_test = (
-        _decode_idx(folder / file, digest) for file, digest in _MNIST_SHA256.items()
-    )
-
-    def standardised(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        pixels = images.reshape(len(images), -1).astype(np.float32)
-        pixels /= 255  # in place: in float64 the training images would take 376 MB
-        pixels -= 0.1307
-        pixels /= 0.3081
+    def prepared(images: Bytes) -> npt.NDArray[np.float32]:
+        pixels = _standardised(images.reshape(len(images), -1), 0.1307, 0.3081)
+        if centred:
+            pixels -= pixels.mean(1, dtype=np.float64, keepdims=True)
         return pixels
 
-    arrays = (standardised(x_train), y_train, standardised(x_test), y_test)
-    return _dataset("mnist", arrays, classes=10)
+    return _dataset((prepared(x_train), y_train, prepared(x_test), y_test), classes=10)
 
 
-def _decode_idx(path: Path, digest: str) -> npt.NDArray[np.uint8]:
-    """Read a gzipped idx file of bytes: 0 0 8 (the type) and the number of dimensions, sizes."""
-    packed = path.read_bytes()
-    if (found := hashlib.sha256(packed).hexdigest()) != digest:
-        raise ValueError(f"{path} must have the sha256 {digest}, got {found}")
-    raw = gzip.decompress(packed)
-    dimensions = raw[3]
-    sizes = np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4).astype(int)
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(sizes)
+# Mean and standard deviation of each colour, scaled to [0, 1]: those of the paper's code.
+_CIFAR10_MOMENTS = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+_CIFAR100_MOMENTS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+_Colours = tuple[float, float, float]
 
 
-def _find(name: str, root: str | os.PathLike[str] | None, *files: Collection[str]) -> Path | None:
-    """Return the first folder of the data set that holds one of the sets of files."""
-    for folder in _folders(name, root):
-        if any(_holds(folder, wanted) for wanted in files):
-            return folder
-    return None
+def _cifar(root: Root, name: str, moments: tuple[_Colours, _Colours], classes: int) -> Dataset:
+    x_train, y_train, x_test, y_test = _archives.cifar(name, root)
+    mean, deviation = (np.reshape(colours, (3, 1, 1)) for colours in moments)
+    train, test = (_standardised(images, mean, deviation) for images in (x_train, x_test))
+    return _dataset((train, y_train, test, y_test), classes)
 
 
-def _holds(folder: Path, files: Collection[str]) -> bool:
-    return all((folder / file).is_file() for file in files)
+def _standardised(
+    images: Bytes, mean: npt.ArrayLike, deviation: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
+    """Return pixels scaled to [0, 1], less the mean, over the standard deviation."""
+    pixels = images.astype(np.float32)
+    pixels /= 255  # in place: in float64 the training images of CIFAR would take 1.2 GB
+    pixels -= np.asarray(mean, dtype=np.float32)
+    pixels /= np.asarray(deviation, dtype=np.float32)
+    return pixels
 
 
-def _folders(name: str, root: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Yield where the files of a data set may be; the machine's cache folder comes last."""
-    for place in (root, os.environ.get("HEAVYTAIL_DATA") or None):
-        if place is not None:
-            yield Path(place).expanduser() / name
-    yield Path(_pooch().os_cache("heavytail")) / name
-
-
-def _pooch() -> ModuleType:
-    """Import pooch, which few calls need, without its progress bar's remark on notebooks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pooch
-    module: ModuleType = pooch
-    return module
-
-
-def _download(name: str, files: dict[str, str | None], urls: list[str]) -> Path:
-    """Fetch the files (name -> sha256, None where unknown) into the cache, from the first url.
-
-    A url that ends in a slash is a folder to which the file's name is added.
-    """
-    *_, cache = _folders(name, None)
-    for file, digest in files.items():
-        failures = []
-        for url in urls:
-            source = url + file if url.endswith("/") else url
-            try:
-                _pooch().retrieve(source, digest, fname=file, path=cache, progressbar=True)
-                break
-            except (OSError, ValueError) as failure:  # unreachable, or another checksum
-                failures.append(f"{source}: {failure}")
-        else:
-            raise FileNotFoundError(
-                f"{name} is not on this machine and could not be downloaded. Put {list(files)} "
-                f"into a folder named {name!r} and name the folder above it, as root= or in "
-                f"$HEAVYTAIL_DATA. What failed: " + "; ".join(failures)
-            )
-    return cache
-
-
-def _dataset(name: str, arrays: _Arrays, classes: int) -> Dataset:
+def _dataset(arrays: Arrays, classes: int) -> Dataset:
     x_train, y_train, x_test, y_test = arrays
+
+    def tensor(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> Tensor:
+        return torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # a copy where it must be
+
     return Dataset(
-        name,
-        torch.as_tensor(np.array(x_train, dtype=np.float32)),
-        torch.as_tensor(np.array(y_train, dtype=np.int64)),
-        torch.as_tensor(np.array(x_test, dtype=np.float32)),
-        torch.as_tensor(np.array(y_test, dtype=np.int64)),
+        "",
+        tensor(x_train, np.float32),
+        tensor(y_train, np.int64),
+        tensor(x_test, np.float32),
+        tensor(y_test, np.int64),
         classes,
     )
 
 
-_LOADERS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
+def gaussian_classes(
+    classes: int, inputs: int, *, bayes_error: float, train: int, test: int, seed: int
+) -> Dataset:
+    r"""Draw examples of Gaussian classes whose best possible error is given.
+
+    The label is uniform, and given the label k the example is N(m e_k, I), with e_1, ..., e_K
+    orthonormal, a random rotation of K axes. The best rule takes the largest <x, e_k>, and its
+    error is that of K independent N(0, 1) the first of which is moved by m,
+
+        1 - int phi(z - m) Phi(z)^{K - 1} dz,
+
+    which is Phi(-m / sqrt(2)) at K = 2; m is solved from it.
+
+    Args:
+        classes: number of classes K, >= 2.
+        inputs: dimension of an example, >= ``classes``.
+        bayes_error: the best possible error, in (0, 1 - 1/K).
+        train: number of training examples, >= 1; the test examples do not depend on it.
+        test: number of test examples, >= 1.
+        seed: in [0, 2^64). A model and its noise must have others: the same seed means the same
+            bits.
+
+    Returns:
+        The data set ``"gaussian"``, on the CPU; :func:`class_means` tells the m e_k.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+
+    Source: ours.
+    """
+    train, test = _checks.count("train", train, 1), _checks.count("test", test, 1)
+    generator = torch.Generator().manual_seed(_checks.seed("seed", seed))
+    means = _class_means(classes, inputs, bayes_error, generator).float()
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        y = torch.randint(len(means), (n,), generator=generator, device="cpu")
+        x = torch.randn((n, means.shape[1]), generator=generator, device="cpu", dtype=torch.float32)
+        return x.add_(means[y]), y
+
+    x_test, y_test = draw(test)
+    x_train, y_train = draw(train)
+    return Dataset("gaussian", x_train, y_train, x_test, y_test, len(means))
+
+
+def class_means(classes: int, inputs: int, *, bayes_error: float, seed: int) -> Tensor:
+    """Return the means m e_k of the classes of :func:`gaussian_classes`.
+
+    The best rule takes the largest <x, m e_k>. Arguments are those of :func:`gaussian_classes`,
+    and the same ones mean the same means.
+
+    Returns:
+        Shape (classes, inputs), float64; the rows are orthogonal, of length m.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    generator = torch.Generator().manual_seed(_checks.seed("seed", seed))
+    return _class_means(classes, inputs, bayes_error, generator)
+
+
+def _class_means(
+    classes: int, inputs: int, bayes_error: float, generator: torch.Generator
+) -> Tensor:
+    classes = _checks.count("classes", classes, 2)
+    inputs = _checks.count("inputs", inputs, classes)
+    m = _separation(classes, bayes_error)
+    normal = torch.randn((inputs, classes), generator=generator, device="cpu", dtype=torch.float64)
+    directions, triangle = torch.linalg.qr(normal)
+    signs = triangle.diagonal().sign()  # without them the rotation would not be uniform
+    means: Tensor = m * (directions * signs).T
+    return means
+
+
+def _separation(classes: int, bayes_error: float) -> float:
+    """Return the m of :func:`gaussian_classes`, to 1e-10."""
+    from scipy import integrate, optimize, special  # slow to import
+
+    bayes_error = _checks.real("bayes_error", bayes_error)
+    if not 0 < bayes_error < 1 - 1 / classes:
+        raise ValueError(
+            f"bayes_error must be in (0, 1 - 1/{classes}), got {bayes_error:g}: guessing has "
+            f"{1 - 1 / classes:g}"
+        )
+
+    def error(m: float) -> float:
+        def integrand(t: float) -> float:  # t = z - m; log Phi keeps the digits of a small error
+            missed = -math.expm1((classes - 1) * float(special.log_ndtr(m + t)))
+            return missed * math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+
+        # Its peak is between -m and 0, and it falls off there as a normal density or faster.
+        return float(integrate.quad(integrand, -m - 10, 10, epsabs=0, epsrel=1e-12, limit=200)[0])
+
+    # One of K - 1 others is nearer with probability (K - 1) Phi(-m / sqrt(2)) at most.
+    most = -math.sqrt(2) * float(special.ndtri(bayes_error / (classes - 1)))
+    return float(
+        optimize.brentq(lambda m: math.log(error(m) / bayes_error), 0, most + 1, xtol=1e-12)
+    )
+
+
+def _synthetic(root: Root) -> Dataset:
+    # The number of the paper on arXiv: a seed that a model or its noise will hardly have.
+    return gaussian_classes(2, 100, bayes_error=0.1, train=1000, test=10_000, seed=230_608_125)
+
+
+_LOADERS: dict[str, Callable[[Root], Dataset]] = {
     "digits": _digits,
     "ecg5000": _ecg5000,
     "mnist": _mnist,
+    "mnist-centred": partial(_mnist, centred=True),
+    "cifar10": partial(_cifar, name="cifar10", moments=_CIFAR10_MOMENTS, classes=10),
+    "cifar100": partial(_cifar, name="cifar100", moments=_CIFAR100_MOMENTS, classes=100),
+    "synthetic": _synthetic,
 }
+
+NAMES = tuple(_LOADERS)  # what :func:`load` knows

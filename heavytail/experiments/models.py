@@ -5,11 +5,14 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from heavytail import _checks
 
 SCALINGS = ("standard", "mean_field")
+
+# Channels of the convolutions of VGG-11, twice the usual ones; 0 is a pooling by 2 x 2.
+_VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
 
 
 class FullyConnected(nn.Module):
@@ -66,10 +69,7 @@ class FullyConnected(nn.Module):
 
         def linear(fan_in: int, fan_out: int, bound: float) -> nn.Linear:
             weight = torch.empty((fan_out, fan_in), device=device, dtype=dtype)
-            weight.uniform_(-bound, bound, generator=generator)
-            layer = nn.Linear(fan_in, fan_out, bias=False, device="meta")
-            layer.weight = nn.Parameter(weight)
-            return layer
+            return _linear(weight.uniform_(-bound, bound, generator=generator))
 
         sizes = [inputs] + [width] * hidden_layers
         self.body = nn.Sequential()
@@ -121,3 +121,91 @@ def mean_field(model: FullyConnected) -> FullyConnected:
     for parameter in twin.parameters():
         parameter.mul_(math.sqrt(twin.width))
     return twin
+
+
+class VGG11(nn.Module):
+    r"""The wide VGG-11 of the paper's experiments, for images.
+
+    Eight convolutions 3 x 3 with ReLU and without biases, of 128, 256, 512, 512 and four times 1024
+    filters. A pooling by 2 x 2 follows the first, second, fourth, sixth and eighth; what is left of
+    each channel is averaged, and a linear layer without bias makes logits of the averages. All up
+    to that layer is in ``body``, the layer is ``head``: it is trained, gets no noise and is not
+    pruned. A column is a filter.
+
+    The filters start as N(0, 2 / (9 * filters)), filters being those of the layer (He et al. 2015,
+    by fan-out); the head as that of :class:`FullyConnected`.
+
+    Args:
+        outputs: number of classes, >= 1.
+        channels: colours of an image, >= 1.
+        width: > 0; the numbers of filters are multiplied by it and rounded, to 1 at least.
+        generator: source of the start; None is torch's global generator.
+        device: of the weights; None is the generator's device, else torch's default device.
+        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        *,
+        channels: int = 3,
+        width: float = 1.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        outputs = _checks.count("outputs", outputs, 1)
+        channels = _checks.count("channels", channels, 1)
+        width = _checks.positive("width", width)
+        device, dtype = _checks.place(generator, device, dtype)
+
+        self.body = nn.Sequential()
+        for number in _VGG11:
+            if not number:
+                self.body.append(nn.MaxPool2d(2))
+                continue
+            filters = max(1, round(width * number))
+            weight = torch.empty((filters, channels, 3, 3), device=device, dtype=dtype)
+            weight.normal_(std=math.sqrt(2 / (9 * filters)), generator=generator)
+            layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False, device="meta")
+            layer.weight = nn.Parameter(weight)
+            self.body.append(layer)
+            self.body.append(nn.ReLU())
+            channels = filters
+        self.body.append(nn.AdaptiveAvgPool2d(1))
+        self.body.append(nn.Flatten())
+        weight = torch.empty((outputs, channels), device=device, dtype=dtype)
+        bound = channels**-0.5
+        self.head = _linear(weight.uniform_(-bound, bound, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images of shape (N, channels, height, width) to logits of shape (N, outputs).
+
+        Raises:
+            ValueError: if x has another number of dimensions, or height or width is below 32:
+                five poolings leave nothing of it.
+        """
+        logits: Tensor = self.head(self.body(_large_enough(x)))
+        return logits
+
+
+@fx.wrap  # one step to what traces the network, as compaction: it cannot follow a decision
+def _large_enough(x: Tensor) -> Tensor:
+    """Return images from which five poolings by 2 x 2 leave something."""
+    if x.dim() != 4 or min(x.shape[2:]) < 32:
+        raise ValueError(
+            "x must have shape (N, channels, height, width) with height and width >= 32, got "
+            f"{tuple(x.shape)}"
+        )
+    return x
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """Return a linear layer without bias that has this weight, shape (outputs, inputs)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight)
+    return layer

@@ -15,7 +15,6 @@ noise; G is what is left, and ||G||_F / ||W_0||_F its share. The prediction of
 import argparse
 import copy
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import heavytail
+from heavytail.experiments._files import write_text
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.provenance import where
@@ -100,6 +100,7 @@ def replay(
     lr: float,
     steps: int,
     seed: int,
+    exclude: Iterable[nn.Module | str] | None = None,
 ) -> nn.Module:
     """Return a copy of the start with the noise of a training on it, and no gradient.
 
@@ -111,13 +112,14 @@ def replay(
         lr: learning rate, the same for all steps.
         steps: number of steps, >= 0.
         seed: of the training's :class:`heavytail.StableNoise`.
+        exclude: layers without noise, as for :func:`heavytail.hidden_weights`.
 
     Returns:
         The copy; the noise is the training's to the bit, its sum up to rounding.
     """
     model = copy.deepcopy(start)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    weights = heavytail.hidden_weights(model)
+    weights = heavytail.hidden_weights(model, exclude=exclude)
     heavytail.StableNoise(optimizer, weights, alpha=alpha, scale=scale, kind=kind, seed=seed)
     for _ in range(steps):
         optimizer.step()  # no gradients: only the noise acts
@@ -243,9 +245,7 @@ def record(path: Path, settings: Iterable[Setting]) -> None:
             "runs": done,
             "command": f"python -m heavytail.experiments.prediction --record {path}",
         }
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(draft, path)
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:

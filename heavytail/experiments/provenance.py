@@ -2,7 +2,9 @@
 
 import datetime
 import platform
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,28 @@ def where(*peers: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": processor(),
         "versions": versions,
+        "commit": commit(),
     }
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit of the package's working tree, "+" behind it if files have changed since.
+
+    None if the package is not run from a clone of its own.
+    """
+    folder = Path(heavytail.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not that of some folder above
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def processor() -> str:

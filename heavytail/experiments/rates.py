@@ -8,7 +8,6 @@ The errors of all seeds are recorded, so that a page can fit them anew.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from heavytail import _checks
 from heavytail.coupling import Rates, chaos_error, euler_error
+from heavytail.experiments._files import write_text
 from heavytail.experiments.provenance import where
 from heavytail.meanfield import MeanField
 
@@ -179,9 +179,7 @@ def record(path: Path, wanted: Iterable[Study]) -> None:
             "studies": done,
             "command": f"python -m heavytail.experiments.rates --record {path}",
         }
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(content) + "\n")
-        os.replace(draft, path)
+        write_text(path, json.dumps(content) + "\n")
 
 
 def main() -> None:

@@ -1,13 +1,17 @@
 """The training loop, and how a model is measured."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from heavytail import _checks
+from heavytail.experiments import checkpoint as _checkpoint
 from heavytail.experiments.data import Dataset
 
 
@@ -20,6 +24,16 @@ class DivergenceError(ArithmeticError):
             "the noise"
         )
         self.step = step
+
+
+class Resumable(Protocol):
+    """What a checkpoint can hold: its state comes out, and goes in again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take a state over."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,9 @@ def train(
     stop_accuracy: float | None = None,
     evaluate_every: int = 100,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
+    resumable: Mapping[str, Resumable] | None = None,
 ) -> History:
     """Minimise the cross-entropy of ``model`` on the training examples.
 
@@ -73,14 +90,21 @@ def train(
             looked at after every ``evaluate_every`` steps. None trains for all the steps.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
+        checkpoint: file that holds the state of the training from time to time. If it is there
+            at the start, training goes on from it, and ends with the bits it would have had
+            without the break; ``steps`` may be larger than before. The file is left behind.
+        checkpoint_every: steps between two states, >= 1.
+        resumable: by any names, what else has a state that the checkpoint must hold: the noise,
+            schedules. What draws from torch's global generator, as dropout does, is not resumed.
 
     Returns:
-        The history. The model is left as it is after the last step and its noise.
+        The history, from step 1 on. The model is left as it is after the last step and its noise.
 
     Raises:
         DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
             that no step waits for the device.
-        TypeError, ValueError: on an argument outside the sets above.
+        TypeError, ValueError: on an argument outside the sets above, or a checkpoint of another
+            training.
     """
     steps, seed = _checks.count("steps", steps), _checks.seed("seed", seed)
     batch_size = _checks.count("batch_size", batch_size, 1)
@@ -90,12 +114,25 @@ def train(
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
+    checkpoint_every = _checks.count("checkpoint_every", checkpoint_every, 1)
     batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
-    evaluated, accuracies = [], []
+    evaluated: list[int] = []
+    accuracies: list[float] = []
     taken = 0
+    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
+    identity = {"data": data.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = _checkpoint.load(checkpoint)
+        _assert_of(state, identity, parts, steps)
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
+        losses[:taken] = state["losses"]
+        for _ in range(taken):
+            next(batches)
     model.train()
-    with tqdm(total=steps, unit="step", disable=None if progress else True) as bar:
+    with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while taken < steps:
             batch = next(batches)
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
@@ -112,7 +149,39 @@ def train(
                 bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
                 if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
                     break
+            if checkpoint is not None and taken % checkpoint_every == 0 and taken < steps:
+                state = {"identity": identity, "taken": taken, "losses": losses[:taken]}
+                state |= {"evaluated": evaluated, "accuracies": accuracies}
+                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
+                _checkpoint.save(checkpoint, state)
     return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies))
+
+
+def _assert_of(
+    state: dict[str, Any], identity: dict[str, Any], parts: Mapping[str, object], steps: int
+) -> None:
+    """Refuse a checkpoint of another training."""
+    if state.get("identity") != identity:
+        raise ValueError(
+            f"the checkpoint must be of this training, {identity}, got {state.get('identity')}"
+        )
+    if set(state["parts"]) != set(parts):
+        raise ValueError(f"the checkpoint must hold {sorted(parts)}, got {sorted(state['parts'])}")
+    if state["taken"] > steps:
+        raise ValueError(f"steps must be at least the checkpoint's {state['taken']}, got {steps}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model makes of some examples.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        accuracy: share of examples whose largest logit is at their label, in [0, 1].
+    """
+
+    loss: float
+    accuracy: float
 
 
 @torch.no_grad()
@@ -131,22 +200,31 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
     Raises:
         ValueError: without examples, with other than one label each, or a bad ``batch_size``.
     """
+    return score(model, x, y, batch_size=batch_size).accuracy
+
+
+@torch.no_grad()
+def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
+    """Return loss and accuracy; arguments and errors are those of :func:`accuracy`."""
     batch_size = _checks.count("batch_size", batch_size, 1)
     if len(x) == 0 or y.shape != (len(x),):
         raise ValueError(
-            f"accuracy needs examples and a label each, got {len(x)} and shape {tuple(y.shape)}"
+            f"a score needs examples and a label each, got {len(x)} and shape {tuple(y.shape)}"
         )
     training = [module for module in model.modules() if module.training]
     model.eval()
+    correct, loss = 0, 0.0
     try:
-        correct = sum(
-            int((model(some_x).argmax(1) == some_y).sum())
-            for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True)
-        )
+        for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            logits = model(some_x)
+            correct += int((logits.argmax(1) == some_y).sum())
+            # Summed in double precision: a pruned net's losses may lie far apart.
+            each = nn.functional.cross_entropy(logits, some_y, reduction="none")
+            loss += float(each.double().sum())
     finally:
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
-    return correct / len(x)
+    return Score(loss / len(x), correct / len(x))
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

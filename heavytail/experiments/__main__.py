@@ -1,0 +1,186 @@
+"""The experiments from the command line: python -m heavytail.experiments COMMAND.
+
+list       the tables, how many runs each holds, and how many of them the store has
+cost       how long the missing runs of a table will take here, from some steps of each kind
+run        what is missing of a table; start it again after a break, and it goes on
+resume     the same, and once more what failed
+tabulate   a table, as far as its runs are there
+plan       choose the scales of the noise anew
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heavytail.experiments import runs, tables
+from heavytail.experiments._files import write_text
+from heavytail.experiments.data import load
+from heavytail.experiments.runs import Config
+from heavytail.experiments.sweep import Executor, Report, Store, sweep
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 where a run failed or was lost, 2 where the data are missing."""
+    options = _parser().parse_args(arguments)
+    try:
+        result: int = options.command(options)
+    except FileNotFoundError as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m heavytail.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, *, table: bool = True) -> argparse.ArgumentParser:
+        part = commands.add_parser(name)
+        part.set_defaults(command=function)
+        if table:
+            part.add_argument("table", choices=tables.TABLES, help="which table")
+        if name != "plan":
+            part.add_argument("--scale", choices=tables.SIZES, default="quick")
+            part.add_argument("--store", type=Path, default=Path("results"), help="a folder")
+            part.add_argument(
+                "--record", type=Path, help="a file that holds all runs of the table so far"
+            )
+        return part
+
+    command("list", _list, table=False)
+    command("tabulate", _tabulate).add_argument("--csv", action="store_true")
+    command("plan", _plan, table=False)
+    for name, function in (("cost", _cost), ("run", _run), ("resume", _run)):
+        part = command(name, function)
+        part.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        part.add_argument("--threads", type=int, default=1, help="of torch, in each process")
+        if name == "cost":
+            continue
+        part.set_defaults(retry=name == "resume")
+        part.add_argument(
+            "--processes", type=int, help="how many runs at a time; 0 makes none of its own"
+        )
+        part.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
+        part.add_argument("--seeds", type=int, help="the first so many seeds only")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    store = Store(options.store)
+    for name, table in tables.TABLES.items():
+        configs = table.configs(options.scale)
+        there = sum(store.holds(config) for config in configs)
+        print(f"{name:18} {there:4} of {len(configs):4} runs   {table.title}")
+    return 0
+
+
+def _tabulate(options: argparse.Namespace) -> int:
+    configs = tables.TABLES[options.table].configs(options.scale)
+    store = Store(options.store)
+    entries = [entry for config in configs if (entry := store.read(config)) is not None]
+    if options.record is not None:
+        entries += json.loads(options.record.read_text())["runs"]
+    found = tables.rows(configs, map(runs.read, entries))
+    lines = [list(tables.COLUMNS), *map(tables.cells, found)]
+    if options.csv:
+        csv.writer(sys.stdout).writerows(lines)
+        return 0
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    del options
+    for shape in tables.shapes():
+        scales = tables.plan(shape)
+        control = ""
+        if shape.alpha == 1.75 and shape.width == 2000 and shape.hidden_layers == 1:
+            control = f"; at alpha 2 {[tables.gaussian_scale(shape, s) for s in scales]}"
+        print(f"{shape}: {scales}{control}", flush=True)
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    store, device = Store(options.store), _device(options.device)
+    configs = tables.TABLES[options.table].configs(options.scale)
+    missing = [config for config in configs if not store.holds(config)]
+    seconds = partial(runs.step_seconds, device=device, threads=options.threads)
+    total = tables.cost(missing, seconds)
+    print(
+        f"{len(missing)} runs: {total / 60:.0f} minutes of training at most, one after another, "
+        f"on {device}; measuring them comes on top"
+    )
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    configs: Iterable[Config] = tables.TABLES[options.table].configs(options.scale)
+    if options.seeds is not None:
+        configs = [config for config in configs if config.seed < options.seeds]
+    store = Store(options.store)
+    if options.record is not None and options.record.exists():
+        for entry in json.loads(options.record.read_text())["runs"]:
+            store.add(entry)
+    device = _device(options.device)
+    for name in {config.data for config in configs if not store.holds(config)}:
+        load(name)  # found missing here, not in each run
+    processes = options.processes
+    if processes is None and device != "cpu":
+        processes = 1  # they would share the device
+    run = partial(runs.in_sweep, device=device, threads=options.threads)
+    if options.dask is None:
+        report = sweep(run, configs, store, processes=processes, retry=options.retry)
+    else:
+        report = _on_dask(run, configs, store, options)
+    print(report)
+    if options.record is not None:
+        _record(options, store)
+    return 0 if report.complete else 1
+
+
+def _on_dask(
+    run: Any, configs: Iterable[Config], store: Store, options: argparse.Namespace
+) -> Report:
+    """Run on a cluster of Dask, whose workers reach the store's folder."""
+    from distributed import Client  # an extra, and slow to import
+
+    store = Store(store.folder.resolve())  # workers may live in other folders
+    with Client(options.dask) as client, client.get_executor(pure=False) as executor:
+        engine: Executor = executor
+        return sweep(run, configs, store, executor=engine, retry=options.retry)
+
+
+def _record(options: argparse.Namespace, store: Store) -> None:
+    """Write all runs of the table that are there, a line each."""
+    configs = tables.TABLES[options.table].configs(options.scale)
+    entries = [entry for config in configs if (entry := store.read(config)) is not None]
+    command = f"run {options.table} --scale {options.scale} --record {options.record}"
+    head = {
+        "what": tables.TABLES[options.table].title,
+        "command": f"python -m heavytail.experiments {command}",
+    }
+    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+    write_text(options.record, f'{json.dumps(head)[:-1]},\n"runs": [\n{lines}\n]}}\n')
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Files that are there whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield the path of a draft, which takes the place of ``path`` at the end, in one move.
+
+    What stops in between leaves ``path`` as it was. Drafts of several processes do not meet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        with draft.open("rb") as file:  # on the disk before it takes the name
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def drafts(path: Path) -> list[Path]:
+    """Return the drafts of a file that were left behind, or are being written."""
+    return list(path.parent.glob(f".{path.name}.*.draft"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one move."""
+    with replaced(path) as draft:
+        draft.write_text(text)
