@@ -1,24 +1,22 @@
-"""The experiments from the command line: python -m heavytail.experiments COMMAND.
+"""The experiments of the book from the command line.
 
-list       the tables, how many runs each holds, and how many of them the store has
-cost       how long the missing runs of a table will take here, from some steps of each kind
-run        what is missing of a table; start it again after a break, and it goes on
-resume     the same, and once more what failed
-tabulate   a table, as far as its runs are there
-plan       choose the scales of the noise anew
+Runs belong to tables, and their results to a store, a folder with a file for each. What is there is
+not run again.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from heavytail import _checks
 from heavytail.experiments import runs, tables
 from heavytail.experiments._files import write_text
 from heavytail.experiments.data import load
@@ -27,14 +25,32 @@ from heavytail.experiments.sweep import Executor, Report, Store, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 1 where a run failed or was lost, 2 where the data are missing."""
+    """Run a command.
+
+    Returns:
+        0; 1 where a run failed or was lost, 2 where data or a record are missing, 130 if the
+        command was interrupted.
+    """
     options = _parser().parse_args(arguments)
     try:
         result: int = options.command(options)
     except FileNotFoundError as missing:
         print(missing, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return result
+
+
+_COMMANDS = {
+    "list": "the tables, how many runs each holds, and how many of them the store has",
+    "cost": "how long the missing runs of a table will take here, from some steps of each kind",
+    "run": "run what is missing of a table; start it again after a break, and it goes on",
+    "resume": "the same, and once more what failed",
+    "tabulate": "show a table, as far as its runs are there",
+    "plan": "choose the scales of the noise anew",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,37 +59,81 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
     def command(name: str, function: Any, *, table: bool = True) -> argparse.ArgumentParser:
-        part = commands.add_parser(name)
+        about = _COMMANDS[name]
+        part = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         part.set_defaults(command=function)
         if table:
-            part.add_argument("table", choices=tables.TABLES, help="which table")
-        if name != "plan":
-            part.add_argument("--scale", choices=tables.SIZES, default="quick")
-            part.add_argument("--store", type=Path, default=Path("results"), help="a folder")
             part.add_argument(
-                "--record", type=Path, help="a file that holds all runs of the table so far"
+                "table", metavar="TABLE", choices=tables.TABLES, help="one of those of list"
+            )
+            part.add_argument(
+                "--record",
+                type=Path,
+                metavar="FILE",
+                help="a file that holds all runs of the table so far; its runs count as there",
+            )
+        if name != "plan":
+            part.add_argument(
+                "--scale",
+                choices=tables.SIZES,
+                default="quick",
+                help="quick, the default: some minutes on a laptop; paper: full size",
+            )
+            part.add_argument(
+                "--store",
+                type=Path,
+                metavar="FOLDER",
+                default=Path("results"),
+                help="where the results are; results, if not given",
             )
         return part
 
     command("list", _list, table=False)
-    command("tabulate", _tabulate).add_argument("--csv", action="store_true")
-    command("plan", _plan, table=False)
     for name, function in (("cost", _cost), ("run", _run), ("resume", _run)):
         part = command(name, function)
-        part.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-        part.add_argument("--threads", type=int, default=1, help="of torch, in each process")
+        part.add_argument(
+            "--device", default="auto", help="auto, the default: a GPU if there is one; cpu, cuda:1"
+        )
+        part.add_argument(
+            "--threads",
+            type=_at_least(1),
+            metavar="N",
+            default=1,
+            help="of torch, in each process; 1, if not given",
+        )
         if name == "cost":
             continue
         part.set_defaults(retry=name == "resume")
-        part.add_argument(
-            "--processes", type=int, help="how many runs at a time; 0 makes none of its own"
+        where = part.add_mutually_exclusive_group()
+        where.add_argument(
+            "--processes",
+            type=_at_least(0),
+            metavar="N",
+            help="how many runs at a time; 0 makes no processes; as many as CPUs, if not given, "
+            "and 1 on a GPU",
         )
-        part.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
-        part.add_argument("--seeds", type=int, help="the first so many seeds only")
+        where.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
+        part.add_argument(
+            "--seeds", type=_at_least(0), metavar="N", help="the first so many seeds only"
+        )
+    command("tabulate", _tabulate).add_argument("--csv", action="store_true", help="as CSV")
+    command("plan", _plan, table=False)
     return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Return what reads an integer from there on."""
+
+    def integer(text: str) -> int:
+        try:
+            return _checks.count("it", int(text), least)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}") from None
+
+    return integer
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -89,12 +149,13 @@ def _tabulate(options: argparse.Namespace) -> int:
     configs = tables.TABLES[options.table].configs(options.scale)
     store = Store(options.store)
     entries = [entry for config in configs if (entry := store.read(config)) is not None]
-    if options.record is not None:
-        entries += json.loads(options.record.read_text())["runs"]
+    if options.record is not None and not options.record.exists():
+        raise FileNotFoundError(f"no record at {options.record}")
+    entries += _recorded(options.record)
     found = tables.rows(configs, map(runs.read, entries))
     lines = [list(tables.COLUMNS), *map(tables.cells, found)]
     if options.csv:
-        csv.writer(sys.stdout).writerows(lines)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         return 0
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -116,7 +177,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _cost(options: argparse.Namespace) -> int:
     store, device = Store(options.store), _device(options.device)
     configs = tables.TABLES[options.table].configs(options.scale)
-    missing = [config for config in configs if not store.holds(config)]
+    known = [entry["config"] for entry in _recorded(options.record)]
+    missing = [c for c in configs if not store.holds(c) and asdict(c) not in known]
     seconds = partial(runs.step_seconds, device=device, threads=options.threads)
     total = tables.cost(missing, seconds)
     print(
@@ -131,9 +193,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.seeds is not None:
         configs = [config for config in configs if config.seed < options.seeds]
     store = Store(options.store)
-    if options.record is not None and options.record.exists():
-        for entry in json.loads(options.record.read_text())["runs"]:
-            store.add(entry)
+    for entry in _recorded(options.record):
+        store.add(entry)
     device = _device(options.device)
     for name in {config.data for config in configs if not store.holds(config)}:
         load(name)  # found missing here, not in each run
@@ -163,13 +224,30 @@ def _on_dask(
         return sweep(run, configs, store, executor=engine, retry=options.retry)
 
 
+def _recorded(record: Path | None) -> list[dict[str, Any]]:
+    """Return the runs of a record, none if it is not there."""
+    if record is None or not record.exists():
+        return []
+    try:
+        entries: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))["runs"]
+    except (ValueError, KeyError, TypeError) as failure:
+        raise ValueError(f"{record} must be a record of runs, got {failure!r}") from failure
+    return entries
+
+
 def _record(options: argparse.Namespace, store: Store) -> None:
-    """Write all runs of the table that are there, a line each."""
-    configs = tables.TABLES[options.table].configs(options.scale)
+    """Write all runs of the table that are there, a line each; other runs of the file stay."""
+    table = tables.TABLES[options.table]
+    configs = table.configs(options.scale)
     entries = [entry for config in configs if (entry := store.read(config)) is not None]
+    if table.brief:
+        for entry in entries:
+            entry["result"] |= {"curve": None, "layers": None}
+    wanted = [asdict(config) for config in configs]
+    entries += [entry for entry in _recorded(options.record) if entry["config"] not in wanted]
     command = f"run {options.table} --scale {options.scale} --record {options.record}"
     head = {
-        "what": tables.TABLES[options.table].title,
+        "what": table.title,
         "command": f"python -m heavytail.experiments {command}",
     }
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)

@@ -1,6 +1,8 @@
 """Files that are there whole or not at all."""
 
+import glob
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 def replaced(path: Path) -> Iterator[Path]:
     """Yield the path of a draft, which takes the place of ``path`` at the end, in one move.
 
-    What stops in between leaves ``path`` as it was. Drafts of several processes do not meet.
+    What stops in between leaves ``path`` as it was. Drafts never meet, not even those of processes
+    on two machines that have the same number, nor those of two threads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
     try:
         yield draft
-        with draft.open("rb") as file:  # on the disk before it takes the name
+        with draft.open("r+b") as file:  # on the disk before it takes the name
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
@@ -25,10 +28,10 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def drafts(path: Path) -> list[Path]:
     """Return the drafts of a file that were left behind, or are being written."""
-    return list(path.parent.glob(f".{path.name}.*.draft"))
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.draft"))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one move."""
     with replaced(path) as draft:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")

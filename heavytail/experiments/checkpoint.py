@@ -30,10 +30,17 @@ def save(path: str | os.PathLike[str], state: dict[Any, Any]) -> None:
     Raises:
         TypeError: if something else is in the state; nothing is written then.
     """
+    if not isinstance(state, dict):
+        raise TypeError(f"a state must be a dictionary, got {state!r}")
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_packed(state, tensors))
     with replaced(Path(path)) as draft:
-        save_file(tensors, draft, metadata={_HEADER: header})
+        try:
+            save_file(tensors, draft, metadata={_HEADER: header})
+        except KeyError as dtype:
+            raise TypeError(
+                f"a tensor's dtype must be one that safetensors knows, got {dtype}"
+            ) from dtype
 
 
 def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
@@ -48,18 +55,28 @@ def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: the tensors of the file are its pages, gone once another takes its place.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as failure:
         raise ValueError(f"{os.fspath(path)} must be a checkpoint, got {failure}") from failure
     if header is None:
         raise ValueError(f"{os.fspath(path)} must be a checkpoint, got other tensors")
-    state: dict[Any, Any] = _unpacked(json.loads(header), tensors)
+    try:
+        state = _unpacked(json.loads(header), tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as failure:
+        raise ValueError(
+            f"{os.fspath(path)} must be a checkpoint, got the header {header[:60]!r}"
+        ) from failure
+    if not isinstance(state, dict):
+        raise ValueError(f"{os.fspath(path)} must be a checkpoint, got {state!r}")
     return state
 
 
 def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
     """Return a value as JSON knows it, its tensors put aside; each form keeps its type."""
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise TypeError(f"a tensor must be dense, and its numbers there, got {value!r}")
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
@@ -67,7 +84,7 @@ def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
         if not all(type(key) in (str, int) for key in value):
             raise TypeError(f"keys of a state must be strings or integers, got {list(value)}")
         return {"dict": [[key, _packed(part, tensors)] for key, part in value.items()]}
-    if isinstance(value, list | tuple):
+    if type(value) is list or type(value) is tuple:  # others would come back as these
         return {type(value).__name__: [_packed(part, tensors) for part in value]}
     if value is None or type(value) in (bool, int, float, str):
         return {"plain": value}
@@ -76,6 +93,8 @@ def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
 
 def _unpacked(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     ((form, content),) = value.items()
+    if form not in ("tensor", "dict", "plain", "tuple", "list"):
+        raise ValueError(f"no such form: {form}")
     if form == "tensor":
         return tensors[content]
     if form == "dict":

@@ -1,6 +1,7 @@
 """What a record says of where and when it was made."""
 
 import datetime
+import os
 import platform
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def where(*peers: str) -> dict[str, Any]:
     }
 
 
-@cache
+@cache  # the first call counts: what has been imported does not change with the files
 def commit() -> str | None:
     """Return the commit of the package's working tree, "+" behind it if files have changed since.
 
@@ -43,8 +44,11 @@ def commit() -> str | None:
     folder = Path(heavytail.__file__).parent
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # No lock: the index is its owner's. Within a hook of git, GIT_DIR names another folder.
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
+        return done.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # not that of some folder above

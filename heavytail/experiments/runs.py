@@ -10,6 +10,7 @@ from the seed of the noise, so that the three parts can be told apart
 """
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,14 @@ from heavytail import _checks
 from heavytail.experiments import data
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.prediction import ERROR, replay
-from heavytail.experiments.train import DivergenceError, Score, score, spawn_seeds, train
+from heavytail.experiments.train import (
+    DivergenceError,
+    Score,
+    accuracy,
+    score,
+    spawn_seeds,
+    train,
+)
 from heavytail.noise import KINDS
 
 NETWORKS = ("fully_connected", "vgg11")
@@ -35,6 +43,7 @@ LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of th
 HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
 
 _DRAWS = 200  # behind a prediction
+_LOOK = 100  # steps between two looks at the accuracy, where training stops at one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +67,11 @@ class Config:
         steps: the most steps taken, >= 1.
         batch_size: examples a step, >= 1.
         stop_accuracy: of all training examples, in [0, 1], at which training stops; looked at
-            every 10 steps. None: after ``steps``.
+            every 100 steps. None: after ``steps``.
         seed: >= 0.
+
+    Integers of numpy are taken for integers, and an integer for a real number: equal
+    configurations have equal names in a store.
 
     Raises:
         TypeError, ValueError: on a value outside the sets above.
@@ -82,15 +94,17 @@ class Config:
         _checks.one_of("data", self.data, data.NAMES)
         _checks.one_of("network", self.network, NETWORKS)
         _checks.one_of("kind", self.kind, ("none", *KINDS))
-        for name in ("width", "hidden_layers", "steps", "batch_size"):
-            _checks.count(name, getattr(self, name), 1)
+        plain: dict[str, Any] = {
+            name: _checks.count(name, getattr(self, name), 1)
+            for name in ("width", "hidden_layers", "steps", "batch_size")
+        }
         if self.network == "vgg11" and self.hidden_layers != 1:
             raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
-        _checks.positive("lr", self.lr)
-        _checks.nonnegative("scale", self.scale)
-        _checks.seed("seed", self.seed)
+        plain["lr"] = _checks.positive("lr", self.lr)
+        plain["scale"] = _checks.nonnegative("scale", self.scale)
+        plain["seed"] = _checks.seed("seed", self.seed)
         if self.stop_accuracy is not None:
-            _checks.fraction("stop_accuracy", self.stop_accuracy)
+            plain["stop_accuracy"] = _checks.fraction("stop_accuracy", self.stop_accuracy)
         if self.kind == "none":
             if self.alpha is not None or self.scale != 0:
                 raise ValueError(
@@ -100,7 +114,9 @@ class Config:
         elif self.alpha is None:
             raise ValueError(f"alpha must be in (0, 2] for noise of kind {self.kind}, got None")
         else:
-            _checks.index("alpha", self.alpha, 2)
+            plain["alpha"] = _checks.index("alpha", self.alpha, 2)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class Layer:
             None where it is not defined.
         noise_index: maximum-likelihood estimate of the index of W_K - W_0, projected on the
             direction (1, ..., 1) / sqrt(d), and its standard error: of N it is alpha. None
-            without noise.
+            without noise on the layer, or where it is not defined.
     """
 
     name: str
@@ -147,7 +163,7 @@ class Noise:
     """What the noise of a run did, apart from the gradients.
 
     Attributes:
-        replayed: fraction of columns that can go in W_0 + N.
+        replayed: fraction of all columns that can go in W_0 + N.
         predicted: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's.
         norm: ||N||_F over the noisy weights, in the unit of ||W_0||_F.
         span: ||N P||_F / ||N||_F in the first layer, P being the projection on the span of the
@@ -181,8 +197,9 @@ class Result:
         curve: scores at each of ``FRACTIONS``.
         layers: of the pruned layers, in the model's order.
         gradient: ||G||_F / ||W_0||_F over the hidden weights.
-        noise: None without noise, or where its replay is not finite.
-        step_seconds: time a step, all steps and the measurements between them together.
+        noise: None without noise, or where its replay is not finite, or rounds to nothing.
+        step_seconds: time a step, all steps and the measurements between them together; of a run
+            that was resumed, those since then.
     """
 
     diverged: int | None
@@ -232,26 +249,44 @@ def run(
 def step_seconds(
     config: Config, *, device: torch.device | str = "cpu", threads: int | None = 1, steps: int = 12
 ) -> float:
-    """Return the time of a training step, from a few of them."""
+    """Return the time of a training step, from a few of them.
+
+    Where training stops at an accuracy, with a step's share in the looks at it.
+    """
     with _threads(threads):
-        task = _loaded(config.data, config.network, torch.device(device))
+        whole = _loaded(config.data, config.network, torch.device(device))
         few = slice(config.batch_size)  # the measurement at the end takes its share of the time
-        task = replace(task, x_train=task.x_train[few], y_train=task.y_train[few])
+        task = replace(whole, x_train=whole.x_train[few], y_train=whole.y_train[few])
+        faint = min(config.scale, 1e-9)  # a wild draw must not end it
         for number in (1, steps):  # the first one warms up
-            probe = replace(config, steps=number, stop_accuracy=None)
-            _, _, seconds = _trained(probe, task, None, False)
+            probe = replace(config, steps=number, scale=faint, stop_accuracy=None)
+            model, _, seconds = _trained(probe, task, None, False)
+        if config.stop_accuracy is not None:
+            began = perf_counter()
+            accuracy(model, task.x_train, task.y_train)
+            looks = len(whole.x_train) / len(task.x_train) / _LOOK
+            seconds += (perf_counter() - began) * looks
         return seconds
+
+
+_gate = threading.Lock()
+_inside: list[int] = []  # of the runs of this process: the number of threads each found
 
 
 @contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
-    """Let torch have so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    """Let torch have so many threads for a while; the last of several runs puts them back."""
+    with _gate:
+        _inside.append(torch.get_num_threads())
+        torch.set_num_threads(threads or _inside[-1])
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _gate:
+            before = _inside[0]
+            _inside[:] = [before] * (len(_inside) - 1)
+            if not _inside:
+                torch.set_num_threads(before)
 
 
 def _trained(
@@ -280,12 +315,13 @@ def _trained(
         batch_size=config.batch_size,
         seed=batch_seed,
         stop_accuracy=config.stop_accuracy,
-        evaluate_every=config.steps if config.stop_accuracy is None else 10,
+        evaluate_every=config.steps if config.stop_accuracy is None else _LOOK,
         progress=progress,
         checkpoint=checkpoint,
         resumable=resumable,
     )
-    return model, history.steps, (perf_counter() - began) / history.steps
+    new = max(1, history.steps - history.resumed)
+    return model, history.steps, (perf_counter() - began) / new
 
 
 def _measured(
@@ -314,8 +350,9 @@ def _measured(
     report = heavytail.prune(model, error=ERROR)
     cut = score(model, task.x_train, task.y_train), score(model, task.x_test, task.y_test)
     _unmask(model, trained)
+    noisy = {layer.name for layer in report.layers} - set(_without_noise(config))
     layers = tuple(
-        _layer(layer.name, layer.ratio, model, start, config.kind != "none")
+        _layer(layer.name, layer.ratio, model, start, noise is not None and layer.name in noisy)
         for layer in report.layers
     )
     return Result(
@@ -373,21 +410,27 @@ def _noise(
 ) -> Noise | None:
     """Return what the noise did, from the start with it and without."""
     difference = _difference(replayed, start)
-    if not math.isfinite(_norm(difference)):
+    size = _norm(difference)
+    if not math.isfinite(size) or size == 0:
         return None
     span = gain = None
-    if config.network == "fully_connected":
+    if config.network == "fully_connected" and bool(difference[0].any()):
         span, gain = seen(difference[0], task.x_train)
     source = torch.Generator(task.x_train.device).manual_seed(seed)
     prediction = heavytail.predict_pruning(
         start, **law, exclude=_without_noise(config), error=ERROR, draws=_DRAWS, generator=source
     )
-    low, middle, high = (prediction.quantile(p) for p in (0.05, 0.5, 0.95))
     noisy = heavytail.hidden_weights(start, exclude=_without_noise(config))
+    report = heavytail.prune(replayed, error=ERROR)
+    # The prediction is of the noisy layers; what can go in the others is known.
+    silent = [layer for layer in report.layers if layer.name in _without_noise(config)]
+    share = 1 - sum(layer.units for layer in silent) / report.units
+    known = sum(layer.units - layer.kept for layer in silent) / report.units
+    low, middle, high = (known + share * prediction.quantile(p) for p in (0.05, 0.5, 0.95))
     return Noise(
-        replayed=heavytail.prune(replayed, error=ERROR).ratio,
+        replayed=report.ratio,
         predicted=(low, middle, high),
-        norm=_norm(difference) / _norm([weight.detach().double() for weight in noisy]),
+        norm=size / _norm([weight.detach().double() for weight in noisy]),
         span=span,
         gain=gain,
     )
@@ -428,9 +471,11 @@ def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, with_noi
     if with_noise:
         change = (weight.double() - first.double()).flatten(1).cpu()
         projected = change.sum(1) / math.sqrt(change.shape[1])
-        if bool((projected != 0).all()):  # the first convolution has no noise
+        try:
             estimate = heavytail.stable_mle(projected)
             index = (estimate.alpha, estimate.stderr)
+        except (ValueError, RuntimeError):  # too few columns, or some that did not move
+            pass
     levels = torch.tensor(LEVELS, dtype=torch.float64)
     return Layer(
         name=name,
@@ -445,7 +490,10 @@ def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, with_noi
 def _hill(norms: Tensor, k: int) -> float | None:
     if k < 2 or k >= len(norms) or bool((norms == 0).any()):
         return None
-    return heavytail.hill(norms, k).alpha
+    try:
+        return heavytail.hill(norms, k).alpha
+    except ValueError:  # all of them equal
+        return None
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
@@ -492,11 +540,15 @@ def read(entry: Mapping[str, Any]) -> tuple[Config, Result]:
     for name in ("train", "test", "pruned_train", "pruned_test"):
         found[name] = _score(found[name])
     if found["diverged"] is None:
-        found["curve"] = tuple(
-            Pruned(point["fraction"], point["error"], _score(point["test"]))
-            for point in found["curve"]
-        )
-        found["layers"] = tuple(Layer(**_tuples(layer)) for layer in found["layers"])
+        for name in ("ratio", "gradient", "step_seconds"):
+            found[name] = _number(found[name])
+        if found["curve"] is not None:  # a brief record leaves both out
+            found["curve"] = tuple(
+                Pruned(point["fraction"], point["error"], _score(point["test"]))
+                for point in found["curve"]
+            )
+        if found["layers"] is not None:
+            found["layers"] = tuple(map(_layer_of, found["layers"]))
         if found["noise"] is not None:
             found["noise"] = Noise(**_tuples(found["noise"]))
     return Config(**entry["config"]), Result(**found)
@@ -505,7 +557,18 @@ def read(entry: Mapping[str, Any]) -> tuple[Config, Result]:
 def _score(plain: dict[str, float | None] | None) -> Any:
     if plain is None:
         return None
-    return Score(**{name: math.nan if part is None else part for name, part in plain.items()})
+    return Score(**{name: _number(part) for name, part in plain.items()})
+
+
+def _layer_of(plain: dict[str, Any]) -> Layer:
+    found = _tuples(plain)
+    if found["noise_index"] is not None:
+        found["noise_index"] = tuple(map(_number, found["noise_index"]))
+    return Layer(**found)
+
+
+def _number(part: float | None) -> float:
+    return math.nan if part is None else part
 
 
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ What executes the runs is not ours: any executor with the interface of ``concurr
 import hashlib
 import json
 import os
+import signal
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,9 +31,10 @@ from tqdm import tqdm
 
 from heavytail import _checks
 from heavytail.experiments._files import drafts, write_text
-from heavytail.experiments.provenance import where
+from heavytail.experiments.provenance import commit, where
 
 _PAUSE = 0.05  # seconds between two looks at the runs
+_ENTRIES = "[0-9a-f]" * 16 + ".json"  # the names of a store's files
 
 
 class Future(Protocol):
@@ -61,7 +65,7 @@ def key(config: Any) -> str:
         config: a dataclass of plain values.
 
     Raises:
-        TypeError: if it is another thing, or holds what JSON does not know.
+        TypeError, ValueError: if it is another thing, or holds what JSON does not know.
     """
     return _key(_plain(config))
 
@@ -106,21 +110,27 @@ class Store:
 
     def failure(self, config: Any) -> str | None:
         """Return the traceback of a configuration that failed, None if it did not."""
-        entry = _read(self._failed(config), _plain(config))
+        entry = _read(self._failed(config), _plain(config), "traceback")
         return None if entry is None else str(entry["traceback"])
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield all entries, in the order of their names."""
-        for path in sorted(self.folder.glob("*.json")):
+        """Yield all entries, in the order of their names; other files are left alone."""
+        for path in sorted(self.folder.glob(_ENTRIES)):
             entry = _read(path)
-            assert entry is not None
-            yield entry
+            if entry is not None:  # it may have been removed meanwhile
+                yield entry
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry that another store made, unless its result is there."""
-        path = self.folder / f"{_key(entry['config'])}.json"
-        if not path.exists():
-            write_text(path, json.dumps(entry, allow_nan=False) + "\n")
+        """Write an entry that another store made, unless its result is there.
+
+        Raises:
+            ValueError: if it is no entry.
+        """
+        name = _key(_checked(entry, "an entry", "result")["config"])
+        path = self.folder / f"{name}.json"
+        with self._lock(name) if not path.exists() else nullcontext(False) as mine:
+            if mine and not path.exists():  # who else holds the lock makes the result
+                write_text(path, json.dumps(entry, allow_nan=False) + "\n")
 
     def write(self, config: Any, result: Mapping[str, Any], seconds: float) -> None:
         """Write the result of a run."""
@@ -147,9 +157,14 @@ class Store:
     @contextmanager
     def lock(self, config: Any) -> Iterator[bool]:
         """Hold the lock of a configuration, or yield False where another does."""
-        path = self.folder / "work" / f"{key(config)}.lock"
+        with self._lock(key(config)) as mine:
+            yield mine
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[bool]:
+        path = self.folder / "work" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, is_singleton=False)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -167,20 +182,39 @@ class Store:
         return self.folder / "failed" / f"{key(config)}.json"
 
 
-def _read(path: Path, plain: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def _read(
+    path: Path, plain: Mapping[str, Any] | None = None, content: str = "result"
+) -> dict[str, Any] | None:
     """Return what a file of the store holds, None if it is not there."""
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        entry: dict[str, Any] = json.loads(text)
-        found = entry["config"]
-    except (ValueError, KeyError, TypeError) as failure:
+        read = json.loads(text, parse_constant=_no_constant)
+    except ValueError as failure:
         raise ValueError(f"{path} must be an entry of a store, got {text[:60]!r}") from failure
+    entry = _checked(read, os.fspath(path), content)
+    found = entry["config"]
     if _key(found) != path.stem or (plain is not None and found != plain):
         raise ValueError(f"{path} must be named by its own configuration, got {found}")
     return entry
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"no entry holds {name}")
+
+
+def _checked(entry: Any, name: str, content: str) -> dict[str, Any]:
+    """Return an entry that holds a configuration and its result or traceback, or refuse it."""
+    form = dict if content == "result" else str
+    if (
+        not isinstance(entry, Mapping)
+        or not isinstance(entry.get("config"), dict)
+        or not isinstance(entry.get(content), form)
+    ):
+        raise ValueError(f"{name} must hold config and {content} of a run, got {entry!r:.200}")
+    return dict(entry)
 
 
 @dataclass
@@ -208,7 +242,8 @@ class Report:
         """Return the counts, and the last line of each traceback."""
         counts = f"{self.done} done, {self.present} there before"
         counts += f", {len(self.failed)} failed, {len(self.lost)} lost"
-        lines = [f"{config}: {text.strip().splitlines()[-1]}" for config, text in self.failed]
+        ends = [(config, text.strip().rpartition("\n")[2]) for config, text in self.failed]
+        lines = [f"{config}: {end}" for config, end in ends]
         lines += [f"{config}: lost, {reason}" for config, reason in self.lost]
         return "\n".join([counts, *lines])
 
@@ -234,7 +269,7 @@ def sweep(
         store: where results go. Whoever executes the runs must reach its folder.
         executor: anything with the ``submit`` of ``concurrent.futures.Executor``, for example
             ``dask.distributed.Client(...).get_executor()``. It is left open. None makes a pool of
-            processes, which end when this one does.
+            processes, which end when this one does, or is interrupted.
         processes: size of that pool, >= 1; None is the number of CPUs. 0 runs all here, one
             after another.
         retry: run again what failed before.
@@ -257,6 +292,7 @@ def sweep(
     report, missing = Report(), []
     for config in wanted:
         if store.read(config) is not None:  # reads it: a damaged file is found now
+            store.checkpoint(config).unlink(missing_ok=True)  # of one killed before it could
             report.present += 1
         elif not retry and (text := store.failure(config)) is not None:
             report.failed.append((config, text))
@@ -267,10 +303,12 @@ def sweep(
         pool = nullcontext(executor)
     else:
         pool = _pool(min(processes or _cpus(), len(missing)))
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="run")
-    if not progress:
-        bar = tqdm(total=len(wanted), disable=True)
-    with bar, pool as engine:
+    ready = len(wanted) - len(missing)
+    quiet = None if progress else True
+    with (
+        tqdm(total=len(wanted), initial=ready, unit="run", disable=quiet) as bar,
+        pool as engine,
+    ):
         _drive(run, missing, store, engine, retry, report, bar)
     return report
 
@@ -287,17 +325,21 @@ def _drive(
     """Hand the runs over and take note of what comes back, until all have ended."""
     waiting, flying = list(configs), dict[int, tuple[Future, Any]]()
     elsewhere: list[Any] = []
+    folder = os.path.abspath(store.folder)  # workers may live in other folders
     try:
         while waiting or flying or elsewhere:
             for config in waiting:
-                arguments = (run, config, os.fspath(store.folder), retry)
-                if engine is None:
-                    _note(_work(*arguments), config, store, report, elsewhere, bar)
-                    continue
+                call = uuid.uuid4().hex
                 try:
-                    future = engine.submit(_work, *arguments)
+                    if engine is None:
+                        outcome = _work(run, config, folder, retry, call)
+                    else:
+                        future = engine.submit(_work, run, config, folder, retry, call)
                 except Exception as failure:  # a broken pool takes nothing more
                     _lose(failure, config, report, bar)
+                    continue
+                if engine is None:
+                    _note(outcome, config, store, report, elsewhere, bar)
                 else:
                     flying[id(future)] = (future, config)
             waiting = []
@@ -312,8 +354,9 @@ def _drive(
                     _note(outcome, config, store, report, elsewhere, bar)
             if not ended:
                 time.sleep(_PAUSE)
-                waiting = [config for config in elsewhere if _is_free(store, config)]
-                elsewhere = [config for config in elsewhere if config not in waiting]
+                held, elsewhere = elsewhere, []
+                for config in held:
+                    (waiting if _is_free(store, config) else elsewhere).append(config)
     finally:
         for future, _ in flying.values():
             getattr(future, "cancel", lambda: None)()
@@ -342,12 +385,19 @@ def _lose(failure: Exception, config: Any, report: Report, bar: Any) -> None:
 
 def _is_free(store: Store, config: Any) -> bool:
     """Tell whether nobody holds the run any more."""
+    if store.holds(config):
+        return True
     with store.lock(config) as mine:
         return mine
 
 
-def _work(run: Run, config: Any, folder: str, retry: bool) -> str:
-    """Run a configuration unless it is done, or being done; where the run is executed."""
+def _work(run: Run, config: Any, folder: str, retry: bool, call: str) -> str:
+    """Run a configuration unless it is done, or being done; where the run is executed.
+
+    ``call`` is another each time: Dask takes equal calls for one, and remembers what came of it.
+    """
+    del call
+    commit()  # of the code as it is now, not as it will be when the run has ended
     store = Store(folder)
     with store.lock(config) as mine:
         if not mine:
@@ -358,30 +408,56 @@ def _work(run: Run, config: Any, folder: str, retry: bool) -> str:
             return "failed"
         store.tidy(config)
         checkpoint = store.checkpoint(config)
+        before = _stamp(checkpoint)
         start = time.perf_counter()
         try:
             result = run(config, checkpoint)
             store.write(config, result, time.perf_counter() - start)
-        except Exception:
+        except (Exception, SystemExit):
             store.write_failure(config, traceback.format_exc())
+            if before is not None and _stamp(checkpoint) == before:
+                checkpoint.unlink()  # it led nowhere, and may be what is wrong
             return "failed"
     return "done"
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    """Return a pool whose processes share nothing with this one, and end with it."""
-    return ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes whenever a file is replaced, None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Make a pool whose processes share nothing with this one, and end with it.
+
+    They end at once if this one is interrupted: what they are at goes on from its checkpoint.
+    """
+    context = get_context("spawn")
+    stop, stopper = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_end_with_parent, initargs=(stop,)
     )
+    with stop, stopper, pool:
+        try:
+            yield pool
+        except BaseException:
+            stopper.close()
+            raise
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that made it ends, however that ends."""
+def _end_with_parent(stop: Connection) -> None:
+    """End this process when the one that made it ends, however that ends, or says so."""
     parent = parent_process()
     assert parent is not None  # called in the pool's processes only
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    tqdm.set_lock(threading.RLock())  # its own, a semaphore of the system, would be left behind
 
     def watch() -> None:
-        connection.wait([parent.sentinel])
+        connection.wait([parent.sentinel, stop])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from heavytail import _checks
 from heavytail.experiments import checkpoint as _checkpoint
+from heavytail.experiments._files import drafts
 from heavytail.experiments.data import Dataset
 
 
@@ -47,11 +48,13 @@ class History:
             number of steps taken.
         train_accuracies: accuracy on all training examples at these steps, in [0, 1], with the
             noise of the step already added.
+        resumed: the step from which training went on, 0 without a checkpoint.
     """
 
     losses: Tensor
     evaluated: tuple[int, ...]
     train_accuracies: tuple[float, ...]
+    resumed: int = 0
 
     @property
     def steps(self) -> int:
@@ -92,7 +95,9 @@ def train(
         progress: show a progress bar where the output is a terminal.
         checkpoint: file that holds the state of the training from time to time. If it is there
             at the start, training goes on from it, and ends with the bits it would have had
-            without the break; ``steps`` may be larger than before. The file is left behind.
+            without the break, the other arguments being the same; ``steps`` may be larger. What
+            the parts hold is then the checkpoint's: the learning rate, the noise's scale, their
+            seeds. The file is left behind.
         checkpoint_every: steps between two states, >= 1.
         resumable: by any names, what else has a state that the checkpoint must hold: the noise,
             schedules. What draws from torch's global generator, as dropout does, is not resumed.
@@ -120,18 +125,37 @@ def train(
     evaluated: list[int] = []
     accuracies: list[float] = []
     taken = 0
+    if taken_names := {"model", "optimizer"} & set(resumable or {}):
+        raise ValueError(f"resumable must have other names, got {sorted(taken_names)}")
     parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
     identity = {"data": data.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
+    if checkpoint is not None:
+        for draft in drafts(Path(checkpoint)):  # of a training that was killed while it wrote
+            draft.unlink(missing_ok=True)
     if checkpoint is not None and Path(checkpoint).exists():
         state = _checkpoint.load(checkpoint)
         _assert_of(state, identity, parts, steps)
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+            try:
+                part.load_state_dict(state["parts"][name])
+            except (KeyError, RuntimeError) as failure:
+                raise ValueError(
+                    f"the checkpoint's {name} must fit this one: {failure}"
+                ) from failure
         taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
         losses[:taken] = state["losses"]
         for _ in range(taken):
             next(batches)
+    resumed = taken
+
+    def measure() -> None:
+        _assert_finite(losses[:taken], model)
+        evaluated.append(taken)
+        accuracies.append(accuracy(model, x, y))
+
     model.train()
+    if 0 < taken == steps and evaluated[-1:] != [taken]:  # the checkpoint is of a longer training
+        measure()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while taken < steps:
             batch = next(batches)
@@ -143,9 +167,7 @@ def train(
             taken += 1
             bar.update()
             if taken % evaluate_every == 0 or taken == steps:
-                _assert_finite(losses[:taken], model)
-                evaluated.append(taken)
-                accuracies.append(accuracy(model, x, y))
+                measure()
                 bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
                 if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
                     break
@@ -154,7 +176,7 @@ def train(
                 state |= {"evaluated": evaluated, "accuracies": accuracies}
                 state["parts"] = {name: part.state_dict() for name, part in parts.items()}
                 _checkpoint.save(checkpoint, state)
-    return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies))
+    return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
 
 
 def _assert_of(

@@ -1,12 +1,17 @@
+import random
+import signal
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from heavytail import StableNoise, hidden_weights
+from heavytail import LambdaNoise, StableNoise, hidden_weights
+from heavytail.experiments import checkpoint
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import DivergenceError, _batches, accuracy, spawn_seeds, train
+from tests.experiments.sweep_runs import FORKS, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +129,157 @@ def test_no_examples(digits):
 def test_bad_arguments(options, message, digits):
     with pytest.raises(ValueError, match=message):
         run(digits, **options)
+
+
+# Checkpoints.
+
+
+def parts(method="SGD", width=50, layers=2):
+    """Return a fresh model, its optimizer and its noise, as a new process would make them."""
+    generator = torch.Generator().manual_seed(1)
+    model = FullyConnected(64, 10, width=width, hidden_layers=layers, generator=generator)
+    options = {"lr": 0.05, "momentum": 0.9} if method == "SGD" else {"lr": 0.01, "amsgrad": True}
+    optimizer = getattr(torch.optim, method)(model.parameters(), **options)
+    noise = StableNoise(
+        optimizer, hidden_weights(model), alpha=1.75, scale=0.01, kind="isotropic", seed=2
+    )
+    return model, optimizer, noise
+
+
+def go_on(digits, checkpoint=None, *, method="SGD", width=50, layers=2, **options):
+    """Train a fresh model, from a checkpoint if it is there."""
+    model, optimizer, noise = parts(method, width, layers)
+    options = {"steps": 60, "batch_size": 100, "seed": 0, "evaluate_every": 20, **options}
+    options = {"resumable": {"noise": noise}, "checkpoint_every": 7, "progress": False, **options}
+    return model, train(model, optimizer, digits, checkpoint=checkpoint, **options)
+
+
+def equal(first, second):
+    """Tell whether two trainings have the same bits."""
+    (model, history), (other, again) = first, second
+    return (
+        all(map(torch.equal, model.parameters(), other.parameters()))
+        and torch.equal(history.losses, again.losses)
+        and history.evaluated == again.evaluated
+        and history.train_accuracies == again.train_accuracies
+    )
+
+
+@pytest.mark.parametrize("method", ["SGD", "Adam"])
+def test_a_training_in_pieces_has_the_bits_of_one_without_a_break(method, digits, tmp_path):
+    whole = go_on(digits, method=method)
+    for steps, resumed in ((10, 0), (33, 7), (60, 28)):
+        found = go_on(digits, tmp_path / "state", method=method, steps=steps)
+        assert found[1].resumed == resumed
+    assert equal(found, whole)
+    assert not equal(found, go_on(digits, method=method, seed=1))
+
+
+def test_a_break_is_not_seen_by_what_goes_on_for_longer(digits, tmp_path):
+    """Neither the end of the shorter training nor its last measurement leaves a trace."""
+    go_on(digits, tmp_path / "state", steps=45, evaluate_every=30)
+    longer = go_on(digits, tmp_path / "state", steps=90, evaluate_every=30)
+    assert equal(longer, go_on(digits, steps=90, evaluate_every=30))
+
+
+def test_a_training_that_ends_at_its_checkpoint_is_measured_there(digits, tmp_path):
+    go_on(digits, tmp_path / "state", steps=60, checkpoint_every=50)
+    found = go_on(digits, tmp_path / "state", steps=50)
+    assert equal(found, go_on(digits, steps=50))
+    assert found[1].evaluated == (20, 40, 50)
+
+
+def test_a_schedule_goes_on(digits, tmp_path):
+    def scheduled(checkpoint, steps):
+        model, optimizer, noise = parts()
+        cooling = LambdaNoise(noise, scale=lambda k: 0.9**k)
+        optimizer.register_step_post_hook(lambda *_: cooling.step())
+        resumable = {"noise": noise, "cooling": cooling}
+        options = {"batch_size": 50, "seed": 3, "progress": False, "checkpoint_every": 4}
+        return model, train(
+            model,
+            optimizer,
+            digits,
+            steps=steps,
+            checkpoint=checkpoint,
+            resumable=resumable,
+            **options,
+        )
+
+    scheduled(tmp_path / "state", 10)
+    assert equal(scheduled(tmp_path / "state", 20), scheduled(None, 20))
+
+
+def test_noise_that_is_not_in_the_checkpoint_begins_anew(digits, tmp_path):
+    """Negative control: the noise is part of the state."""
+    go_on(digits, tmp_path / "state", resumable=None, steps=33)
+    assert not equal(go_on(digits, tmp_path / "state", resumable=None), go_on(digits))
+
+
+def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
+    """What is not finite by then is in the checkpoint too, and the step is told as without it."""
+    options = {"batch_size": 10, "evaluate_every": 40, "steps": 40, "checkpoint_every": 30}
+
+    def diverge():
+        model, optimizer, _ = parts()
+        optimizer.param_groups[0]["lr"] = 1e6
+        with pytest.raises(DivergenceError) as error:
+            train(model, optimizer, digits, seed=0, checkpoint=path, progress=False, **options)
+        return error.value.step
+
+    path = tmp_path / "state"
+    assert diverge() == diverge() < 30
+    assert path.exists()
+
+
+LONG = {"steps": 2000, "width": 20, "layers": 1, "evaluate_every": 500}
+
+
+def kill_me_later(checkpoint):
+    """Train until killed, in a process of its own: a checkpoint at each step."""
+    go_on(load("digits"), checkpoint, **LONG, checkpoint_every=1)
+
+
+def test_a_training_killed_at_random_moments_goes_on(digits, tmp_path):
+    path, moments = tmp_path / "state", random.Random(1)
+    for _ in range(3):
+        before = path.stat().st_mtime_ns if path.exists() else None
+        process = FORKS.Process(target=kill_me_later, args=(path,))
+        process.start()
+        wait_for(lambda: path.exists() and path.stat().st_mtime_ns != before)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    model, history = go_on(digits, path, **LONG, checkpoint_every=1000)
+    assert 3 <= history.resumed < 2000
+    assert equal((model, history), go_on(digits, **LONG))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_checkpoint_of_another_training_is_refused(digits, tmp_path):
+    path = tmp_path / "state"
+    go_on(digits, path, steps=30)
+    before = path.read_bytes()
+    others = [{"seed": 1}, {"batch_size": 99}, {"resumable": {}}, {"steps": 20}, {"width": 51}]
+    others += [{"layers": 1}, {"method": "Adam"}]
+    for options in others:
+        with pytest.raises(ValueError, match="checkpoint"):
+            go_on(digits, path, **options)
+    with pytest.raises(ValueError, match="checkpoint must be of this training"):
+        go_on(replace(digits, name="other"), path)
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_checkpoint_of_a_training_is_refused(digits, tmp_path):
+    checkpoint.save(tmp_path / "state", {"x": 1})
+    with pytest.raises(ValueError, match=r"must be of this training, .* got None"):
+        go_on(digits, tmp_path / "state")
+    (tmp_path / "state").write_text("half a file")
+    with pytest.raises(ValueError, match="must be a checkpoint"):
+        go_on(digits, tmp_path / "state")
+
+
+def test_names_of_what_is_resumed_do_not_hide_the_model(digits):
+    with pytest.raises(ValueError, match="resumable must have other names"):
+        go_on(digits, resumable={"model": parts()[2]})

@@ -1,0 +1,93 @@
+"""What the tests run in other processes: these import it by its name."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from heavytail.experiments.sweep import Store, sweep
+
+# Processes that begin with torch imported, and end without a trace of the tests' own.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.experiments.sweep_runs", "sklearn.datasets"])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration: its number is its seed."""
+
+    number: int
+    seconds: float = 0.0
+
+
+def note(log: Path, trial: Trial) -> None:
+    """Leave a line that this process has begun a run."""
+    with log.open("a") as file:  # a short line is appended whole
+        file.write(f"{trial.number} {os.getpid()}\n")
+
+
+def noted(log: Path) -> list[tuple[int, int]]:
+    """Return number and process of each run that was begun."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(int(number), int(process)) for number, process in map(str.split, lines)]
+
+
+def draw(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
+    """Take some time, write a checkpoint meanwhile, and return some numbers."""
+    note(log, trial)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text("half way")
+    time.sleep(trial.seconds)
+    generator = torch.Generator().manual_seed(trial.number)
+    return {"number": trial.number, "draws": torch.rand(50, generator=generator).tolist()}
+
+
+def draw_once_released(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
+    """The same, but not before there is a file ``release`` beside the log."""
+    note(log, trial)
+    wait_for(log.with_name("release").exists)
+    return draw(trial, checkpoint, log=log)
+
+
+def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
+    """The same, but the first of number 5 kills the process that runs it."""
+    if trial.number == 5 and (5 not in [number for number, _ in noted(log)]):
+        note(log, trial)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(trial, checkpoint, log=log)
+
+
+def drive(run: partial[dict[str, object]], trials: list[Trial], folder: Path, processes: int):
+    """Sweep; end with 7 if interrupted."""
+    try:
+        sweep(run, trials, Store(folder), processes=processes, progress=False)
+    except KeyboardInterrupt:
+        sys.exit(7)
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds} seconds: {condition}")
+        time.sleep(0.01)
+
+
+def has_ended(process: int) -> bool:
+    """Tell whether a process is no more, or only its number is kept for a parent to ask for."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except FileNotFoundError:
+        return Path("/proc/self").exists()

@@ -1,0 +1,535 @@
+import copy
+import json
+import math
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import heavytail
+from heavytail import StableNoise, hidden_weights
+from heavytail.experiments import data, runs
+from heavytail.experiments.data import Dataset, load
+from heavytail.experiments.models import FullyConnected
+from heavytail.experiments.prediction import ERROR, replay
+from heavytail.experiments.runs import FRACTIONS, LEVELS, Config, in_sweep, plain, read, run, seen
+from heavytail.experiments.sweep import Store, key, sweep
+from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
+
+SMALL = Config(
+    data="digits", width=50, kind="isotropic", alpha=1.75, scale=0.02, lr=0.1, steps=30, seed=4
+)
+QUIET = replace(SMALL, kind="none", alpha=None, scale=0.0)
+
+
+def network(config, seed=None):
+    """Return the start of a run on digits."""
+    start_seed = spawn_seeds(config.seed, 4)[0]
+    return FullyConnected(
+        64,
+        10,
+        width=config.width,
+        hidden_layers=config.hidden_layers,
+        generator=torch.Generator().manual_seed(start_seed),
+    )
+
+
+def by_hand(config):
+    """Return start, trained network and its start with the noise, as the seeds have them."""
+    _, noise_seed, batch_seed, _ = spawn_seeds(config.seed, 4)
+    start = network(config)
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
+    law = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
+    StableNoise(optimizer, hidden_weights(model), **law, seed=noise_seed)
+    options = {"steps": config.steps, "batch_size": config.batch_size, "seed": batch_seed}
+    train(model, optimizer, load("digits"), **options, progress=False)
+    noisy = replay(start, seed=noise_seed, **law, lr=config.lr, steps=config.steps)
+    return start, model, noisy
+
+
+def flat(model):
+    return torch.cat([weight.detach().double().flatten() for weight in hidden_weights(model)])
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run(SMALL)
+
+
+@pytest.fixture(scope="module")
+def hand():
+    return by_hand(SMALL)
+
+
+@pytest.fixture
+def digits():
+    return load("digits")
+
+
+# What a result says.
+
+
+def test_the_scores_are_those_of_a_network_trained_by_hand(result, hand, digits):
+    assert result.test == score(hand[1], digits.x_test, digits.y_test)
+    assert result.train == score(hand[1], digits.x_train, digits.y_train)
+    assert (result.steps, result.diverged) == (30, None)
+    assert result.step_seconds > 0
+
+
+def test_the_ratio_is_that_of_prune(result, hand, digits):
+    model = copy.deepcopy(hand[1])
+    report = heavytail.prune(model, error=ERROR)
+    assert result.ratio == report.ratio == result.layers[0].ratio > 0
+    assert result.pruned_test == score(model, digits.x_test, digits.y_test)
+    assert result.pruned_train == score(model, digits.x_train, digits.y_train)
+
+
+def test_the_curve_goes_from_the_network_to_a_constant(result, hand, digits):
+    assert tuple(point.fraction for point in result.curve) == FRACTIONS
+    assert result.curve[0].test == result.test
+    assert result.curve[0].error == 0
+    assert result.curve[10].test.loss == pytest.approx(math.log(10), rel=1e-6)
+    assert result.curve[10].test.accuracy == float((digits.y_test == 0).double().mean())
+    assert result.curve[10].error == 1
+    errors = [point.error for point in result.curve]
+    assert errors == sorted(errors)
+    model = copy.deepcopy(hand[1])
+    assert result.curve[4].error == heavytail.prune(model, keep=1 - 0.4).error
+    assert result.curve[4].test == score(model, digits.x_test, digits.y_test)
+
+
+def test_start_noise_and_gradients_add_up(result, hand):
+    start, model, noisy = map(flat, hand)
+    noise = result.noise.norm * start.norm()
+    assert float((noisy - start).norm()) == pytest.approx(float(noise), rel=1e-9)
+    gradient = result.gradient * start.norm()
+    assert float((model - noisy).norm()) == pytest.approx(float(gradient), rel=1e-9)
+
+
+def test_gradients_are_those_of_a_step(digits):
+    """One step, and a batch of all examples: G is -lr times the gradient, with noise or without."""
+    one = replace(SMALL, steps=1, batch_size=len(digits.x_train))
+    model = network(one)
+    torch.nn.functional.cross_entropy(model(digits.x_train), digits.y_train).backward()
+    weight = model.body[0].weight
+    share = 0.1 * float(weight.grad.norm() / weight.detach().norm())
+    silent = replace(one, kind="none", alpha=None, scale=0.0)
+    for config in (one, silent, replace(one, kind="shared", scale=0.001)):
+        assert run(config).gradient == pytest.approx(share, rel=1e-4)
+
+
+def test_the_layers_are_what_their_norms_are(result, hand):
+    (layer,) = result.layers
+    norms = heavytail.column_norms(hand[1].body[0].weight)
+    assert (layer.name, layer.columns) == ("body.0", 50)
+    assert layer.norms == tuple(norms.quantile(norms.new_tensor(LEVELS)).tolist())
+    assert layer.hill[3] == heavytail.hill(norms, 5).alpha
+    assert layer.hill[:2] == (None, None)  # of 0 and of 1 norm
+    start, model = (some.body[0].weight.detach().double() for some in hand[:2])
+    estimate = heavytail.stable_mle((model - start).sum(1) / 8)
+    assert layer.noise_index == (estimate.alpha, estimate.stderr)
+
+
+def test_a_layer_of_each_depth():
+    found = run(replace(SMALL, hidden_layers=3, scale=0.005))
+    assert [layer.name for layer in found.layers] == ["body.0", "body.2", "body.4"]
+    assert found.ratio == pytest.approx(sum(layer.ratio for layer in found.layers) / 3)
+
+
+def test_the_prediction_is_made_with_other_noise(result, hand):
+    start, _, noisy = hand
+    assert result.noise.replayed == heavytail.prune(copy.deepcopy(noisy), error=ERROR).ratio
+    prediction = heavytail.predict_pruning(
+        start,
+        alpha=1.75,
+        scale=0.02,
+        kind="isotropic",
+        lr=0.1,
+        steps=30,
+        error=ERROR,
+        draws=200,
+        generator=torch.Generator().manual_seed(spawn_seeds(4, 4)[3]),
+    )
+    expected = [prediction.quantile(p) for p in (0.05, 0.5, 0.95)]
+    assert result.noise.predicted == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", heavytail.noise.KINDS)
+def test_the_index_of_the_noise_is_found_in_the_weights(kind):
+    """Noise much stronger than the gradients, on 400 columns."""
+    config = replace(SMALL, width=400, kind=kind, scale=0.3, steps=10, lr=0.01)
+    (layer,) = run(config).layers
+    alpha, stderr = layer.noise_index
+    assert abs(alpha - 1.75) < 4 * stderr < 0.5
+    other = run(replace(config, alpha=1.2, scale=0.6)).layers[0].noise_index
+    assert abs(other[0] - 1.75) > 4 * other[1]
+
+
+def test_without_noise():
+    found = run(QUIET)
+    assert found.noise is None
+    assert found.layers[0].noise_index is None
+    assert found.gradient > 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_noise_that_is_none(scale):
+    """Not to the least of the weights' digits: all that is measured is as without noise."""
+    found, quiet = run(replace(SMALL, scale=scale)), run(QUIET)
+    assert found.noise is None
+    assert found.layers[0].noise_index is None
+    assert (found.test, found.ratio, found.gradient) == (quiet.test, quiet.ratio, quiet.gradient)
+
+
+def test_a_few_columns_have_no_index():
+    found = run(replace(SMALL, width=5))
+    assert found.layers[0].noise_index is None
+    assert found.layers[0].hill == (None,) * 4
+    assert found.noise is not None
+
+
+@pytest.mark.parametrize("change", [{"lr": 1e7}, {"scale": 1e38}])
+def test_divergence_is_a_result(change):
+    config = replace(SMALL, **change)
+    found = run(config)
+    assert 1 <= found.diverged == found.steps <= 30
+    assert found == runs.Result(diverged=found.diverged, steps=found.steps)
+    assert read(entry(config, found)) == (config, found)
+
+
+def test_it_stops_at_an_accuracy():
+    found = run(replace(SMALL, stop_accuracy=0.5, steps=500, scale=0.001))
+    assert found.steps < 500
+    assert found.steps % 10 == 0
+    assert found.train.accuracy >= 0.5
+    assert found.noise.norm < run(replace(SMALL, steps=500, scale=0.001)).noise.norm
+
+
+# What the noise moves.
+
+
+def test_noise_across_the_data_moves_nothing():
+    x = torch.tensor([[1.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
+    assert seen(torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, -1.0]]), x) == (0, 0)
+
+
+def test_noise_along_the_data():
+    """Along the only direction of the data: the gain is sqrt(d)."""
+    x = torch.tensor([[1.0, 2.0, 2.0, 0.0], [-2.0, -4.0, -4.0, 0.0]])
+    span, gain = seen(x[:1].repeat(5, 1), x)
+    assert span == pytest.approx(1, abs=1e-12)
+    assert gain == pytest.approx(2, abs=1e-12)
+
+
+def test_seen_is_what_its_formula_says(generator):
+    noise, x = torch.randn(30, 7, generator=generator), torch.randn(4, 7, generator=generator)
+    span, gain = seen(noise, x)
+    inside = torch.linalg.lstsq(x.T, noise.T).solution
+    assert span == pytest.approx(float((x.T @ inside).norm() / noise.norm()), rel=1e-5)
+    expected = (noise @ x.T).norm() * 7**0.5 / (noise.norm() * x.norm())
+    assert gain == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_isotropic_noise_has_gain_1(generator):
+    """Gaussian directions, 4000 of them: the squared gain is a mean of that many."""
+    noise = torch.randn(4000, 20, generator=generator)
+    x = torch.randn(50, 20, generator=generator) * torch.arange(20)
+    span, gain = seen(noise, x)
+    assert gain**2 == pytest.approx(1, abs=0.04)  # 4 s.e.: each has variance 2 sum l^2 / (sum l)^2
+    assert span == pytest.approx((19 / 20) ** 0.5, abs=0.01)  # the first coordinate is always 0
+
+
+def test_shared_noise_does_not_move_data_whose_coordinates_sum_to_zero(generator):
+    noise = torch.randn(40, 1, generator=generator).expand(40, 9)
+    x = torch.randn(30, 9, generator=generator)
+    span, gain = seen(noise, x - x.mean(1, keepdim=True))
+    assert span < 1e-6
+    assert gain < 1e-6
+    span, gain = seen(noise, x - x.mean(1, keepdim=True) + 1)
+    assert span == pytest.approx(1)
+    assert gain > 1
+
+
+def test_a_run_tells_what_its_noise_moves(result, hand, digits):
+    start, _, noisy = hand
+    noise = noisy.body[0].weight.double() - start.body[0].weight.double()
+    assert (result.noise.span, result.noise.gain) == seen(noise, digits.x_train)
+    assert 0 < result.noise.span < 1  # some pixels are never inked
+
+
+# The same, and not the same.
+
+
+def test_the_same_configuration_has_the_same_result(result):
+    again = run(SMALL)
+    assert replace(again, step_seconds=None) == replace(result, step_seconds=None)
+
+
+def test_the_number_of_threads_is_put_back(monkeypatch):
+    seconds = []
+    torch.set_num_threads(2)
+    monkeypatch.setattr(runs, "train", lambda *_, **__: seconds.append(torch.get_num_threads()))
+    for threads in (1, 3, None):
+        with pytest.raises(AttributeError):  # of a history that is None
+            run(SMALL, threads=threads)
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert seconds == [1, 3, 2]
+
+
+def test_runs_side_by_side_keep_their_threads_to_the_end():
+    """Threads of one process: who began first ends first here, and is not to change the other's."""
+    torch.set_num_threads(2)
+    first, second = ExitStack(), ExitStack()
+    steps = [lambda: first.enter_context(runs._threads(1))]
+    steps += [lambda: second.enter_context(runs._threads(1)), first.close, second.close]
+    found = [torch.get_num_threads() for step in steps if step() is None]
+    torch.set_num_threads(1)
+    assert found == [1, 1, 1, 2]
+
+
+def test_runs_that_differ_in_their_noise_share_start_and_batches(monkeypatch):
+    seen_by = {}
+
+    def spy(model, optimizer, task, *, seed, **options):
+        seen_by[config] = [w.clone() for w in model.parameters()], seed
+        raise DivergenceError(1, "enough was seen")
+
+    monkeypatch.setattr(runs, "train", spy)
+    other = replace(SMALL, kind="shared", scale=0.01, alpha=1.9)
+    for config in (SMALL, QUIET, other, replace(SMALL, seed=5)):
+        run(config)
+    same = [seen_by[config] for config in (SMALL, QUIET, other)]
+    assert len({seed for _, seed in same}) == 1
+    assert all(torch.equal(same[0][0][0], weights[0]) for weights, _ in same)
+    weights, seed = seen_by[replace(SMALL, seed=5)]
+    assert seed != same[0][1]
+    assert not torch.equal(weights[0], same[0][0][0])
+
+
+def test_start_noise_and_batches_have_seeds_of_their_own():
+    seeds = [seed for root in range(50) for seed in spawn_seeds(root, 4)]
+    assert len(set(seeds)) == 200
+
+
+def test_a_run_that_was_stopped_goes_on(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", partial(train, checkpoint_every=7))
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_measured", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(SMALL, tmp_path / "state")
+    taken = []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        counted(torch.nn.functional.cross_entropy, taken),
+    )
+    found = run(SMALL, tmp_path / "state")
+    assert replace(found, step_seconds=None) == replace(result, step_seconds=None)
+    assert sum(taken) == 2  # from step 28 on
+
+
+def counted(cross_entropy, taken):
+    """Return the loss, which notes the steps among its calls: those that build a graph."""
+
+    def loss(logits, *arguments, **options):
+        taken.append(logits.requires_grad)
+        return cross_entropy(logits, *arguments, **options)
+
+    return loss
+
+
+# In a store.
+
+
+def entry(config, result):
+    """Return an entry as a store has it."""
+    return json.loads(json.dumps({"config": asdict(config), "result": plain(result)}))
+
+
+def test_a_result_goes_to_a_file_and_back(result):
+    config, found = read(entry(SMALL, result))
+    assert config == SMALL
+    assert plain(found) == plain(result)
+    assert found.ratio == pytest.approx(result.ratio, rel=1e-5)
+    assert isinstance(found.curve[3].test, runs.Score)
+    assert found.noise.predicted == pytest.approx(result.noise.predicted, rel=1e-5)
+    assert hash(found) == hash(read(entry(SMALL, result))[1])  # tuples throughout
+
+
+def test_a_file_has_six_digits(result):
+    assert plain(replace(result, gradient=math.pi * 1e-5))["gradient"] == 3.14159e-05
+    assert plain(result)["steps"] == 30
+
+
+def test_what_is_not_finite_is_nan_when_read(result):
+    wild = replace(
+        result,
+        test=replace(result.test, loss=math.inf),
+        gradient=math.nan,
+        layers=(replace(result.layers[0], noise_index=(2.0, math.nan)),),
+    )
+    _, found = read(entry(SMALL, wild))
+    assert math.isnan(found.test.loss)
+    assert math.isnan(found.gradient)
+    assert found.layers[0].noise_index[0] == 2
+    assert math.isnan(found.layers[0].noise_index[1])
+    assert found.layers[0].hill[0] is None
+
+
+def test_a_sweep_of_runs(result, tmp_path):
+    configs = [SMALL, replace(SMALL, lr=1e7), QUIET]
+    store = Store(tmp_path)
+    assert sweep(in_sweep, configs, store, processes=0, progress=False).done == 3
+    found = dict(map(read, store.entries()))
+    assert set(found) == set(configs)
+    assert plain(replace(found[SMALL], step_seconds=None)) == plain(
+        replace(result, step_seconds=None)
+    )
+    assert found[configs[1]].diverged is not None
+
+
+# Configurations.
+
+REFUSED = [
+    ({"data": "iris"}, "data must be one of"),
+    ({"network": "resnet"}, "network must be one of"),
+    ({"kind": "pink"}, "kind must be one of"),
+    ({"width": 0}, "width must be >= 1, got 0"),
+    ({"width": 2.0}, "width must be an integer"),
+    ({"hidden_layers": 0}, "hidden_layers must be >= 1"),
+    ({"network": "vgg11", "hidden_layers": 2}, "hidden_layers must be 1 for vgg11, got 2"),
+    ({"steps": 0}, "steps must be >= 1"),
+    ({"batch_size": 0}, "batch_size must be >= 1"),
+    ({"lr": 0.0}, "lr must be > 0"),
+    ({"lr": math.nan}, "lr must be finite"),
+    ({"scale": -1.0}, "scale must be >= 0"),
+    ({"scale": math.inf}, "scale must be finite"),
+    ({"seed": -1}, "seed must be >= 0"),
+    ({"stop_accuracy": 95}, r"stop_accuracy must be in \[0, 1\]"),
+    ({"alpha": None}, r"alpha must be in \(0, 2\] for noise of kind isotropic, got None"),
+    ({"alpha": 2.5}, r"alpha must be in \(0, 2\], got 2.5"),
+    ({"alpha": 0}, r"alpha must be in \(0, 2\], got 0"),
+    ({"kind": "none"}, "alpha must be None and scale 0 without noise, got 1.75 and 0.02"),
+    ({"kind": "none", "alpha": None}, "got None and 0.02"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_a_configuration_out_of_range_is_refused(change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        replace(SMALL, **change)
+
+
+def test_equal_configurations_have_one_name():
+    whole = Config(data="digits", lr=1, width=np.int64(7), kind="shared", alpha=2, scale=0)
+    plain = Config(data="digits", lr=1.0, width=7, kind="shared", alpha=2.0, scale=0.0)
+    assert whole == plain
+    assert key(whole) == key(plain)
+    assert key(Config(data="ecg5000")) == "b306f03aa686b9a9"  # of long recorded runs
+
+
+# Images.
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Forty random images of colours, in place of CIFAR-10."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (40,), generator=generator)
+    task = Dataset("cifar10", x[:30], y[:30], x[30:], y[30:], 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda name: task if name == "cifar10" else load(name))
+        patch.setattr(runs, "_DRAWS", 20)
+        yield task
+    runs._loaded.cache_clear()
+
+
+VGG = Config(
+    data="cifar10",
+    network="vgg11",
+    width=10,
+    kind="shared",
+    alpha=1.75,
+    scale=1e-6,
+    steps=2,
+    batch_size=10,
+)
+
+
+@pytest.fixture(scope="module")
+def convolutional(images):
+    return run(VGG)
+
+
+def test_a_convolutional_network(convolutional):
+    found = convolutional
+    assert [layer.columns for layer in found.layers] == [10, 20, 40, 40, 80, 80, 80, 80]
+    assert found.curve[0].test == found.test
+    assert found.curve[10].test.loss == pytest.approx(math.log(10), rel=1e-6)
+    assert (found.noise.span, found.noise.gain) == (None, None)
+    assert found.gradient > 0
+    first, *others = (layer.noise_index for layer in found.layers)
+    assert first is None  # the first convolution gets no noise, but gradients
+    assert all(index is not None for index in others)
+
+
+def test_the_prediction_counts_all_columns(convolutional):
+    """Those of the first convolution too, which gets no noise; hardly any, and all is the start."""
+    found = convolutional.noise
+    assert found.predicted == pytest.approx([found.replayed] * 3, abs=0.5 / 430)
+
+
+def test_a_convolutional_network_becomes_smaller(images):
+    """Its columns are filters: pruned by a run's ratio and compacted, the function stays."""
+    model = runs._network(VGG, images, 1)
+    report = heavytail.prune(model, error=ERROR)
+    small = heavytail.compact(model)
+    assert small.body[0].weight.shape[0] == report.layers[0].kept < 10
+    assert torch.allclose(small(images.x_test), model(images.x_test), rtol=1e-4, atol=1e-6)
+
+
+def test_images_as_vectors(images, monkeypatch):
+    small = replace(images, x_train=images.x_train[..., :5, :5], x_test=images.x_test[..., :5, :5])
+    monkeypatch.setattr(runs, "_loaded", lambda *_: small.flat())
+    config = replace(VGG, network="fully_connected", width=200, kind="isotropic", scale=0.1)
+    found = run(config)
+    assert found.noise.span == pytest.approx((30 / 75) ** 0.5, rel=0.1)  # 30 images in R^75
+
+
+def test_a_convolutional_network_needs_images():
+    with pytest.raises(ValueError, match="vgg11 needs images with channels, got digits of shape"):
+        run(replace(SMALL, network="vgg11"))
+
+
+# Times.
+
+
+def test_the_time_of_a_step_is_found_though_the_noise_be_wild():
+    assert runs.step_seconds(replace(SMALL, scale=1e38), steps=2) > 0
+
+
+def test_looks_at_the_accuracy_take_their_share(monkeypatch):
+    """A look at all 1438 images in ten steps, timed by one at the 100 of a batch."""
+    clock = iter(range(0, 1000, 100))
+    monkeypatch.setattr(runs, "perf_counter", lambda: next(clock))
+    assert runs.step_seconds(SMALL, steps=5) == 100 / 5
+    stopping = replace(SMALL, stop_accuracy=0.9)
+    assert runs.step_seconds(stopping, steps=5) == pytest.approx(100 / 5 + 100 * 14.38 / 10)
+
+
+def test_the_time_of_a_step_after_a_break_is_of_the_steps_since(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", partial(train, checkpoint_every=25))
+    monkeypatch.setattr(runs, "_measured", lambda *found: found[-1])
+    monkeypatch.setattr(runs, "perf_counter", iter([0.0, 60.0, 100.0, 110.0]).__next__)
+    assert run(SMALL, tmp_path / "state") == 60 / 30
+    assert run(SMALL, tmp_path / "state") == 10 / 5
