@@ -189,12 +189,17 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    configs: Iterable[Config] = tables.TABLES[options.table].configs(options.scale)
+    table = tables.TABLES[options.table]
+    configs: Iterable[Config] = table.configs(options.scale)
     if options.seeds is not None:
         configs = [config for config in configs if config.seed < options.seeds]
     store = Store(options.store)
     for entry in _recorded(options.record):
         store.add(entry)
+    if not table.brief:
+        for config in configs:
+            if _is_brief(store.read(config)):  # it came from the record of a brief table
+                store.remove(config)
     device = _device(options.device)
     for name in {config.data for config in configs if not store.holds(config)}:
         load(name)  # found missing here, not in each run
@@ -210,6 +215,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.record is not None:
         _record(options, store)
     return 0 if report.complete else 1
+
+
+def _is_brief(entry: dict[str, Any] | None) -> bool:
+    """Tell whether a result has lost what a brief record leaves out."""
+    if entry is None or entry["result"]["diverged"] is not None:
+        return False
+    return entry["result"]["curve"] is None
 
 
 def _on_dask(

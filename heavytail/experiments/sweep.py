@@ -132,6 +132,10 @@ class Store:
             if mine and not path.exists():  # who else holds the lock makes the result
                 write_text(path, json.dumps(entry, allow_nan=False) + "\n")
 
+    def remove(self, config: Any) -> None:
+        """Forget the result of a configuration."""
+        self._file(config).unlink(missing_ok=True)
+
     def write(self, config: Any, result: Mapping[str, Any], seconds: float) -> None:
         """Write the result of a run."""
         entry = {"config": _plain(config), "result": dict(result), "seconds": round(seconds, 3)}

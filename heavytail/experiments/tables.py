@@ -120,7 +120,7 @@ def _short(number: float) -> float:
     return float(f"{number:.3g}")
 
 
-# (half way, nine tenths of the way), as `python -m heavytail.experiments plan` has them up to its draws.
+# (half way, nine tenths of the way): those of `python -m heavytail.experiments plan` up to draws.
 SCALES: dict[Shape, tuple[float, ...]] = {
     Shape("ecg5000", "shared", 1.75): (0.00768, 0.0178),
     Shape("ecg5000", "shared", 1.8): (0.00874, 0.0205),

@@ -157,6 +157,22 @@ def test_a_record_goes_on(tmp_path, capsys):
     assert [runs.read(entry)[0] for entry in content["runs"]] == list(QUICK)
 
 
+def test_a_brief_record_is_small_and_not_taken_for_a_whole_one(tmp_path, capsys):
+    """Curves and layers are left out, and made again by a table that has them."""
+    tables.TABLES["brief"] = Table(TITLE, PAPER, QUICK[:1], brief=True)
+    here("run", "brief", "--record", "brief.json")
+    (entry,) = json.loads((tmp_path / "brief.json").read_text())["runs"]
+    _, result = runs.read(entry)
+    assert result.curve is None is result.layers
+    assert result == replace(runs.read(Store("results").read(QUICK[0]))[1], curve=None, layers=None)
+    capsys.readouterr()
+    here("run", "brief", "--store", "new", "--record", "brief.json")
+    assert capsys.readouterr().out.startswith("0 done, 1 there before")
+    here("run", "small", "--store", "new")
+    assert capsys.readouterr().out.startswith("4 done, 0 there before")
+    assert runs.read(Store("new").read(QUICK[0]))[1].curve is not None
+
+
 def test_a_record_keeps_runs_of_another_size(tmp_path):
     here("run", "small", "--scale", "paper", "--record", "record.json")
     here("run", "small", "--store", "new", "--record", "record.json")

@@ -519,12 +519,12 @@ def test_the_time_of_a_step_is_found_though_the_noise_be_wild():
 
 
 def test_looks_at_the_accuracy_take_their_share(monkeypatch):
-    """A look at all 1438 images in ten steps, timed by one at the 100 of a batch."""
+    """A look at all 1438 images in a hundred steps, timed by one at the 100 of a batch."""
     clock = iter(range(0, 1000, 100))
     monkeypatch.setattr(runs, "perf_counter", lambda: next(clock))
     assert runs.step_seconds(SMALL, steps=5) == 100 / 5
     stopping = replace(SMALL, stop_accuracy=0.9)
-    assert runs.step_seconds(stopping, steps=5) == pytest.approx(100 / 5 + 100 * 14.38 / 10)
+    assert runs.step_seconds(stopping, steps=5) == pytest.approx(100 / 5 + 100 * 14.38 / 100)
 
 
 def test_the_time_of_a_step_after_a_break_is_of_the_steps_since(tmp_path, monkeypatch):
