@@ -38,7 +38,7 @@ from heavytail.experiments.train import (
 from heavytail.noise import KINDS
 
 NETWORKS = ("fully_connected", "vgg11")
-FRACTIONS = tuple(i / 10 for i in range(11))  # of the columns of each layer, removed
+FRACTIONS = (*(i / 10 for i in range(10)), 0.95, 0.98, 0.99, 0.995, 1.0)  # of columns, removed
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of the norms
 HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
 
@@ -194,7 +194,7 @@ class Result:
             pruning ratio.
         pruned_train: score on the training examples with these columns gone.
         pruned_test: on the test examples.
-        curve: scores at each of ``FRACTIONS``.
+        curve: scores at each of ``FRACTIONS``, removed in each layer.
         layers: of the pruned layers, in the model's order.
         gradient: ||G||_F / ||W_0||_F over the hidden weights.
         noise: None without noise, or where its replay is not finite, or rounds to nothing.

@@ -92,9 +92,9 @@ def test_the_curve_goes_from_the_network_to_a_constant(result, hand, digits):
     assert tuple(point.fraction for point in result.curve) == FRACTIONS
     assert result.curve[0].test == result.test
     assert result.curve[0].error == 0
-    assert result.curve[10].test.loss == pytest.approx(math.log(10), rel=1e-6)
-    assert result.curve[10].test.accuracy == float((digits.y_test == 0).double().mean())
-    assert result.curve[10].error == 1
+    assert result.curve[-1].test.loss == pytest.approx(math.log(10), rel=1e-6)
+    assert result.curve[-1].test.accuracy == float((digits.y_test == 0).double().mean())
+    assert result.curve[-1].error == 1
     errors = [point.error for point in result.curve]
     assert errors == sorted(errors)
     model = copy.deepcopy(hand[1])
@@ -475,7 +475,7 @@ def test_a_convolutional_network(convolutional):
     found = convolutional
     assert [layer.columns for layer in found.layers] == [10, 20, 40, 40, 80, 80, 80, 80]
     assert found.curve[0].test == found.test
-    assert found.curve[10].test.loss == pytest.approx(math.log(10), rel=1e-6)
+    assert found.curve[-1].test.loss == pytest.approx(math.log(10), rel=1e-6)
     assert (found.noise.span, found.noise.gain) == (None, None)
     assert found.gradient > 0
     first, *others = (layer.noise_index for layer in found.layers)
