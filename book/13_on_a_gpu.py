@@ -22,7 +22,8 @@
 #
 # The other pages are made for two cores of a CPU. This one is for the experiments that are too
 # large for that: the wide VGG-11 on CIFAR-10, MNIST at width 10,000, and many networks at once. The
-# code is the same; only the `device` is another. Open the page on Colab, choose a machine with a
+# code is the same; only the `device` is another. Open the page on Colab (with the package installed,
+# for the repository has no public address yet), choose a machine with a
 # GPU, and press *Run all*: it looks at the device, says what the tables cost there, and runs as
 # many of their runs as fit into a budget that you set. Without a GPU it goes the same way with
 # small networks, in less than a minute. That is what is printed here; the results of the large runs
@@ -234,9 +235,9 @@ for name, configs in asked.items():
 # %% [markdown]
 # ## The wide VGG-11 on CIFAR-10
 #
-# ### Small, on images that are none
+# ### Small, on random images
 #
-# First the way of one run, with a VGG-11 of a sixteenth of the filters, on 100 "images" of Gaussian
+# First one run from end to end, with a VGG-11 of a sixteenth of the filters, on 100 "images" of Gaussian
 # noise with labels drawn at random. They are no CIFAR images, and **nothing here says anything
 # about accuracy**: there is nothing to be learned but the labels by heart. What can be seen is that
 # the noise, one draw for each *filter*, the pruning and the compaction do what they should in a
@@ -366,13 +367,14 @@ assert growth["isotropic"][-1] > 100
 # %% [markdown]
 # With type I the first step multiplies the logits by more than 3, and a hundred steps by more than
 # 10⁵. A training at $\eta = 0.01$ can hardly survive that: either the loss leaves the finite
-# numbers, or the units die and the network puts out a constant. The reason is in the inputs. After
+# numbers, or the units die and the output is a constant. The reason is in the inputs. After
 # a ReLU all of them are nonnegative, and noise of type I adds $z\,(1, \dots, 1)$ to a filter, hence
 # $z \sum_j x_j$ to its output: up to $9 \cdot 1024$ terms of one sign, in each of seven layers one
 # after the other. The signs of type III cancel (Exercise 2 measures it). It too becomes large, some
 # hundred steps later.
 #
-# So, before hours are spent on the rows of type I, expect them to diverge, and choose the $\sigma$
+# No gradient acted here, and one draw stands for all $K$. But before hours are spent on the rows of
+# type I, expect them to diverge, and choose the $\sigma$
 # anew. The figure says how: the noise of $K$ steps depends on $\sigma (\eta K)^{1/\alpha}$ alone,
 # so a scale smaller by $c$ moves the lines to the right by $c^\alpha$.
 #
@@ -675,7 +677,8 @@ for dtype in (torch.float32, half):
     optimizer.step()
     same = weight.detach() == torch.tensor(0.1, dtype=dtype)
     unchanged[dtype] = float(same.float().mean())
-    print(f"{dtype}: {100 * unchanged[dtype]:.0f} % of the noise lost")
+    moved = 100 * (1 - unchanged[dtype])
+    print(f"{dtype}: {moved:.0f} % of the weights moved")
 assert unchanged[torch.float32] < 0.01
 assert unchanged[half] > 0.8
 
@@ -725,11 +728,12 @@ assert stale[1] < 0.5
 #   at the machine on which the command was given.
 #
 # On a cluster with Slurm, `SLURMCluster` of `dask_jobqueue` starts the workers. In a session that
-# stays open, with `Client` of `distributed`:
+# stays open:
 #
 # ```python
-# cluster = SLURMCluster(cores=1, memory="16GB", walltime="04:00:00")
-# cluster.scale(jobs=8); print(Client(cluster).scheduler.address)
+# cluster = SLURMCluster(cores=1, memory="4GB", walltime="04:00:00")
+# cluster.scale(jobs=32)
+# print(cluster.scheduler_address)
 # ```
 #
 # The address it prints is the one for `--dask`. One core a worker makes one run at a time on each;

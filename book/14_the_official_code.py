@@ -433,9 +433,18 @@ assert losses[0].equal(losses[1])
 # ### When training stops
 #
 # By default the script stops at the first look at which the training accuracy is at least 95 %. On
-# an easy task that is soon. Its instructions ask for a look every ten steps on ECG5000, and our runs
-# of it stopped at the first or the second one: after no noise at all, or after ten draws of it. What
-# ratio is there to be seen by then?
+# an easy task that is soon. On ECG5000 the instructions ask for a look every ten steps, and there the
+# first looks come late:
+
+# %%
+content = json.loads(Path("results/official_code.json").read_text())
+(name,) = (key for key in content if "95 %" in key)
+needed = content[name]
+print(f"our steps to 95 %, 10 seeds: {min(needed)} to {max(needed)}")
+assert max(needed) < 10
+
+# %% [markdown]
+# So it stops at the first or the second look. What ratio is there to be seen by then?
 
 # %%
 steps = [1, 10, 100, 1000, 2000]
@@ -458,7 +467,7 @@ assert abs(bands[0.003][1][1] - untouched) < 0.002
 assert abs(bands[0.03][1][1] - untouched) < 0.02
 assert bands[0.003][4][1] > untouched + 0.03
 
-# %% mystnb={"figure": {"caption": "The pruning ratio of start plus noise of type I against the number of noise draws: median and 5 to 95 % band. Left of the dotted line, where our runs of the script stopped on ECG5000, all medians are within 0.02 of the ratio of the start.", "name": "fig-stopping-rule"}, "image": {"alt": "Three curves over a logarithmic axis of steps from 1 to 2000. All start at 0.114 and are still near it at 10 steps, a dotted vertical line. Then the one of largest scale rises first, to 0.69, the middle one to 0.51, the smallest to 0.17."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The pruning ratio of start plus noise of type I against the number of noise draws: median and 5 to 95 % band. Left of the dotted line, by which the script stops on ECG5000, all medians are within 0.02 of the ratio of the start.", "name": "fig-stopping-rule"}, "image": {"alt": "Three curves over a logarithmic axis of steps from 1 to 2000. All start at 0.114 and are still near it at 10 steps, a dotted vertical line. Then the one of largest scale rises first, to 0.69, the middle one to 0.51, the smallest to 0.17."}} tags=["hide-input"]
 fig, ax = plt.subplots()
 looks = ["-", "--", "-."]
 colors = ["#D55E00", "#0072B2", "#009E73"]
@@ -686,7 +695,7 @@ assert min(times.values()) > 3
 # | `--iterate_noise_alpha a` | `alpha=a` |
 # | `--iterate_noise_scale s`, on a GPU | `scale=s` |
 # | the same, on a CPU | `scale=lr ** (-1 / alpha)`, whatever `s` is |
-# | type III; type I with α = 2 | divide that scale by `2**0.5` |
+# | type III; type I with α = 2, fully connected | divide that scale by `2**0.5` |
 # | type I with `--iterate_noise_filter` | `column="filter"` |
 # | type I without it; type III | `column="kernel"` |
 # | first convolution and last layer | `hidden_weights(model, exclude=[first, last])` |

@@ -170,7 +170,8 @@ class Noise:
             training examples: the part of the noise that the network can see. None for
             convolutions.
         gain: ||N X^T||_F sqrt(d) / (||N||_F ||X||_F) in the first layer, X being the training
-            examples: how much it moves the pre-activations, 1 for isotropic noise.
+            examples: how much it moves the pre-activations, 1 in mean square for isotropic
+            noise.
     """
 
     replayed: float

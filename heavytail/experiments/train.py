@@ -83,7 +83,7 @@ def train(
     among others. An epoch is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps (N, d) to logits (N, classes); on the device of the data.
+        model: maps examples (N, ...) to logits (N, classes); on the device of the data.
         optimizer: holds the parameters to train.
         data: the task.
         steps: number of optimizer steps, >= 0.
@@ -211,8 +211,9 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
     """Return the share of examples whose largest logit is at their label.
 
     Args:
-        model: maps (N, d) to logits (N, classes); measured in evaluation mode, then put back.
-        x: shape (N, d), N >= 1.
+        model: maps examples (N, ...) to logits (N, classes); measured in evaluation mode, then
+            put back.
+        x: shape (N, ...), N >= 1.
         y: shape (N,), int64.
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
 
