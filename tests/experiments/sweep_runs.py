@@ -65,6 +65,7 @@ def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str,
 
 def drive(run: partial[dict[str, object]], trials: list[Trial], folder: Path, processes: int):
     """Sweep; end with 7 if interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         sweep(run, trials, Store(folder), processes=processes, progress=False)
     except KeyboardInterrupt:
