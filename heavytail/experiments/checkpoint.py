@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from heavytail.experiments._files import replaced
@@ -34,13 +34,15 @@ def save(path: str | os.PathLike[str], state: dict[Any, Any]) -> None:
         raise TypeError(f"a state must be a dictionary, got {state!r}")
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_packed(state, tensors))
+    try:
+        content = serialized(tensors, metadata={_HEADER: header})
+    except KeyError as dtype:
+        raise TypeError(
+            f"a tensor's dtype must be one that safetensors knows, got {dtype}"
+        ) from dtype
+    # Not `save_file`: what it leaves behind when killed has a name that nobody would know.
     with replaced(Path(path)) as draft:
-        try:
-            save_file(tensors, draft, metadata={_HEADER: header})
-        except KeyError as dtype:
-            raise TypeError(
-                f"a tensor's dtype must be one that safetensors knows, got {dtype}"
-            ) from dtype
+        draft.write_bytes(content)
 
 
 def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
