@@ -51,12 +51,24 @@ from IPython.display import Markdown, display
 
 import heavytail
 from heavytail import plots
-from heavytail.experiments import runs, tables
+from heavytail.experiments import (
+    records,
+    results,
+    runs,
+    summary,
+    tables,
+)
+from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
+from heavytail.experiments.summary import (
+    COMPARED,
+    NUMERALS,
+    compared,
+    spread,
+)
 from heavytail.experiments.train import accuracy, train
 
 plots.use_style()
-KIND = {"shared": "I", "independent": "II", "isotropic": "III"}
 
 
 def seeded(seed):
@@ -65,11 +77,10 @@ def seeded(seed):
 
 def recorded(name):
     """Return the rows of a table, empty where nothing is recorded."""
-    path = Path(f"results/{name}.json")
-    found = (
-        json.loads(path.read_text())["runs"] if path.exists() else []
+    found = records.read(f"results/{name}.json")
+    return summary.rows(
+        tables.TABLES[name].paper, map(results.read, found)
     )
-    return tables.rows(tables.TABLES[name].paper, map(runs.read, found))
 
 
 # %% [markdown]
@@ -82,7 +93,7 @@ def recorded(name):
 # ([](02_heavy_tails.ipynb)).
 
 # %%
-config = runs.Config(
+config = results.Config(
     data="digits",
     width=500,
     steps=400,
@@ -118,7 +129,7 @@ assert result.diverged is None
 start = FullyConnected(140, 2, width=2000, generator=seeded(0))
 law = {"lr": 0.01, "steps": 2000, "error": 0.1**0.5}
 rows, ceiling = [], {}
-for kind in KIND:
+for kind in NUMERALS:
     cells = [plots.KIND_LABELS[kind]]
     for alpha in (1.75, 1.8, 1.9, 2.0):
         found = heavytail.predict_pruning(
@@ -158,54 +169,7 @@ assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 
 # %% tags=["hide-input"]
 ecg, controls = recorded("ecg5000-table"), recorded("ecg5000-gaussian")
-
-
-def spread(values, digits, factor=1.0):
-    """Return median, least and greatest."""
-    found = factor * np.array(sorted(values))
-    low, middle, high = (
-        f"{v:.{digits}f}"
-        for v in (found[0], np.median(found), found[-1])
-    )
-    return f"{middle} [{low}, {high}]"
-
-
-def at(result, fraction):
-    """Return the accuracy with a fraction of the columns removed."""
-    points = [(p.fraction, p.test.accuracy) for p in result.curve]
-    return float(np.interp(fraction, *zip(*points, strict=True)))
-
-
-def line(row, plain):
-    """Return a row of the table; the runs of ``plain`` have its seeds."""
-    config = row.config
-    head = [KIND.get(config.kind, "none")]
-    head += [f"{config.alpha:g}" if config.alpha else "–"]
-    head += [f"{config.scale:g}"]
-    if not row.finished:
-        return [*head, *["not yet"] * 5]
-    assert len(row.finished) == len(row.results)  # none diverged
-    bands = [r.noise.predicted for r in row.finished if r.noise]
-    low, middle, high = np.mean(bands, 0) if bands else [np.nan] * 3
-    whole = row.estimate(lambda r: r.test.accuracy)
-    others = [
-        at(other, r.ratio)
-        for r, other in zip(row.finished, plain.finished, strict=True)
-    ]
-    pruned = [r.pruned_test.accuracy for r in row.finished]
-    return [
-        *head,
-        spread([r.ratio for r in row.finished], 2),
-        f"{middle:.2f} [{low:.2f}, {high:.2f}]" if bands else "–",
-        whole.text(2, 100),
-        spread(pruned, 1, 100),
-        spread(others, 1, 100),
-    ]
-
-
-columns = ["noise", "α", "σ", "ratio", "predicted, 5–95 %"]
-columns += ["accuracy, %", "after pruning, %", "without noise, %"]
-plots.show_table(columns, [line(row, ecg[0]) for row in ecg])
+plots.show_table(COMPARED, [compared(row, ecg[0]) for row in ecg])
 inside = [
     r.noise.predicted[0] <= r.ratio <= r.noise.predicted[2]
     for row in ecg[1:]
@@ -239,15 +203,15 @@ rows = []
 for seed, r in enumerate(strong.finished):
     norms = r.layers[0].norms
     scores = [r.test.accuracy, r.pruned_test.accuracy]
-    scores.append(at(ecg[0].finished[seed], r.ratio))
+    scores.append(ecg[0].finished[seed].accuracy_without(r.ratio))
     cells = [str(seed), f"{norms[-1] / norms[3]:.0f}", f"{r.ratio:.2f}"]
     rows.append([*cells, *(f"{100 * score:.1f}" for score in scores)])
 seeds = ["III, α = 1.75, σ = 0.0209: seed", "largest norm / median"]
-plots.show_table([*seeds, "ratio", *columns[-3:]], rows)
+plots.show_table([*seeds, "ratio", *COMPARED[-3:]], rows)
 fallen = strong.finished[2]
 assert fallen.ratio > 0.95
 assert fallen.pruned_test.accuracy < 0.5 < 0.97 < fallen.test.accuracy
-assert at(ecg[0].finished[2], fallen.ratio) > 0.7
+assert ecg[0].finished[2].accuracy_without(fallen.ratio) > 0.7
 
 # %% [markdown]
 # This is the theorem at work. A few columns carry the matrix, 98 % of them can go at squared error 0.1,
@@ -262,9 +226,8 @@ bottom = 97.0
 
 def curve(row):
     """Return fractions, and the mean test accuracy in percent."""
-    found = [[p.test.accuracy for p in r.curve] for r in row.finished]
-    fractions = [p.fraction for p in row.finished[0].curve]
-    return fractions, 100 * np.mean(found, axis=0)
+    fractions, scores = row.curve()
+    return fractions, 100 * np.array(scores)
 
 
 fig, ax = plt.subplots()
@@ -280,7 +243,7 @@ for row in [*ecg[1:], *controls]:
     for ratio, score in points[points[:, 1] < bottom]:
         ax.plot(ratio, bottom + 0.06, "v", color=color, markersize=3)
         ax.text(ratio, bottom + 0.15, f"{score:.0f} %", fontsize=8)
-for kind in KIND:
+for kind in NUMERALS:
     color = plots.KIND_STYLES[kind]["color"]
     ax.plot([], [], "o", color=color, label=plots.KIND_LABELS[kind])
 for alpha, mark in marks.items():
@@ -307,16 +270,18 @@ for row in controls:
         for r in ecg
         if (r.config.kind, r.config.alpha) == (kind, 1.75)
     ][place]
-    rows += [line(other, ecg[0]), line(row, ecg[0])]
+    rows += [compared(other, ecg[0]), compared(row, ecg[0])]
     ratios = (
         np.median([r.ratio for r in some.finished])
         for some in (ecg[0], row, other)
     )
     floor, gauss, tail = ratios
     gained[kind, place] = gauss, tail, (gauss - floor) / (tail - floor)
-plots.show_table(columns, rows)
+plots.show_table(COMPARED, rows)
 for place, name in enumerate(("halfway", "nine tenths")):
-    shares = [f"{KIND[k]} {gained[k, place][2]:.2f}" for k in KIND]
+    shares = [
+        f"{NUMERALS[k]} {gained[k, place][2]:.2f}" for k in NUMERALS
+    ]
     print(f"{name}: Gaussian part of the gain,", ", ".join(shares))
 assert 0.4 < gained["shared", 0][2] < gained["shared", 1][2] < 0.8
 assert max(gained[k, 1][2] for k in ("independent", "isotropic")) < 0.1
@@ -378,7 +343,7 @@ for name, table in named.items():
             row.estimate(lambda r: r.noise.gain).mean,
         ]
         gains[name, config.kind] = seen[1]
-        cells = [name, KIND[config.kind], f"{config.scale:g}"]
+        cells = [name, NUMERALS[config.kind], f"{config.scale:g}"]
         cells += [f"{number:.2f}" for number in seen]
         for some in (row, table[0]):
             loss = some.estimate(lambda r: r.train.loss)
@@ -402,7 +367,7 @@ assert gains["MNIST, centred", "shared"] < 1e-4
 # up, and their Gaussian controls.
 
 # %% tags=["hide-input"]
-plots.show_table(columns, [line(row, mnist[0]) for row in mnist])
+plots.show_table(COMPARED, [compared(row, mnist[0]) for row in mnist])
 
 # %% mystnb={"figure": {"caption": "Mean test accuracy against the fraction of columns removed, smallest first. Left, ECG5000; right, MNIST. Types I and III with \u03b1 = 1.75, at the scale halfway up, and their Gaussian controls (crosses). On MNIST type I loses from the first columns on, with heavy tails and without.", "name": "fig-curves"}, "image": {"alt": "Two panels. On ECG5000 all networks stay near 98 percent up to seven tenths removed, and only that of type III begins to fall before nine tenths. On MNIST the network without noise stays above 90 percent up to seven tenths; type III is a little lower up to six tenths, and type I falls from 92 percent at once, with heavy tails and without."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2)
@@ -435,7 +400,7 @@ lost = {}
 plain = 100 * mnist[0].estimate(lambda r: r.test.accuracy).mean
 for row in mnist[1:]:
     config = row.config
-    name = f"{KIND[config.kind]}, α = {config.alpha:g}"
+    name = f"{NUMERALS[config.kind]}, α = {config.alpha:g}"
     found = [
         [r.test.accuracy, r.pruned_test.accuracy] for r in row.finished
     ]
@@ -475,8 +440,8 @@ for name, table in (("as it is", mnist), ("centred", centred)):
             ("none", None),
             ("shared", 1.75),
         ):
-            rows.append([name, *line(row, table[0])])
-plots.show_table(["MNIST", *columns], rows)
+            rows.append([name, *compared(row, table[0])])
+plots.show_table(["MNIST", *COMPARED], rows)
 blind, sighted = (
     table[1].estimate(lambda r: r.test.accuracy).mean
     - table[0].estimate(lambda r: r.test.accuracy).mean
@@ -502,7 +467,7 @@ for row in mnist[1:]:
     if config.alpha == 2:
         continue
     found = [r.layers[0] for r in row.finished]
-    cells = [KIND[config.kind], f"{config.alpha:g}"]
+    cells = [NUMERALS[config.kind], f"{config.alpha:g}"]
     cells += [spread([f.hill[i] for f in found], 1) for i in (0, 2, 3)]
     index, stderr = np.array([f.noise_index for f in found]).T
     cells.append(spread(index, 2))
@@ -526,7 +491,7 @@ plots.show_table(
 
 # %% tags=["hide-input"]
 wide, deep = recorded("ecg5000-wide"), recorded("ecg5000-deep")
-rows = [["10,000", *line(row, wide[0])] for row in wide]
+rows = [["10,000", *compared(row, wide[0])] for row in wide]
 for row in deep:
     layers = row.config.hidden_layers
     (bare,) = (
@@ -534,8 +499,8 @@ for row in deep:
         for r in deep
         if r.config.hidden_layers == layers and r.config.kind == "none"
     )
-    rows.append([f"{layers} of 2000", *line(row, bare)])
-plots.show_table(["hidden layers", *columns], rows)
+    rows.append([f"{layers} of 2000", *compared(row, bare)])
+plots.show_table(["hidden layers", *COMPARED], rows)
 
 # %% [markdown]
 # Five times the width raises the median ratios a little, as the theorem says it must: the scales are
@@ -553,26 +518,17 @@ plots.show_table(["hidden layers", *columns], rows)
 # %% tags=["hide-input"]
 official = json.loads(Path("results/official_code.json").read_text())
 ours = {
-    tuple(
-        getattr(row.config, n)
-        for n in ("kind", "alpha", "scale", "width")
-    ): row
+    row.config: row
     for row in recorded("official") + recorded("official-wide")
 }
-
-
-def setting(theirs):
-    """Return kind, α, σ and width of ours at a setting of theirs."""
-    kind, alpha, scale = (theirs[n] for n in ("kind", "alpha", "scale"))
-    if kind == "isotropic" or alpha == 2:
-        scale = float(f"{scale * 0.5**0.5:.3g}")
-    return kind, alpha, scale, theirs["width"]
-
-
 rows, judged, inside = [], 0, 0
 for theirs in official["runs"]:
-    found = ours[setting(theirs)].finished
-    cells = [f"{theirs['width']:,}", KIND.get(theirs["kind"], "none")]
+    setting = (theirs[n] for n in ("kind", "alpha", "scale", "width"))
+    found = ours[tables.official(*setting)].finished
+    cells = [
+        f"{theirs['width']:,}",
+        NUMERALS.get(theirs["kind"], "none"),
+    ]
     cells += [f"{theirs['alpha'] or '–'}", f"{theirs['scale']:g}"]
     low, high = theirs["min"], theirs["max"]
     bounds = "" if low is None else f" [{low:.3f}, {high:.3f}]"
@@ -606,7 +562,7 @@ print(f"ratios judged: {judged}, of them within our range: {inside}")
 # ## Takeaway
 
 # %% tags=["hide-input"]
-one, two, three = (gained[kind, 1] for kind in KIND)
+one, two, three = (gained[kind, 1] for kind in NUMERALS)
 whole, pruned = lost["shared", 1.75]
 takeaway = f"""
 > **Takeaway.** Medians on ECG5000, α = 1.75 against Gaussian noise of
@@ -654,7 +610,7 @@ assert width > 8
 # 90 % of its columns: the smallest, and any.
 
 # %% tags=["hide-cell"]
-digits = runs.data.load("digits")
+digits = load("digits")
 model = FullyConnected(64, 10, width=2000, generator=seeded(0))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 options = {

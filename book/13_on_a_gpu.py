@@ -38,7 +38,6 @@ if "google.colab" in sys.modules:
 
 # %%
 import copy
-import json
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
@@ -54,11 +53,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import heavytail
 from heavytail import plots
-from heavytail.experiments import runs, tables
+from heavytail.experiments import records, runs, summary, tables
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import VGG11, FullyConnected
-from heavytail.experiments.runs import Config
+from heavytail.experiments.results import Config, read
 from heavytail.experiments.sweep import Store, sweep
 from heavytail.experiments.train import (
     History,
@@ -135,8 +134,7 @@ def operations(config):
 
 def recorded(name):
     """Return the runs of a record; none where there is no record."""
-    file = Path("results") / f"{name}.json"
-    return json.loads(file.read_text())["runs"] if file.exists() else []
+    return records.read(f"results/{name}.json")
 
 
 # %% tags=["hide-input"]
@@ -396,32 +394,31 @@ assert growth["isotropic"][-1] > 100
 on_device = partial(runs.in_sweep, device=device)
 
 
-def fill(configs):
-    """Run what the budget is enough for; return all that is there."""
-    chosen = within(configs, minutes)
+def fill(configs, known=()):
+    """Run what is not known and what the budget is enough for."""
+    known = {read(entry)[0]: entry for entry in known}
+    missing = [config for config in configs if config not in known]
+    chosen = within(missing, minutes)
     options = {"processes": 0, "progress": cuda}
     print(sweep(on_device, chosen, store, **options))
-    found = [store.read(config) for config in configs]
-    return [entry for entry in found if entry is not None]
+    return [*known.values(), *filter(None, map(store.read, missing))]
 
 
 def show(configs, entries):
     """Show the rows of a table; where nothing is there, "not yet"."""
-    found = tables.rows(configs, map(runs.read, entries))
-    cells = [tables.cells(row)[1:] for row in found]
-    plots.show_table(tables.COLUMNS[1:], cells)
+    found = summary.rows(configs, map(read, entries))
+    cells = [summary.cells(row)[1:] for row in found]
+    plots.show_table(summary.COLUMNS[1:], cells)
     empty = [row for row in found if not row.results]
     assert len(empty) == sum("not yet" in row for row in cells)
 
 
-for name in ("cifar10-vgg11", "mnist-wide"):
-    for entry in recorded(name):
-        store.add(entry)  # what is recorded is not run again
-
 # %%
 name = "cifar10-vgg11"
 configs = tables.TABLES[name].paper
-entries = fill(configs) if cuda else recorded(name)
+entries = recorded(name)
+if cuda:
+    entries = fill(configs, entries)
 print(f"{tables.TABLES[name].title}: {len(entries)} runs")
 show(configs, entries)
 
@@ -443,7 +440,9 @@ for name in ("cifar10-table", "cifar100-table"):
 # %%
 name = "mnist-wide"
 configs = tables.TABLES[name].paper
-entries = fill(configs) if cuda else recorded(name)
+entries = recorded(name)
+if cuda:
+    entries = fill(configs, entries)
 print(f"{tables.TABLES[name].title}: {len(entries)} runs")
 show(configs, entries)
 
@@ -456,7 +455,7 @@ show(configs, entries)
 # %%
 entries = fill(small)
 show(small, entries)
-found = tables.rows(small, map(runs.read, entries))
+found = summary.rows(small, map(read, entries))
 ratios = {
     row.config.kind: row.estimate(lambda r: r.ratio) for row in found
 }

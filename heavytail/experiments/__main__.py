@@ -6,10 +6,8 @@ not run again.
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,10 @@ from typing import Any
 import torch
 
 from heavytail import _checks
-from heavytail.experiments import runs, tables
-from heavytail.experiments._files import write_text
+from heavytail.experiments import records, results, runs, scales, summary, tables
 from heavytail.experiments.data import load
-from heavytail.experiments.runs import Config
-from heavytail.experiments.sweep import Executor, Report, Store, sweep
+from heavytail.experiments.results import Config
+from heavytail.experiments.sweep import Executor, Report, Store, key, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _COMMANDS = {
-    "list": "the tables, how many runs each holds, and how many of them the store has",
+    "list": "the tables, how many runs each holds, and how many of them are there",
     "cost": "how long the missing runs of a table will take here, from some steps of each kind",
     "run": "run what is missing of a table; start it again after a break, and it goes on",
     "resume": "the same, and once more what failed",
@@ -74,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
                 type=Path,
                 metavar="FILE",
                 help="a file that holds all runs of the table so far; its runs count as there",
+            )
+        elif name == "list":
+            part.add_argument(
+                "--records",
+                type=Path,
+                metavar="FOLDER",
+                help="with records named TABLE.json; their runs count as there",
             )
         if name != "plan":
             part.add_argument(
@@ -140,20 +144,19 @@ def _list(options: argparse.Namespace) -> int:
     store = Store(options.store)
     for name, table in tables.TABLES.items():
         configs = table.configs(options.scale)
-        there = sum(store.holds(config) for config in configs)
+        record = None if options.records is None else options.records / f"{name}.json"
+        there = len(configs) - len(_missing(configs, store, record))
         print(f"{name:18} {there:4} of {len(configs):4} runs   {table.title}")
     return 0
 
 
 def _tabulate(options: argparse.Namespace) -> int:
-    configs = tables.TABLES[options.table].configs(options.scale)
-    store = Store(options.store)
-    entries = [entry for config in configs if (entry := store.read(config)) is not None]
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
-    entries += _recorded(options.record)
-    found = tables.rows(configs, map(runs.read, entries))
-    lines = [list(tables.COLUMNS), *map(tables.cells, found)]
+    configs = tables.TABLES[options.table].configs(options.scale)
+    found = _entries(configs, Store(options.store), options.record)
+    rows = summary.rows(configs, map(results.read, found))
+    lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
     if options.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         return 0
@@ -165,20 +168,19 @@ def _tabulate(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     del options
-    for shape in tables.shapes():
-        scales = tables.plan(shape)
+    for shape in scales.shapes():
+        chosen = scales.plan(shape)
         control = ""
         if shape.alpha == 1.75 and shape.width == 2000 and shape.hidden_layers == 1:
-            control = f"; at alpha 2 {[tables.gaussian_scale(shape, s) for s in scales]}"
-        print(f"{shape}: {scales}{control}", flush=True)
+            control = f"; at alpha 2 {[scales.gaussian_scale(shape, s) for s in chosen]}"
+        print(f"{shape}: {chosen}{control}", flush=True)
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
     store, device = Store(options.store), _device(options.device)
     configs = tables.TABLES[options.table].configs(options.scale)
-    known = [entry["config"] for entry in _recorded(options.record)]
-    missing = [c for c in configs if not store.holds(c) and asdict(c) not in known]
+    missing = _missing(configs, store, options.record)
     seconds = partial(runs.step_seconds, device=device, threads=options.threads)
     total = tables.cost(missing, seconds)
     print(
@@ -189,39 +191,28 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    table = tables.TABLES[options.table]
-    configs: Iterable[Config] = table.configs(options.scale)
+    configs: Sequence[Config] = tables.TABLES[options.table].configs(options.scale)
     if options.seeds is not None:
         configs = [config for config in configs if config.seed < options.seeds]
     store = Store(options.store)
-    for entry in _recorded(options.record):
-        store.add(entry)
-    if not table.brief:
-        for config in configs:
-            if _is_brief(store.read(config)):  # it came from the record of a brief table
-                store.remove(config)
+    known = _recorded(options.record)
+    wanted = [config for config in configs if key(config) not in known]
     device = _device(options.device)
-    for name in {config.data for config in configs if not store.holds(config)}:
+    for name in {config.data for config in wanted if not store.holds(config)}:
         load(name)  # found missing here, not in each run
     processes = options.processes
     if processes is None and device != "cpu":
         processes = 1  # they would share the device
     run = partial(runs.in_sweep, device=device, threads=options.threads)
     if options.dask is None:
-        report = sweep(run, configs, store, processes=processes, retry=options.retry)
+        report = sweep(run, wanted, store, processes=processes, retry=options.retry)
     else:
-        report = _on_dask(run, configs, store, options)
+        report = _on_dask(run, wanted, store, options)
+    report.present += len(configs) - len(wanted)
     print(report)
     if options.record is not None:
         _record(options, store)
     return 0 if report.complete else 1
-
-
-def _is_brief(entry: dict[str, Any] | None) -> bool:
-    """Tell whether a result has lost what a brief record leaves out."""
-    if entry is None or entry["result"]["diverged"] is not None:
-        return False
-    return entry["result"]["curve"] is None
 
 
 def _on_dask(
@@ -236,34 +227,36 @@ def _on_dask(
         return sweep(run, configs, store, executor=engine, retry=options.retry)
 
 
-def _recorded(record: Path | None) -> list[dict[str, Any]]:
-    """Return the runs of a record, none if it is not there."""
-    if record is None or not record.exists():
-        return []
-    try:
-        entries: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))["runs"]
-    except (ValueError, KeyError, TypeError) as failure:
-        raise ValueError(f"{record} must be a record of runs, got {failure!r}") from failure
-    return entries
+def _recorded(record: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the entries of a record by the names of their configurations."""
+    entries = [] if record is None else records.read(record)
+    return {key(Config(**entry["config"])): entry for entry in entries}
+
+
+def _missing(configs: Iterable[Config], store: Store, record: Path | None) -> list[Config]:
+    """Return the runs that are neither in the store nor in the record."""
+    known = _recorded(record)
+    return [config for config in configs if key(config) not in known and not store.holds(config)]
+
+
+def _entries(configs: Iterable[Config], store: Store, record: Path | None) -> list[dict[str, Any]]:
+    """Return what is there of some runs: in the store, or else in the record."""
+    known = _recorded(record)
+    found = (store.read(config) or known.get(key(config)) for config in configs)
+    return [entry for entry in found if entry is not None]
 
 
 def _record(options: argparse.Namespace, store: Store) -> None:
-    """Write all runs of the table that are there, a line each; other runs of the file stay."""
+    """Write all runs of the table that are there; other runs of the file stay."""
     table = tables.TABLES[options.table]
     configs = table.configs(options.scale)
-    entries = [entry for config in configs if (entry := store.read(config)) is not None]
-    if table.brief:
-        for entry in entries:
-            entry["result"] |= {"curve": None, "layers": None}
-    wanted = [asdict(config) for config in configs]
-    entries += [entry for entry in _recorded(options.record) if entry["config"] not in wanted]
+    entries = _entries(configs, store, options.record)
+    own = [entry["config"] for entry in entries]
+    others = _recorded(options.record).values()
+    entries += [entry for entry in others if entry["config"] not in own]
     command = f"run {options.table} --scale {options.scale} --record {options.record}"
-    head = {
-        "what": table.title,
-        "command": f"python -m heavytail.experiments {command}",
-    }
-    lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
-    write_text(options.record, f'{json.dumps(head)[:-1]},\n"runs": [\n{lines}\n]}}\n')
+    head = {"what": table.title, "command": f"python -m heavytail.experiments {command}"}
+    records.write(options.record, head, entries, brief=table.brief)
 
 
 def _device(name: str) -> str:

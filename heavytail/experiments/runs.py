@@ -11,9 +11,9 @@ from the seed of the noise, so that the three parts can be told apart
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -23,198 +23,30 @@ import torch
 from torch import Tensor, nn
 
 import heavytail
-from heavytail import _checks
 from heavytail.experiments import data
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.prediction import ERROR, replay
+from heavytail.experiments.results import (
+    FRACTIONS,
+    HILL,
+    LEVELS,
+    Config,
+    Layer,
+    Noise,
+    Pruned,
+    Result,
+    plain,
+)
 from heavytail.experiments.train import (
     DivergenceError,
-    Score,
     accuracy,
     score,
     spawn_seeds,
     train,
 )
-from heavytail.noise import KINDS
-
-NETWORKS = ("fully_connected", "vgg11")
-FRACTIONS = (*(i / 10 for i in range(10)), 0.95, 0.98, 0.99, 0.995, 1.0)  # of columns, removed
-LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of the norms
-HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
 
 _DRAWS = 200  # behind a prediction
 _LOOK = 100  # steps between two looks at the accuracy, where training stops at one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """A run: plain SGD on the cross-entropy, with noise on the hidden weights.
-
-    A seed stands for start, noise and batches together, each drawn apart. Two configurations that
-    differ in their noise only have the same start and the same batches.
-
-    Attributes:
-        data: a name that :func:`heavytail.experiments.data.load` knows.
-        network: ``"fully_connected"`` or ``"vgg11"``.
-        width: columns a hidden layer, an integer >= 1; of ``"vgg11"`` the filters of its first
-            layer, 128 in the paper, to which the other layers are in proportion.
-        hidden_layers: >= 1; 1 for ``"vgg11"``, whose depth is fixed.
-        kind: ``"none"``, ``"shared"``, ``"independent"`` or ``"isotropic"``. The first
-            convolution of ``"vgg11"`` gets no noise.
-        alpha: stability index in (0, 2]; None for no noise.
-        scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; 0 for no noise.
-        lr: learning rate > 0.
-        steps: the most steps taken, >= 1.
-        batch_size: examples a step, >= 1.
-        stop_accuracy: of all training examples, in [0, 1], at which training stops; looked at
-            every 100 steps. None: after ``steps``.
-        seed: >= 0.
-
-    Integers of numpy are taken for integers, and an integer for a real number: equal
-    configurations have equal names in a store.
-
-    Raises:
-        TypeError, ValueError: on a value outside the sets above.
-    """
-
-    data: str
-    network: str = "fully_connected"
-    width: int = 2000
-    hidden_layers: int = 1
-    kind: str = "none"
-    alpha: float | None = None
-    scale: float = 0.0
-    lr: float = 0.01
-    steps: int = 2000
-    batch_size: int = 100
-    stop_accuracy: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _checks.one_of("data", self.data, data.NAMES)
-        _checks.one_of("network", self.network, NETWORKS)
-        _checks.one_of("kind", self.kind, ("none", *KINDS))
-        plain: dict[str, Any] = {
-            name: _checks.count(name, getattr(self, name), 1)
-            for name in ("width", "hidden_layers", "steps", "batch_size")
-        }
-        if self.network == "vgg11" and self.hidden_layers != 1:
-            raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
-        plain["lr"] = _checks.positive("lr", self.lr)
-        plain["scale"] = _checks.nonnegative("scale", self.scale)
-        plain["seed"] = _checks.seed("seed", self.seed)
-        if self.stop_accuracy is not None:
-            plain["stop_accuracy"] = _checks.fraction("stop_accuracy", self.stop_accuracy)
-        if self.kind == "none":
-            if self.alpha is not None or self.scale != 0:
-                raise ValueError(
-                    "alpha must be None and scale 0 without noise, got "
-                    f"{self.alpha} and {self.scale:g}"
-                )
-        elif self.alpha is None:
-            raise ValueError(f"alpha must be in (0, 2] for noise of kind {self.kind}, got None")
-        else:
-            plain["alpha"] = _checks.index("alpha", self.alpha, 2)
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A network at one fraction of columns removed in each layer.
-
-    Attributes:
-        fraction: removed, in [0, 1].
-        error: relative error over all pruned layers; the norm, not its square.
-        test: its score on the test examples.
-    """
-
-    fraction: float
-    error: float
-    test: Score
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The columns of one pruned layer.
-
-    Attributes:
-        name: of the layer.
-        columns: how many.
-        ratio: fraction of them that can go at squared error 0.1.
-        norms: quantiles of their norms, at ``LEVELS``.
-        hill: Hill's estimate of the index of the norms, with the k = ``HILL`` times n largest;
-            None where it is not defined.
-        noise_index: maximum-likelihood estimate of the index of W_K - W_0, projected on the
-            direction (1, ..., 1) / sqrt(d), and its standard error: of N it is alpha. None
-            without noise on the layer, or where it is not defined.
-    """
-
-    name: str
-    columns: int
-    ratio: float
-    norms: tuple[float, ...]
-    hill: tuple[float | None, ...]
-    noise_index: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What the noise of a run did, apart from the gradients.
-
-    Attributes:
-        replayed: fraction of all columns that can go in W_0 + N.
-        predicted: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's.
-        norm: ||N||_F over the noisy weights, in the unit of ||W_0||_F.
-        span: ||N P||_F / ||N||_F in the first layer, P being the projection on the span of the
-            training examples: the part of the noise that the network can see. None for
-            convolutions.
-        gain: ||N X^T||_F sqrt(d) / (||N||_F ||X||_F) in the first layer, X being the training
-            examples: how much it moves the pre-activations, 1 in mean square for isotropic
-            noise.
-    """
-
-    replayed: float
-    predicted: tuple[float, float, float]
-    norm: float
-    span: float | None
-    gain: float | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a run.
-
-    Attributes:
-        diverged: the step at which a loss or a weight was first seen to be no finite number;
-            None if none was. What follows is None then.
-        steps: number of steps taken.
-        train: score of the trained network on the training examples.
-        test: on the test examples.
-        ratio: fraction of all columns that can go at squared error 0.1 in each layer: the
-            pruning ratio.
-        pruned_train: score on the training examples with these columns gone.
-        pruned_test: on the test examples.
-        curve: scores at each of ``FRACTIONS``, removed in each layer.
-        layers: of the pruned layers, in the model's order.
-        gradient: ||G||_F / ||W_0||_F over the hidden weights.
-        noise: None without noise, or where its replay is not finite, or rounds to nothing.
-        step_seconds: time a step, all steps and the measurements between them together; of a run
-            that was resumed, those since then.
-    """
-
-    diverged: int | None
-    steps: int
-    train: Score | None = None
-    test: Score | None = None
-    ratio: float | None = None
-    pruned_train: Score | None = None
-    pruned_test: Score | None = None
-    curve: tuple[Pruned, ...] | None = None
-    layers: tuple[Layer, ...] | None = None
-    gradient: float | None = None
-    noise: Noise | None = None
-    step_seconds: float | None = None
 
 
 def run(
@@ -243,8 +75,14 @@ def run(
         try:
             model, steps, seconds = _trained(config, task, checkpoint, progress)
         except DivergenceError as divergence:
-            return Result(diverged=divergence.step, steps=divergence.step)
+            return Result(divergence.step, divergence.step, device=_name_of(task))
         return _measured(config, task, model, steps, seconds)
+
+
+def _name_of(task: data.Dataset) -> str:
+    """Return what the data lie on, and the run runs on."""
+    device = task.x_train.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def step_seconds(
@@ -369,6 +207,7 @@ def _measured(
         gradient=gradient,
         noise=noise,
         step_seconds=seconds,
+        device=_name_of(task),
     )
 
 
@@ -517,63 +356,6 @@ def _unmask(model: nn.Module, weights: dict[str, Tensor]) -> None:
         if "weight_mask" in module._buffers:
             nn.utils.prune.remove(module, "weight")
     model.load_state_dict(weights)
-
-
-def plain(result: Result) -> dict[str, Any]:
-    """Return a result as JSON has it: six significant digits, None for what is not finite."""
-    rounded: dict[str, Any] = _rounded(asdict(result))
-    return rounded
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
-
-
-def read(entry: Mapping[str, Any]) -> tuple[Config, Result]:
-    """Return configuration and result of an entry of a store; nan is what was not finite."""
-    found = dict(entry["result"])
-    for name in ("train", "test", "pruned_train", "pruned_test"):
-        found[name] = _score(found[name])
-    if found["diverged"] is None:
-        for name in ("ratio", "gradient", "step_seconds"):
-            found[name] = _number(found[name])
-        if found["curve"] is not None:  # a brief record leaves both out
-            found["curve"] = tuple(
-                Pruned(point["fraction"], point["error"], _score(point["test"]))
-                for point in found["curve"]
-            )
-        if found["layers"] is not None:
-            found["layers"] = tuple(map(_layer_of, found["layers"]))
-        if found["noise"] is not None:
-            found["noise"] = Noise(**_tuples(found["noise"]))
-    return Config(**entry["config"]), Result(**found)
-
-
-def _score(plain: dict[str, float | None] | None) -> Any:
-    if plain is None:
-        return None
-    return Score(**{name: _number(part) for name, part in plain.items()})
-
-
-def _layer_of(plain: dict[str, Any]) -> Layer:
-    found = _tuples(plain)
-    if found["noise_index"] is not None:
-        found["noise_index"] = tuple(map(_number, found["noise_index"]))
-    return Layer(**found)
-
-
-def _number(part: float | None) -> float:
-    return math.nan if part is None else part
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(part) if isinstance(part, list) else part for name, part in plain.items()}
 
 
 def in_sweep(

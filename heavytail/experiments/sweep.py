@@ -120,22 +120,6 @@ class Store:
             if entry is not None:  # it may have been removed meanwhile
                 yield entry
 
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an entry that another store made, unless its result is there.
-
-        Raises:
-            ValueError: if it is no entry.
-        """
-        name = _key(_checked(entry, "an entry", "result")["config"])
-        path = self.folder / f"{name}.json"
-        with self._lock(name) if not path.exists() else nullcontext(False) as mine:
-            if mine and not path.exists():  # who else holds the lock makes the result
-                write_text(path, json.dumps(entry, allow_nan=False) + "\n")
-
-    def remove(self, config: Any) -> None:
-        """Forget the result of a configuration."""
-        self._file(config).unlink(missing_ok=True)
-
     def write(self, config: Any, result: Mapping[str, Any], seconds: float) -> None:
         """Write the result of a run."""
         entry = {"config": _plain(config), "result": dict(result), "seconds": round(seconds, 3)}
@@ -161,12 +145,7 @@ class Store:
     @contextmanager
     def lock(self, config: Any) -> Iterator[bool]:
         """Hold the lock of a configuration, or yield False where another does."""
-        with self._lock(key(config)) as mine:
-            yield mine
-
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[bool]:
-        path = self.folder / "work" / f"{name}.lock"
+        path = self.folder / "work" / f"{key(config)}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
@@ -198,27 +177,20 @@ def _read(
         read = json.loads(text, parse_constant=_no_constant)
     except ValueError as failure:
         raise ValueError(f"{path} must be an entry of a store, got {text[:60]!r}") from failure
-    entry = _checked(read, os.fspath(path), content)
-    found = entry["config"]
+    form = dict if content == "result" else str
+    if (
+        not isinstance(read, dict)
+        or not isinstance(found := read.get("config"), dict)
+        or not isinstance(read.get(content), form)
+    ):
+        raise ValueError(f"{path} must hold config and {content} of a run, got {read!r:.200}")
     if _key(found) != path.stem or (plain is not None and found != plain):
         raise ValueError(f"{path} must be named by its own configuration, got {found}")
-    return entry
+    return read
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"no entry holds {name}")
-
-
-def _checked(entry: Any, name: str, content: str) -> dict[str, Any]:
-    """Return an entry that holds a configuration and its result or traceback, or refuse it."""
-    form = dict if content == "result" else str
-    if (
-        not isinstance(entry, Mapping)
-        or not isinstance(entry.get("config"), dict)
-        or not isinstance(entry.get(content), form)
-    ):
-        raise ValueError(f"{name} must hold config and {content} of a run, got {entry!r:.200}")
-    return dict(entry)
 
 
 @dataclass

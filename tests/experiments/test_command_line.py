@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from heavytail.experiments import __main__ as command_line
-from heavytail.experiments import runs, tables
+from heavytail.experiments import results, runs, scales, summary, tables
 from heavytail.experiments.__main__ import main
-from heavytail.experiments.runs import Config
+from heavytail.experiments.results import Config
+from heavytail.experiments.summary import COLUMNS
 from heavytail.experiments.sweep import Report, Store
-from heavytail.experiments.tables import COLUMNS, TABLES, Table
+from heavytail.experiments.tables import TABLES, Table
 
 PLAIN = Config(data="digits", width=12, steps=3)
 NOISY = replace(PLAIN, kind="shared", alpha=1.75, scale=0.01)
@@ -133,9 +134,8 @@ def test_a_record_is_enough(capsys, tmp_path):
     text = (tmp_path / "kept" / "record.json").read_text()
     assert here("run", "small", "--store", "new", "--record", "kept/record.json") == 0
     assert capsys.readouterr().out.endswith("0 done, 4 there before, 0 failed, 0 lost\n")
-    assert list(Store("new").entries()) == list(Store("results").entries())
-    again = (tmp_path / "kept" / "record.json").read_text()
-    assert again == text
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "kept" / "record.json").read_text() == text
 
 
 def test_a_record_says_what_it_is(tmp_path):
@@ -145,7 +145,7 @@ def test_a_record_says_what_it_is(tmp_path):
     assert content["what"] == TITLE
     command = "python -m heavytail.experiments run small --scale quick --record record.json"
     assert content["command"] == command
-    assert [runs.read(entry)[0] for entry in content["runs"]] == list(QUICK)
+    assert [results.read(entry)[0] for entry in content["runs"]] == list(QUICK)
     assert len(text.splitlines()) == 7  # a line each
 
 
@@ -154,30 +154,30 @@ def test_a_record_goes_on(tmp_path, capsys):
     here("run", "small", "--store", "new", "--record", "record.json")
     assert capsys.readouterr().out.splitlines()[1].startswith("2 done, 2 there before")
     content = json.loads((tmp_path / "record.json").read_text())
-    assert [runs.read(entry)[0] for entry in content["runs"]] == list(QUICK)
+    assert [results.read(entry)[0] for entry in content["runs"]] == list(QUICK)
 
 
 def test_a_brief_record_is_small_and_not_taken_for_a_whole_one(tmp_path, capsys):
-    """Curves and layers are left out, and made again by a table that has them."""
+    """Curves and layers are left out of the file, and in the store."""
     tables.TABLES["brief"] = Table(TITLE, PAPER, QUICK[:1], brief=True)
     here("run", "brief", "--record", "brief.json")
     (entry,) = json.loads((tmp_path / "brief.json").read_text())["runs"]
-    _, result = runs.read(entry)
+    _, result = results.read(entry)
     assert result.curve is None is result.layers
-    assert result == replace(runs.read(Store("results").read(QUICK[0]))[1], curve=None, layers=None)
+    _, whole = results.read(Store("results").read(QUICK[0]))
+    assert result == replace(whole, curve=None, layers=None)
     capsys.readouterr()
     here("run", "brief", "--store", "new", "--record", "brief.json")
     assert capsys.readouterr().out.startswith("0 done, 1 there before")
     here("run", "small", "--store", "new")
     assert capsys.readouterr().out.startswith("4 done, 0 there before")
-    assert runs.read(Store("new").read(QUICK[0]))[1].curve is not None
 
 
 def test_a_record_keeps_runs_of_another_size(tmp_path):
     here("run", "small", "--scale", "paper", "--record", "record.json")
     here("run", "small", "--store", "new", "--record", "record.json")
     content = json.loads((tmp_path / "record.json").read_text())
-    assert {runs.read(entry)[0] for entry in content["runs"]} == {*QUICK, *PAPER}
+    assert {results.read(entry)[0] for entry in content["runs"]} == {*QUICK, *PAPER}
 
 
 def test_a_record_holds_what_did_not_fail(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_record_holds_what_did_not_fail(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "[]", '{"what": 1}', '{"runs": [{"config": {}}]}'])
 def test_what_is_no_record_is_refused_and_left(text, tmp_path):
     (tmp_path / "record.json").write_text(text)
-    with pytest.raises(ValueError, match=r"record.json must be a record|an entry must hold"):
+    with pytest.raises(ValueError, match=r"record.json must be a record"):
         here("run", "small", "--record", "record.json")
     assert (tmp_path / "record.json").read_text() == text
 
@@ -207,6 +207,10 @@ def test_list(capsys):
     assert line.split() == ["small", "2", "of", "4", "runs", *TITLE.split()]
     assert here("list", "--scale", "paper", "--store", "none") == 0
     assert "0 of    1 runs" in capsys.readouterr().out
+    here("run", "small", "--seeds", "1", "--record", "kept/small.json")
+    capsys.readouterr()
+    assert here("list", "--store", "none", "--records", "kept") == 0
+    assert "2 of    4 runs" in capsys.readouterr().out
 
 
 def test_cost(capsys, monkeypatch):
@@ -248,8 +252,8 @@ def test_tabulate_as_csv_from_a_record(capsys):
     assert "\r" not in text
     head, *lines = csv.reader(io.StringIO(text))
     assert head == list(COLUMNS)
-    found = tables.rows(QUICK, map(runs.read, Store("results").entries()))
-    assert lines == [tables.cells(row) for row in found]
+    found = summary.rows(QUICK, map(results.read, Store("results").entries()))
+    assert lines == [summary.cells(row) for row in found]
 
 
 def test_tabulate_nothing(capsys):
@@ -260,11 +264,11 @@ def test_tabulate_nothing(capsys):
 
 
 def test_plan(capsys, monkeypatch):
-    monkeypatch.setattr(tables, "plan", lambda shape: (0.1, 0.2))
-    monkeypatch.setattr(tables, "gaussian_scale", lambda shape, scale: 2 * scale)
+    monkeypatch.setattr(scales, "plan", lambda shape: (0.1, 0.2))
+    monkeypatch.setattr(scales, "gaussian_scale", lambda shape, scale: 2 * scale)
     assert here("plan") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(tables.SCALES)
+    assert len(lines) == len(scales.SCALES)
     assert lines[0].endswith("(0.1, 0.2); at alpha 2 [0.2, 0.4]")
     assert lines[1].endswith("(0.1, 0.2)")
 

@@ -164,26 +164,6 @@ def test_other_files_of_the_folder_are_left_alone(run, store):
     assert here(run, TRIALS[:4], store).done == 3
 
 
-def test_entries_go_from_store_to_store(run, store, tmp_path):
-    here(run, TRIALS, store)
-    here(broken, TRIALS[:1], other := Store(tmp_path / "other"))
-    for entry in store.entries():
-        other.add(entry)
-    assert here(broken, TRIALS, other).present == 6
-    assert list(other.entries()) == list(store.entries())
-    other.add({**store.read(TRIALS[0]), "seconds": 1e6})  # what is there stays
-    assert other.read(TRIALS[0]) == store.read(TRIALS[0])
-
-
-@pytest.mark.parametrize(
-    "entry", [{}, {"config": {}}, {"result": {}}, [], {"config": 0, "result": 0}]
-)
-def test_what_is_no_entry_is_not_added(entry, store):
-    with pytest.raises(ValueError, match="an entry must hold config and result"):
-        store.add(entry)
-    assert not store.folder.exists()
-
-
 def test_a_write_that_is_stopped_leaves_no_trace(run, store, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -489,12 +469,6 @@ def test_a_run_whose_holder_dies_is_taken_over(held, run, log, store):
         held.kill()
         assert waiting.result(60).done == 6
     assert [process for number, process in noted(log) if number == 0] == [held.pid, os.getpid()]
-
-
-def test_what_another_holds_is_not_added(held, run, store, tmp_path):
-    here(run, TRIALS[:1], other := Store(tmp_path / "other"))
-    store.add(other.read(TRIALS[0]))
-    assert not store.holds(TRIALS[0])
 
 
 # Acceptance.
