@@ -43,7 +43,7 @@ from heavytail import plots
 from heavytail.stable import symmetric_from_uniforms
 
 plots.use_style()
-# Double precision, so that no printed digit hangs on rounding.
+# Double precision, so that no printed digit depends on rounding.
 torch.set_default_dtype(torch.float64)
 
 
@@ -226,7 +226,9 @@ for alpha, x in draws.items():
 # ## Stability
 #
 # Among all laws with heavy tails, why these? Noise is added at every step of training, so what
-# counts is the law of a sum. It is simplest if summing does not change its form. A random
+# counts is the law of a sum. It is simplest if summing does not change its form. And nothing else
+# can come out in the long run: if sums of independent terms of one law, suitably shifted and scaled,
+# have a limit in law, that limit is stable {cite:p}`nolan2020`. A random
 # variable $X$ has a **strictly stable** law of index $\alpha$ if for each $K$ and independent
 # copies $X_1, \dots, X_K$ of it,
 #
@@ -313,6 +315,48 @@ print(f"median |X| of N(0, 1):    {float(normal):.2f}")
 assert abs(normal - 0.6745) < 0.01  # standard error 0.0018
 
 # %% [markdown]
+# ### Between the two
+#
+# Move the slider from Cauchy to Gauss. On the left is the density, on the right a **random walk**,
+# the sums of the first $1, 2, \dots, K$ draws over $K^{1/\alpha}$. All walks are made from the same
+# random bits.
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+alphas = [1 + j / 20 for j in range(21)]
+grid = torch.linspace(-10, 10, 201)
+steps = 1000
+
+
+def frame(alpha):
+    """Draw the density and a walk."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+    density = heavytail.Stable(alpha).log_prob(grid).exp()
+    left.semilogy(grid, density, color="#0072B2")
+    left.semilogy(grid, gauss, color="0.6", linewidth=1)
+    left.set(ylim=(1e-5, 0.5), xlabel="x", title="density")
+    x = heavytail.symmetric_stable(alpha, steps, generator=seeded(58))
+    walk = x.cumsum(0) / steps ** (1 / alpha)
+    right.plot(walk, color="#D55E00", linewidth=1)
+    right.set(ylim=(-3, 3), xlabel="draws", title="rescaled sum")
+    return fig
+
+
+gauss = heavytail.Stable(2.0).log_prob(grid).exp()
+plots.slider(
+    map(frame, alphas),
+    [f"α = {alpha:.2f}" for alpha in alphas],
+    moves="stability index",
+    start=alphas.index(1.75),
+    caption="Left, the density of S(α)S(1); grey, that of α = 2. Right, "
+    "the sums of 1000 draws. At α = 2 no single step is seen. As α falls "
+    "the tails rise and the walk breaks up into jumps.",
+    alt="Left, a density on a logarithmic axis: a parabola at alpha 2, "
+    "whose arms bend outward to slow tails as alpha falls to 1. Right, a "
+    "random walk, which looks continuous at alpha 2 and moves by a few "
+    "large jumps at alpha 1.",
+)
+
+# %% [markdown]
 # ### The first moment
 #
 # A stable law with $\alpha < 2$ has no variance to describe its size by. For $\alpha > 1$ the
@@ -364,7 +408,8 @@ assert below > 10  # most miss the rare draws that make up the rest
 
 # %% [markdown]
 # The plain average at $\alpha = 1.2$ is still 4 % off after a million draws, and most shorter ones
-# err on the same side: they are too low (in the limit, five of six are), because a good part of
+# err on the same side: they are too low (in the limit five of six are: their deviations tend to a stable law with
+# positive jumps only, which is negative with probability $1/\alpha$ {cite:p}`nolan2020`), because a good part of
 # the mean lies in draws too rare to have come up.
 #
 # ## The tail
@@ -391,7 +436,8 @@ assert below > 10  # most miss the rare draws that make up the rest
 # The left side is $\sim u^\alpha$, so $C$ is one over the last integral, which is
 # $\Gamma(1 - \alpha) \cos(\pi \alpha / 2)$ (at $\alpha = 1$, its limit $\pi/2$). The reflection
 # formula of the Gamma function turns that into $C_\alpha$. So the tail is read off the
-# term $|u|^\alpha$ of the characteristic function at 0. (That there is a power law was assumed here.)
+# term $|u|^\alpha$ of the characteristic function at 0. (Assumed here, and proved in
+# {cite:t}`nolan2020`: that there is a power law, and that the limit may be taken under the integral.)
 #
 # **Which moments exist?** Since
 # $\E |X|^p = \int_0^\infty p x^{p - 1}\, \P(|X| > x)\, dx$, the tail decides: the integrand is of
@@ -528,7 +574,7 @@ assert outliers[0] > 100 * outliers[1]
 #
 # ### Reading the index off data
 #
-# Someone hands over a column of numbers: what is its $\alpha$? Three estimators answer, and
+# Someone hands over a list of numbers: what is its $\alpha$? Three estimators answer, and
 # each assumes something else. With $|x|_{(1)} \ge |x|_{(2)} \ge \dots$ the sizes in falling
 # order, **Hill's estimator** {cite:p}`hill1975` is
 #
@@ -582,7 +628,8 @@ plt.show()
 # ```
 #
 # and it replaces the expectations by means over blocks of $K$ values. It needs values centred at 0
-# whose sums, divided by $K^{1/\alpha}$, have the law of one term, and uses no tail. **Maximum likelihood** takes $\alpha$ and the scale under which
+# whose sums, divided by $K^{1/\alpha}$, have the law of one term, and does not look
+# at the tail. **Maximum likelihood** takes $\alpha$ and the scale under which
 # the data are most probable, and needs the density of the law; the next page shows where
 # that comes from. All three, and their standard errors, assume independent values.
 
@@ -627,7 +674,7 @@ assert abs(wrong[2].alpha - 1.5) > 5 * wrong[2].stderr
 # ## Three kinds of noise vectors
 #
 # The noise on a column is a vector in $\R^d$. Many laws on $\R^d$ have stable coordinates; they
-# differ in how a jump is shared out among the coordinates.
+# differ in how a **jump**, a noise vector far out in the tail, is shared out among the coordinates.
 #
 # ```{admonition} The paper's definition
 # :class: note
@@ -722,7 +769,8 @@ grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
 for (top, bottom), kind in zip(axes.T, kinds, strict=True):
     color = plots.KIND_STYLES[kind]["color"]
     points = plane[kind][:20_000].T
-    top.scatter(*points, s=4, color=color, linewidths=0, alpha=0.6)
+    dots = {"s": 4, "linewidths": 0, "alpha": 0.6}
+    top.scatter(*points, color=color, rasterized=True, **dots)
     top.set(xlim=(-60, 60), ylim=(-60, 60), aspect="equal")
     top.set(xticks=[-50, 0, 50], yticks=[-50, 0, 50])
     top.set_axisbelow(True)
@@ -753,7 +801,7 @@ plt.show()
 # - *Type I.* $\lVert \xi \rVert = \sqrt d\, |\zeta|$.
 # - *Type II.* The norm is large when one coordinate is, and there are $d$ of them. That two are
 #   large together has a probability of the order of $r^{-2\alpha}$.
-# - *Type III.* $\P(A > x) \sim x^{-\alpha/2} / \Gamma(1 - \alpha/2)$, and
+# - *Type III.* $\P(A > x) \sim x^{-\alpha/2} / \Gamma(1 - \alpha/2)$ {cite:p}`nolan2020`, and
 #   $\lVert \xi \rVert > r$ means $A > r^2 / (2 \lVert G \rVert^2)$. So
 #   $c_{\text{III}} = 2^{\alpha/2}\, \E \lVert G \rVert^\alpha / \Gamma(1 - \alpha/2)$, and
 #   $\E \lVert G \rVert^\alpha = 2^{\alpha/2}\, \Gamma(\frac{d + \alpha}{2}) / \Gamma(\frac d2)$.
@@ -862,8 +910,11 @@ assert everyone["independent"] > 1.5 * everyone["isotropic"]
 # - **Type III** moves it in a uniformly random direction: the unit answers to a random
 #   combination of all inputs.
 #
-# The norm, and with it the order in which pruning removes columns, does not see the direction. The
-# network may.
+# (The cosine with the diagonal is 1 for type I. That of a random direction is about 0.08, that of an
+# axis 1/8.) The norm, and with it the order in which pruning removes columns, does not see the
+# direction. The network may.
+#
+# ## Takeaway
 
 # %% tags=["hide-input"]
 one, two, three = (f"{100 * top[kind]:.1f}" for kind in kinds)
@@ -876,8 +927,8 @@ takeaway = f"""
 > at x = {start[1.9]:.1f}, and {in_thousand[1.9]:.1f} draws of 1000 lie
 > beyond. Jumps have directions: in 64 dimensions, half of the longest
 > 1 % of the noise vectors have more than {two} % of their squared norm
-> in one coordinate for type II; {three} % for type III, and {one} % in
-> all vectors of type I.
+> in one coordinate for type II; the figures are {three} % for type III
+> and {one} % for type I.
 """
 display(Markdown(takeaway))
 
@@ -950,10 +1001,10 @@ assert hill[1.9] > 3
 # = \frac{a}{1 - a} \cdot \frac{m^{-a} - m^{-1}}{1 - m^{-a}} .
 # $$
 #
-# For large $n$ the maximum is of the order of $n^{1/a}$; there $m^{-1}$ is negligible beside
-# $m^{-a}$, and $n\, m^{-a}$ is in the limit a standard exponential variable, of mean 1. Together
-# the other terms thus add $a / (1 - a)$ to the 1 of the maximum itself:
-# $1 + a/(1 - a) = 1/(1 - a) = 2/(2 - \alpha)$.
+# Now $U = m^{-a}$ is the least of $n$ uniform numbers, of density $n (1 - u)^{n - 1}$. In the mean
+# the other terms add $\frac{a}{1 - a}\, (n - 1)\, \E \frac{U - U^{1/a}}{1 - U}$. Here
+# $(n - 1)\, \E \frac{U}{1 - U} = 1$ exactly, and the rest is of order $n^{1 - 1/a} \to 0$. So the
+# sum tends to $1 + a/(1 - a) = 1/(1 - a) = 2/(2 - \alpha)$.
 # ```
 
 # %% tags=["hide-cell"]
@@ -963,3 +1014,6 @@ for alpha in (1.2, 1.0):
     print(f"α = {alpha}: {multiple:.2f}, in the limit {limit:.2f}")
     # Standard error of a mean over 1000 blocks: 0.03 to 0.04.
     assert abs(multiple - limit) < 0.15
+
+# %% [markdown]
+# *Reference:* [](api/stable.md), [](api/tails.md), [](api/noise.md).

@@ -56,6 +56,9 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## The formula, derived
 #
+# (A reader who takes the theorem on trust can go on at the next section. Of the proof only
+# {eq}`eq-zolotarev` is used there.)
+#
 # ```{prf:theorem} Chambers, Mallows and Stuck
 # :label: thm-cms
 # Let $U$ be uniform on $(-\pi/2, \pi/2)$, $W$ a standard exponential independent of it, and
@@ -181,8 +184,9 @@ assert near.min() > 1e-8
 
 # %% [markdown]
 # Two failures, one cause. The angles next to the pole lie about $2 \cdot 10^{-7}$ apart, so that
-# all of the tail beyond some $x$ is carried by a few of them, or by none. And $\pi/2$ rounds
-# *up*: its cosine is negative, and a power of it is nan. In double precision the steps are
+# all of the tail beyond some $x$ is carried by a few of them, or by none. And once in $2^{24}$ draws
+# `torch.rand` returns 0. The angle $-\pi/2$ that belongs to it rounds to a number beyond the pole,
+# whose cosine is negative, and a power of that is nan. In double precision the steps are
 # $2^{29}$ times finer, and $\pi/2$ rounds down: no draw is lost to it.
 #
 # How much of the tail is lost can be computed, not only simulated. Given the angle, the
@@ -245,7 +249,7 @@ plt.show()
 # %% [markdown]
 # ## The same formula, in the distance to the pole
 #
-# The mend is to draw what the tail needs. Let $V = \pi/2 - |U|$, uniform on $(0, \pi/2]$, be made
+# The remedy is to draw what the tail needs. Let $V = \pi/2 - |U|$, uniform on $(0, \pi/2]$, be made
 # from an integer of 31 bits, which floating point keeps to *relative* precision however small it
 # is. Every cosine becomes a sine of something positive. With $\delta = 2 - \alpha$ and
 # $\alpha \ge 1$,
@@ -338,9 +342,9 @@ assert torch.isfinite(x).all()
 #
 # At $\alpha = 1$ both $t$ and $X_1$ are infinite. Nolan's form S0 is $X_0 = X_1 - t$, and its law is
 # continuous there. The subtraction must be done on paper, not in floating point. The package
-# collects the terms that grow with $t$, in which $e = 1 - \alpha$ appears only in
-# $(e^{eg} - 1)/e$ and $\sin(eU)/e$: both have a limit, and floating point computes both without
-# loss. As $\alpha$ falls to 1 a draw then moves little. (Below 1 the other logarithm of the same
+# collects the terms that grow with $t$. There $\omega = 1 - \alpha$ appears only in
+# $(e^{\omega g} - 1)/\omega$ and $\sin(\omega U)/\omega$, with $e^g$ the large bracket of $X_1$ to
+# the power $1/\alpha$: both have a limit, and floating point computes both without loss. As $\alpha$ falls to 1 a draw then moves little. (Below 1 the other logarithm of the same
 # bits is used, and only the law is continuous.)
 
 # %%
@@ -414,8 +418,8 @@ plt.show()
 # %% [markdown]
 # Quadrature in the angle has to find the needle first, and may miss it. That is a matter of the
 # coordinate, not of the curve. With $r = e^s$ the package takes $p = s - \theta$ for $\alpha > 1$ and
-# $p = s + \theta$ for $\alpha < 1$, which never stands still along the curve, not even at
-# $\alpha = 1$, where the angle does. It finds the $p$ at which $g = 1$, puts
+# $p = s + \theta$ for $\alpha < 1$, which grows strictly along the curve, even at $\alpha = 1$, where
+# the angle stands still. It finds the $p$ at which $g = 1$, calls it $p_1$, puts
 # $p = p_1 + \sinh \tau$, and applies the trapezoidal rule in $\tau$ with steps of 0.065, some
 # hundred in all. At each step Newton's iteration finds $\theta$ from $p$. (The signs are those of
 # $x > 0$; a sharp bend of the curve, as some skewed laws have it, gets a centre and a width of its own.)
@@ -558,8 +562,8 @@ assert min(faster.values()) > 1
 
 # %% [markdown]
 # SciPy and Pyro run their samplers of the general law here, at $\beta = 0$; what is compared is what
-# a user gets who asks for a symmetric draw. And the tails? The same script draws $10^8$ numbers from each sampler at $\alpha = 1.1$, and counts
-# those beyond some levels and those that are no numbers.
+# a user gets who asks for a symmetric draw. And the tails? The same script draws $10^8$ numbers from
+# each sampler at $\alpha = 1.1$, and counts those beyond some levels and those that are not numbers.
 
 # %% tags=["hide-input"]
 counts = record["tails"]
@@ -662,3 +666,6 @@ for q in (0.1, 0.5, 0.9):
     assert (
         abs(one / two - 1) < 0.03
     )  # the 90 % quantile has a standard error near 0.5 %
+
+# %% [markdown]
+# *Reference:* [](api/stable.md).

@@ -22,7 +22,7 @@
 #
 # [](01_one_page.ipynb) added the noise and looked at the end. This page looks at the training
 # itself: one large jump, the noise beside the gradient, other optimizers. Then it predicts the
-# pruning ratio from the start and the noise alone, holds the prediction against recorded runs,
+# pruning ratio from the start and the noise alone, checks the prediction against recorded runs,
 # and finds out where it fails. It runs in about a minute.
 
 # %% tags=["remove-cell"]
@@ -52,7 +52,7 @@ from heavytail.experiments.prediction import read, replay
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 
 plots.use_style()
-# Double precision, so that no printed digit hangs on rounding.
+# Double precision, so that no printed digit depends on rounding.
 torch.set_default_dtype(torch.float64)
 digits = load("digits").to(dtype=torch.float64)
 error = 0.1**0.5  # relative error allowed in pruning: squared, 0.1
@@ -70,15 +70,8 @@ def network(seed, width=500):
 # %% [markdown]
 # ## The algorithm, to the letter
 #
-# ```{admonition} The paper's algorithm
-# :class: note
-# After each step of SGD with learning rate $\eta$, every column receives noise of its own,
-# $W_i \leftarrow W_i - \eta\, g_i + \sigma\, \eta^{1/\alpha}\, \xi_i$, where the vectors $\xi_i$ of
-# type I, II or III are independent over columns and steps {cite:p}`wan2024`. In the experiments
-# the last layer is trained too and gets no noise.
-# ```
-#
-# `heavytail.StableNoise` is that line, as a hook on the optimizer. It acts *after*
+# After each step every column receives its noise, {eq}`eq-heavy-tailed-sgd`. `heavytail.StableNoise`
+# is that line, as a hook on the optimizer. It acts *after*
 # `optimizer.step()`, on the weights, so it is never fed to momentum, to clipping or to the
 # normalisation of Adam. It reads the learning rate of that step. A step that is not taken, because
 # gradients are still being accumulated or a gradient scaler has skipped it, adds no noise.
@@ -153,9 +146,9 @@ assert losses[when + 20] < losses[when]
 
 # %% [markdown]
 # The largest jump made one column some twenty times as long as it was, in one step. The loss went
-# up by an eighth, and was below its old value 20 steps later: the output depends on a column
-# through one weight for each class in the last layer, which starts near $1/\sqrt n$ and is trained.
-# The *matrix* does not forget. Nothing undid the jump within this training.
+# up by an eighth, and was below its old value 20 steps later: the output depends on a column through
+# one weight for each class in the last layer, which starts near $1/\sqrt n$ and is trained. (How
+# little of a step's length reaches the logits is measured below.) The *matrix* does not forget. Nothing undid the jump within this training.
 #
 # How many such jumps are there? A single noise vector has the tail
 # $\P(\lVert \xi \rVert > r) \sim c\, r^{-\alpha}$, with the constants $c$ of
@@ -185,6 +178,9 @@ for r in (0.5, 1, 2, 4):
     assert p > 1e-3
 
 # %% [markdown]
+# The counts are what chance gives: that of the jumps longer than 4 lies above its mean by no more
+# than a Poisson count often does.
+#
 # ## The noise beside the gradient
 #
 # Now compare sizes. At each step the gradient moves the whole matrix by
@@ -206,7 +202,7 @@ for name, moves in parts.items():
 size = float(start.body[0].weight.detach().norm())
 right.axhline(size, color="0.5", linestyle=":", label="the start")
 left.set(xlabel="step", ylabel="moved in one step")
-right.set(xlabel="step", ylabel="moved so far")
+right.set(xlabel="step", ylabel="total moved")
 right.legend()
 plt.show()
 
@@ -219,15 +215,15 @@ ratios = sorted(
     float(b.norm() / a.norm())
     for a, b in zip(parts["gradient"], parts["noise"], strict=True)
 )
-middle = ratios[steps // 2]
+midway = ratios[steps // 2]
 print(
-    f"noise over gradient, a step: {ratios[0]:.0f} at least, {middle:.0f}"
+    f"noise over gradient, a step: {ratios[0]:.0f} at least, {midway:.0f}"
 )
 singly = sum(float(a.square().sum()) for a in parts["gradient"]) ** 0.5
 aligned = float(total["gradient"][-1]) / singly
 print(f"gradients sum to {aligned:.1f} times what they would at random")
 assert ratios[0] > 4
-assert middle > 15
+assert midway > 15
 assert 0.1 < share < 0.5
 assert aligned > 3
 
@@ -253,12 +249,11 @@ typical = sorted(
     for a, b in zip(reached["gradient"], reached["noise"], strict=True)
 )[10]
 print(f"change of the logits, noise over gradient: {typical:.1f}")
-assert typical < middle / 5
+assert typical < midway / 5
 
 # %% [markdown]
 # In the logits a typical step of noise does no more than a step of gradient, for all its length.
-# And where the noise of one step is undone by that of the next, the gradients of many steps go the
-# same way.
+# And the noise of different steps has random signs, while the gradients of many go the same way.
 #
 # ## What of other optimizers?
 #
@@ -363,7 +358,7 @@ plots.show_table(
 # ````{prf:proof}
 # Each of the three noise vectors has a characteristic function of the form
 # $\E e^{i \langle u, \xi \rangle} = e^{-\psi(u)}$ with $\psi(cu) = c^\alpha \psi(u)$ for $c > 0$
-# (the table in [](02_heavy_tails.ipynb)). The $\xi^{(k)}$ are independent, so that of the sum is
+# ({eq}`eq-tails-kinds`). The $\xi^{(k)}$ are independent, so that of the sum is
 # $\prod_k e^{-\psi(\sigma_k \eta_k^{1/\alpha} u)} = e^{-s^\alpha \psi(u)}$, which is that of
 # $s\,\xi$.
 # ````
@@ -417,8 +412,8 @@ assert inside >= binom.ppf(1e-3, 40, 0.9)
 
 # %% [markdown]
 # Forty networks, trained at once by `train_together`, against a band drawn before, from one start
-# of the same law. The same was done at the size of the paper's experiment: ECG5000, width 2000,
-# 2000 steps at learning rate 0.01, five runs for each kind and scale, every run with a start,
+# of the same law. The same was done at the size of the paper's experiment: ECG5000 (heartbeats of 140
+# samples, normal or not, 500 of them for training), width 2000, 2000 steps at learning rate 0.01, five runs for each kind and scale, every run with a start,
 # batches and noise of its own.
 
 # %% tags=["hide-input"]
@@ -549,7 +544,7 @@ print(f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {least:.3f}")
 # layers the ratio fell below the 5 % quantile of its prediction, and the replay did too: that was
 # luck, not gradient.) On MNIST a learning rate of 0.1 makes $G$ more than half as large as the
 # start under type I, and the replay is 10 to 13 % high. Mind the last column: what type I costs on
-# MNIST, whose pixels do not sum to zero, is a subject of its own.
+# MNIST, whose pixels do not sum to zero, is a subject of [](12_experiments.ipynb).
 #
 # Why high? Look at the networks of this page: which columns did the gradient lengthen?
 
@@ -638,7 +633,9 @@ assert abs(planned_ratio.noise / s - 1) < 1e-9
 # %% [markdown]
 # ## Two scalings
 #
-# The theory and the experiments do not write the same network.
+# The theory and the experiments do not write the same network. Here $R$ is the risk, the mean loss
+# over the data. (The paper's theory keeps $A_i$ fixed; the map holds with the row of the last layer or
+# without it.)
 #
 # | | the theory | the experiments |
 # | --- | --- | --- |
@@ -718,7 +715,7 @@ host = {
 }
 print(f"measured on: {cost['machine']}")
 print(
-    "host's recipe over ours: "
+    "time of the official recipe over ours: "
     + ", ".join(f"{value:.1f}" for value in host.values())
 )
 assert min(host.values()) > 1
@@ -728,14 +725,15 @@ assert min(host.values()) > 1
 # compares with drawing by SciPy and NumPy in double precision, as the paper's official script does:
 # time over ours for types I, II and III. Type I is nearly free, and type III costs little more than
 # plain Gaussian noise. Type II needs a stable number for each weight and step: at batch 100 that
-# takes longer than the step itself, and at batch 500 three quarters of it.
+# takes longer than the step itself, and at batch 500 a half to three quarters of it.
 #
 # ## Takeaway
 
 # %% tags=["hide-input"]
 takeaway = f"""
-> **Takeaway.** A step of noise is longer than a step of gradient and
-> moves the logits no more. The law of the pruning ratio follows from
+> **Takeaway.** A typical step of noise is {midway:.0f} times as long as
+> a step of gradient, and moves the logits {typical:.1f} times as far.
+> The law of the pruning ratio follows from
 > the start and σ(ηK)^(1/α) as long as the gradient part is small beside
 > them: {hits} of {len(trusted)} recorded runs on ECG5000 fell inside
 > the 5 to 95 % band drawn before training, and a run's own noise on its
@@ -822,3 +820,6 @@ print(
     "unchanged, up to rounding" if changed < 1e-9 else f"by {changed}"
 )
 assert changed < 1e-9
+
+# %% [markdown]
+# *Reference:* [](api/noise.md), [](api/prediction.md), [](api/experiments_studies.md).

@@ -23,7 +23,8 @@
 # This is the second result behind the paper's proof. The paper bounds the error of the scheme by
 # $\eta^{1/\alpha}$ and asks for very small steps. Measured, the error falls like $\eta$. This page
 # proves that it does, for smooth bounded neurons, with a constant that does not depend on the
-# width, and shows what the kink of ReLU changes. It runs in about half a minute.
+# width, and shows what the kink of ReLU changes. The notation is that of
+# [](05_propagation_of_chaos.ipynb). It runs in about half a minute.
 
 # %% tags=["remove-cell"]
 # On Colab, install the package; elsewhere, do nothing.
@@ -66,7 +67,7 @@ def seeded(seed):
 # \theta^i_{k+1} = \theta^i_k + \eta\, b(\theta^i_k, f_n) + \sigma\, \eta^{1/\alpha}\, \xi^i_k ,
 # ```
 #
-# and that is gradient descent with heavy-tailed noise, $\eta$ its learning rate. To compare two
+# and that is *full-batch* gradient descent with heavy-tailed noise, $\eta$ its learning rate. To compare two
 # step sizes on one path of the noise, add up the increments of the fine one: over two fine steps
 # the noise is $\sigma (\eta/2)^{1/\alpha} (\xi_{2k} + \xi_{2k+1})$, which has the law of
 # $\sigma \eta^{1/\alpha} \xi$ by stability.
@@ -123,7 +124,7 @@ plt.show()
 # values*, as a bound that knows only the Lipschitz constant must, the error at time $T$ is of order
 # $\eta^{1/\alpha}$ (for $\alpha > 1$). But the noise is symmetric. It pushes the drift up as often as
 # down; and what remains by chance is uncorrelated from step to step. If the drift is bounded, one
-# step is wrong by $\eta \cdot \eta^{1/2}$ in mean square, because large jumps are rare; and
+# step is wrong by $\eta \cdot \eta^{1/2}$ in root mean square, because large jumps are rare; and
 # $1/\eta$ such errors with random signs add up to $\eta$.
 #
 # ## The theorem
@@ -173,8 +174,8 @@ plt.show()
 #
 # The first integrand is at most $c\, |\theta^i_s - Y^i_s| + \frac cn \sum_j |\theta^j_s - Y^j_s|$.
 # With $u_t = \max_i (\E \sup_{s \le t} |\theta^i_s - Y^i_s|^p)^{1/p}$ and $r$ the same maximum for
-# $R$ (finite, as $b$ is bounded), $u_t \le r + 2c \int_0^t u_s\, ds$, hence $u_T \le r\, e^{2cT}$ by Grönwall's lemma. It
-# remains to show $r \le c\, \eta$.
+# $R$ (finite, as $b$ is bounded), $u_t \le r + 2c \int_0^t u_s\, ds$, hence $u_T \le r\, e^{2cT}$ by
+# Grönwall's lemma. It remains to show $r \le c\, \eta$.
 #
 # *One step, in the mean.* Let $h = s - \tau(s)$, and condition on the particles at time
 # $\tau(s)$. In $Y_s - Y_{\tau(s)}$ the drift contributes at most $c h$ to each particle, and $g_i$
@@ -209,19 +210,27 @@ plt.show()
 #
 # So the condition $\eta \le n^{-\alpha/2-1}$ can be replaced by $\eta \le n^{-\delta}$, with any
 # $\delta > 0$: the error, even of the worst column, then still tends to 0 as $n \to \infty$ (take
-# $p > 1/\delta$). Together with {prf:ref}`thm-chaos`, the columns of SGD are within
-# $c\, n^{-1/2} + C_p\, n^{1/p} \eta$ of independent copies of the limit, all at once. The theorem needs no lower bound on $\alpha$ and no moment of the noise. That the
+# $p > 1/\delta$). Together with {prf:ref}`thm-chaos`, the columns of full-batch descent are, in the
+# mean, within $c\, n^{-1/2} + C_p\, n^{1/p} \eta$ of independent copies of the limit, all at once.
+# Minibatches, drawn afresh, add an error that the columns share: a sum of $T / \eta$ terms of size
+# $\eta$ and of mean 0 given the past, so at most $C_p\, n^{1/p} \eta^{1/2}$ by the same inequalities.
+# Then $\eta \le n^{-\delta}$ still suffices (take $p > 2 / \delta$). And for *pruning* alone no
+# condition on $\eta$ is needed at all: {prf:ref}`cor-trained-columns`.
+#
+# The theorem needs no lower bound on $\alpha$ and no moment of the noise. That the
 # rate does not depend on $p$ was first shown by {cite:t}`butkovsky2022`, for one equation, without
 # the average over $n$, and for drifts that need only be Hölder continuous (of an order above
 # $1 - \alpha/2$, with $\alpha \ge 2/3$); what is added here is that the constant does not grow with
 # the width. At $\alpha = 2$ rate one is classical: with additive noise Euler's scheme is
-# Milstein's. Smooth and bounded neurons are needed, though,
-# and ReLU are neither.
+# Milstein's, the one of order one. The theorem does need smooth and bounded neurons, and ReLU is
+# neither.
 #
 # ## The rate, measured
 #
 # `heavytail.euler_error` runs several step sizes on one path. The recorded study: 500 particles in
-# $\R^3$, 16 data points, $T = 1$, 16 seeds for each $\alpha$; the finest scheme has 4096 steps.
+# $\R^3$, 16 data points, $T = 1$, 16 seeds for each $\alpha$; the finest scheme has 4096 steps. The
+# exact solution is not known, so the finest scheme, of step $\eta_{\text{ref}}$, stands in for it, and
+# the fit is on $\eta - \eta_{\text{ref}}$.
 
 # %%
 euler = {
@@ -318,8 +327,8 @@ assert growth < 4
 # ```
 #
 # At $\alpha = 2$ this is $3/4$, the rate known, up to any $\varepsilon$, for a discontinuous drift
-# and Gaussian noise in one dimension {cite:p}`neuenkirch2021`. As the smooth part of the error has rate 1, slopes should come down to
-# {eq}`eq-kink` as $\eta$ falls.
+# and Gaussian noise in one dimension {cite:p}`neuenkirch2021`. As the smooth part of the error has
+# rate 1, slopes should come down to {eq}`eq-kink` as $\eta$ falls.
 
 # %% tags=["hide-input"]
 rows = []
@@ -360,15 +369,15 @@ display(Markdown(takeaway))
 # %% [markdown]
 # ## Exercises
 #
-# **1. A finite reference, again.** For the smooth part of the error the fit is on
-# $\eta - \eta_{\text{ref}}$. The random part behaves like $\int (W_s - W_{\tau(s)})\, ds$, coarse
-# less fine. Show for Brownian motion that over one step of $m$ fine ones its standard deviation is
+# **1. A finite reference, again.** Let $B$ be Brownian motion. The random part of the error is that of
+# $\int B_s\, ds$: the sum over the coarse steps less that over the fine ones. Show that over one step
+# of $m$ fine ones its standard deviation is
 # $\eta^{3/2} \bigl( (1 - \frac1m)(1 - \frac1{2m}) / 3 \bigr)^{1/2}$, and over $[0, T]$ it is
 # $\sqrt T\, \eta$ times the same root. How far off 1 is the fitted slope between $m = 8$ and 16, if
 # this part is all?
 
 # %% tags=["hide-cell"]
-# The variance of eta_fine * sum over j < m of W at j * eta_fine is
+# The variance of eta_fine * sum over j < m of B at j * eta_fine is
 # eta_fine^3 (m - 1) m (2m - 1) / 6.
 
 
@@ -415,3 +424,6 @@ for index in (1.5, 0.7):
     rate = math.log(errors[0] / errors[1]) / math.log(span)
     print(f"α = {index}: rate {rate:.2f}, and 1/α = {1 / index:.2f}")
     assert abs(rate - 1) < 0.1
+
+# %% [markdown]
+# *Reference:* [](api/coupling.md), [](api/experiments_studies.md).

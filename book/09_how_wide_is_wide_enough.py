@@ -60,7 +60,7 @@ def seeded(seed):
 # %% [markdown]
 # ## The width law
 #
-# By {prf:ref}`thm-pruning-law` the error of keeping the fraction $\kappa$ of $n$ columns is at most
+# In the limit law of {prf:ref}`thm-pruning-law` the error of keeping the fraction $\kappa$ of $n$ columns is at most
 # $\varepsilon$ when $A$ is at least $m(\kappa) / (\varepsilon^2 K n^{2/\alpha - 1})$. That has
 # probability $1 - \delta$ when the right side is the $\delta$-quantile $q_A(\delta)$. Solve for
 # $n$:
@@ -71,16 +71,19 @@ def seeded(seed):
 # q_A(\delta)} \biggr)^{\alpha / (2 - \alpha)} .
 # ```
 #
-# (With a start, put $m(\kappa) / \varepsilon^2 - b$ for $m(\kappa) / \varepsilon^2$.) The exponent is
-# the point. It is 1.5 at $\alpha = 1.2$, 7 at 1.75, 19 at 1.9. Half the error takes
+# (With a start, put $m(\kappa) / \varepsilon^2 - b$ for $m(\kappa) / \varepsilon^2$. Where that is
+# negative the start alone can be pruned so far, at any width.) The exponent is the point. It is 1.5 at
+# $\alpha = 1.2$, 7 at 1.75, 19 at 1.9. At $\kappa$ and $\delta$ fixed, half the error takes
 # $4^{\alpha / (2 - \alpha)}$ times the width: 8 times, 16 thousand times, $10^{11}$ times. Move the
 # slider to keep more.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 alphas = [1.05, 1.2, 1.35, 1.5, 1.6, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
-kept = (0.02, 0.05, 0.1, 0.2, 0.5)
-frames = []
-for keep in kept:
+kept = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def frame(keep):
+    """Draw the width needed against the index."""
     fig, ax = plt.subplots(figsize=(6, 3.4))
     for error, color in (
         (0.05, ORANGE),
@@ -96,10 +99,14 @@ for keep in kept:
     ax.text(1.06, 3.4, "networks of today", fontsize=8)
     ax.set(xlabel="α", ylabel="log₁₀ of the width needed", ylim=(0, 40))
     ax.legend(loc="upper left")
-    frames.append(fig)
+    return fig
+
+
 plots.slider(
-    frames,
+    map(frame, kept),
     [f"κ = {keep:g}" for keep in kept],
+    moves="fraction of columns kept",
+    start=kept.index(0.1),
     caption="Width from which on keeping the fraction κ costs at most "
     "the relative error ε with probability 0.95; columns S(α)S(1).",
     alt="Curves of the logarithm of the width against α. If few columns "
@@ -127,10 +134,13 @@ huge = required_width(1.9, 0.1, 0.1, 0.05, log10=True)
 assert 35 < huge < 36
 
 # %% [markdown]
-# At $\alpha = 1.9$, to keep a tenth of the columns at an error of 0.1 takes $10^{36}$ columns. That
-# is no network. The sentence "there is an $N$" is true, and at such settings it describes nothing
-# that exists. The last column of the table lies below a hundred, where the limit law no longer
-# holds; read it as "width is no obstacle". The paper's experiments {cite:p}`wan2024` are of that kind.
+# At $\alpha = 1.9$, to keep a tenth of the columns at an error of 0.1 takes $10^{36}$ columns. No
+# network is so wide. The theorem's "there is an $N$" is true, and at such settings $N$ is out of
+# reach. The last column of the table lies below a hundred, where the limit law no longer holds; read
+# it as "small". It is for columns of *one* coordinate, and noise of type I makes such columns. In 140
+# coordinates it is not so: noise of type III at $\alpha = 1.9$ takes $10^{12}$ columns for the same
+# ([](12_experiments.ipynb), exercise 1). Three more things set the paper's experiments
+# {cite:p}`wan2024` apart from the theorem.
 #
 # - **The error they allow is large.** They prune at $\varepsilon^2 = 0.1$, a third of the norm, and
 #   ask how many columns may go. At that error half of all *Gaussian* numbers may go too:
@@ -153,8 +163,8 @@ assert ratio > 0.5 > 0.2 > ratio_140
 # - **The start counts.** Columns of a network have many coordinates, and their start is not
 #   compressible: in dimension 140 all norms are nearly equal, and little more than a tenth of the
 #   columns can go. By {eq}`eq-error-with-start` the noise must first outgrow the start.
-# - **Time does what width cannot.** $K$ grows like $\sigma^2 t^{2/\alpha}$. Where the start rules, it
-#   is $\sigma$ and $t$ that make a network compressible. Only the power of $n$ is the theorem.
+# - **Scale and time do more than width.** $K$ grows like $\sigma^2 t^{2/\alpha}$. At $\alpha = 1.75$
+#   twice the $\sigma$ does as much as $2^{14}$ times the width.
 #
 # Which of these is at work can be told apart, without training, by the prediction of
 # [](04_heavy_tailed_sgd.ipynb): vary the width at a fixed $\sigma$, $\sigma$ at a fixed width, and
@@ -195,9 +205,11 @@ assert gain[1] > gain[0] + 0.05
 
 # %% [markdown]
 # With type I near $\alpha = 2$, $\sigma$ decides and hardly the width, and Gaussian noise of the same
-# kind does nearly as well: that noise makes the columns one-dimensional, and half of all numbers may
-# go. With type III, Gaussian noise does nothing at all, at any strength. There it is the tail that
-# compresses, and at $\alpha = 1.75$ the width helps as the theorem says.
+# $\sigma$ comes near $\alpha = 1.9$: that noise makes the columns one-dimensional, and half of all
+# numbers may go. It stays behind $\alpha = 1.75$. With type III, Gaussian noise does nothing at all, at
+# any strength. There it is the tail that compresses, and at $\alpha = 1.75$ the width helps as
+# {eq}`eq-error-with-start` says. (Start and noise are kept fixed as $n$ grows. The map of
+# {prf:ref}`prop-two-scalings` multiplies both by $\sqrt n$, which changes no ratio.)
 #
 # ## By brute force
 #
@@ -233,12 +245,15 @@ assert found[1.15] < delta - 2 * stderr
 # %% [markdown]
 # The 5 % lie between 0.85 and 1.15 times the predicted width.
 #
-# ## A trained network, certified
+# ## A trained network against the law
 #
 # Take a network of 2000 columns and train it on the digits with noise of type I. Its hidden matrix
 # is start plus gradients plus noise; the noise has the scale
 # $s = \sigma (\eta \cdot \text{steps})^{1/\alpha}$.
-# `heavytail.certificate` prunes the matrix and holds the result against the law of start plus noise.
+# `heavytail.certificate` keeps the fewest columns at the error $\varepsilon$, and asks where
+# $\varepsilon$ lies in the law of the error of keeping that many columns of start plus noise: the
+# *level* is the probability, under that law, of an error as small or smaller. Near 0 the matrix
+# compresses better than its noise explains, near 1 worse; in between it is consistent.
 
 # %%
 digits = load("digits")
@@ -286,27 +301,30 @@ for scale, lr, steps in (
     cells.append(f"{found.keep:.3f}")
     rows.append([*cells, f"{median:.3f}", f"{found.level:.3f}"])
 columns = ["σ", "η", "steps", "kept at ε² = 0.1", "median ε of the law"]
-plots.show_table([*columns, "the law's quantile"], rows)
+plots.show_table([*columns, "level"], rows)
 print(certificates[0.008])
 assert 0.005 < certificates[0.008].level < 0.995
 assert certificates[0.00001].level < 0.01
 
 # %% [markdown]
 # The first two are consistent with the law of start and noise. The third had next to no noise and
-# many large gradient steps. It compresses more than all but a two-hundredth of the law's draws. The
-# last row is the control: trained without any noise, and held against the same law, it has the same
+# many large gradient steps. It keeps a fraction at which the law allows an error so small in one of
+# two hundred draws. The last row is the control: trained without any noise, and compared with the same law, it has the same
 # level. So the gradient did it, by making some columns longer than others. That is what a
 # certificate is for: it can say that the mechanism of the theorem is *not* what one sees. (Where the
 # noise is this small, the law is nearly a point, and two columns in a thousand make the difference.)
 #
 # ## The columns of the mean-field limit
 #
-# The theorem is about the limit of [](05_propagation_of_chaos.ipynb), where the columns follow a
+# {prf:ref}`cor-trained-columns` is about the limit of [](05_propagation_of_chaos.ipynb), where the columns follow a
 # drift too. A bounded drift leaves the tail alone ([](06_the_law_of_the_limit.ipynb)):
 # $c = \sigma^\alpha t\, c_{\text{kind}}$. The rest can be read off one large simulation,
 # `ColumnLaw.of`: $m(\kappa)$ from the sorted norms, and $b$, what the mean square has beyond its
-# power tail, as $\E \min(R^2, z) - c\, z^{1 - \alpha/2} / (1 - \alpha/2)$ at a large $z$. Then networks
-# of other widths follow without a simulation.
+# power tail, as $\E \min(R^2, z) - c\, z^{1 - \alpha/2} / (1 - \alpha/2)$ at a large $z$. (It is the
+# $b$ of {prf:ref}`prop-start-noise`. In $1 - \E e^{-\lambda R^2} = \lambda \int_0^\infty
+# e^{-\lambda u}\, \P(R^2 > u)\, du$ the power tail gives $(K \lambda)^{\alpha/2}$, and the rest
+# $\lambda \int_0^\infty (\P(R^2 > u) - c\, u^{-\alpha/2})\, du$.) Then networks of other widths follow
+# without a simulation.
 
 # %%
 alpha, sigma, T = 1.5, 0.5, 1.0
@@ -338,7 +356,8 @@ print(
 )
 
 # %% [markdown]
-# The columns of a network of 100 are not quite independent; for their norms it does not show.
+# The columns of a network of 100 are not quite independent; for their norms it does not show. This is
+# {prf:ref}`cor-trained-columns` at work, at steps of 1/20.
 #
 # ## Takeaway
 
@@ -348,10 +367,10 @@ takeaway = f"""
 > **Takeaway.** The width needed grows like (1/ε²)^(α/(2 − α)). To keep
 > half of the columns at ε = 0.1 takes {small:.0f} columns at α = 1.2,
 > and 10^{required_width(1.9, 0.5, 0.1, 0.05, log10=True):.0f} at
-> α = 1.9. The experiments allow ε² = 0.1, at which width is no
-> obstacle: even Gaussian columns of dimension one lose
-> {100 * ratio:.0f} %. With noise of type I it is σ that compresses, and
-> Gaussian noise does as well; with type III it is the tail.
+> α = 1.9. At ε² = 0.1, the bound of the experiments, even Gaussian
+> columns of one coordinate lose {100 * ratio:.0f} %: with noise of type
+> I little is left for the tail to do. With type III all of the gain is
+> the tail's, and at α = 1.75 it grows with the width.
 """
 display(Markdown(takeaway))
 
@@ -408,3 +427,6 @@ parts = columns.light / (columns.strength * float(A))
 log10 = math.log10(parts) / (2 / columns.alpha - 1)
 print(f"n = 10^{log10:.1f}")
 assert log10 > 4
+
+# %% [markdown]
+# *Reference:* [](api/width.md), [](api/prediction.md).

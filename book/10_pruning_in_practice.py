@@ -137,8 +137,8 @@ assert spread["heavy-tailed"] > 5 > 2 > spread["no noise"]
 # - *Singular values*: `factorize(model, ...)`. The matrix becomes a product of two thin ones; by
 #   the theorem of Eckart and Young no other matrix of that rank is nearer {cite:p}`eckart1936`.
 #
-# Each has a relative error in the Frobenius norm, and at equal error they cut unlike numbers of
-# weights. Here at $\varepsilon^2 = 0.1$:
+# Each has a relative error in the Frobenius norm, and at equal error they remove different
+# numbers of weights. Here at $\varepsilon^2 = 0.1$:
 
 # %%
 rows = []
@@ -158,6 +158,7 @@ columns = ["network", "pruned by", "relative error", "weights left"]
 plots.show_table([*columns, "test accuracy, %"], rows)
 
 # %% [markdown]
+# At this error no pruning costs more than a point or two, in any network. Single weights go furthest.
 # And at every fraction of weights left:
 
 # %%
@@ -231,21 +232,73 @@ plots.show_table(
 )
 
 # %% [markdown]
-# Read the two tables against each other. At equal *error* heavy-tailed noise lets more columns go,
-# and Gaussian noise does not: that much is the theorem's. At equal *fraction* it is the other way
-# round, and the grey lines say why. Without noise, keeping the longest columns is far better than
-# keeping any; with heavy-tailed noise it is no better than chance. There the length of a column says
-# which one the noise has hit, and little about what it does. The relative error measures the matrix,
-# and the matrix is not the function: to be compressible in the theorem's sense is no reason to
-# prune deeper than the error allows.
+# Move the slider to remove columns yourself, the shortest first.
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+gone = [j / 20 for j in range(20)] + [0.98, 0.99, 0.995]
+kept_accuracy = {
+    name: [
+        100 * test_accuracy(pruned_to(model, "columns", 1 - part))
+        for part in gone
+    ]
+    for name, model in nets.items()
+}
+
+
+def frame(part):
+    """Draw the sorted norms, the removed ones grey, and the accuracy."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+    j = gone.index(part)
+    for name, color in zip(nets, (BLUE, ORANGE, GREEN), strict=True):
+        length = norms[name]
+        kept = round((1 - part) * len(length))
+        plots.sorted_columns(left, length, color=color)
+        line = kept_accuracy[name]
+        right.plot(gone, line, color=color, label=name)
+        right.plot(part, line[j], "o", color=color)
+    left.axvspan(max(kept, 1), len(length), color="0.9")
+    left.set(yscale="log", title=f"{kept} columns kept")
+    scores = ", ".join(f"{c[j]:.0f}" for c in kept_accuracy.values())
+    right.set(title=f"accuracy {scores} %", ylim=(0, 100))
+    right.set(xlabel="fraction of columns removed")
+    right.set(ylabel="test accuracy, %")
+    right.legend(loc="lower left", fontsize=8)
+    return fig
+
+
+plots.slider(
+    map(frame, gone),
+    [f"{100 * part:g} % removed" for part in gone],
+    moves="columns removed",
+    start=gone.index(0.5),
+    caption="Left, the sorted norms, with those removed in grey. Right, "
+    "the test accuracy without them. The network with heavy-tailed noise "
+    "keeps the few columns that carry its matrix, and is the first to "
+    "lose accuracy.",
+    alt="Left, sorted column norms of three networks, the shortest of "
+    "them shaded as removed. Right, their test accuracies against the "
+    "fraction removed, with a dot at the chosen one: all above 90 "
+    "percent at first; that with heavy-tailed noise falls first.",
+)
+
+# %% [markdown]
+# Read the table at $\varepsilon^2 = 0.1$ against the one by fractions. At equal *error* heavy-tailed
+# noise lets more columns go, and Gaussian noise does not, as {eq}`eq-error-with-start` says. At equal
+# *fraction* it is the other way round, and the grey lines say why. Without noise, keeping the longest
+# columns is far better than keeping random ones; with heavy-tailed noise it is no better than chance.
+# (That the norm says so much without noise is the gradients' work: they have moved the weights by 14 %
+# of the start. Where they move them less, it says less: [](12_experiments.ipynb), exercise 2.) With
+# noise the length of a column says which one the noise has hit, and little about what it does. The
+# relative error measures the matrix, and the matrix is not the function. A matrix that is
+# compressible in this sense may be pruned to that error, and no deeper.
 #
 # ## A smaller network
 #
 # `prune` sets masks, those of `torch.nn.utils.prune`: the weights are all still there, and the mask
-# takes memory too. Of the three prunings only columns can be taken out of a dense matrix for good.
-# A hidden unit whose incoming weights are all 0 puts out a constant, $\operatorname{act}(b)$. So
-# the unit can go, with its outgoing weights, once the constant is added to the next bias.
-# `heavytail.compact` follows these constants through the network:
+# takes memory too. Sparse weights leave the matrix its size. Singular values replace it by two thin
+# ones (`factorize`). Columns can be taken out for good: a hidden unit whose incoming weights are all 0
+# puts out a constant, the activation of its bias. So the unit can go, once that constant, times its
+# outgoing weights, is added to the next bias. `heavytail.compact` follows these constants through the network:
 
 # %%
 masked = copy.deepcopy(nets["heavy-tailed"])
@@ -304,8 +357,8 @@ assert torch.allclose(
 
 # %% [markdown]
 # The second layer loses units, and inputs of the units that stay, so the network shrinks by more
-# than the report of the masked layers says. A unit that cannot go exactly stays: a nonzero constant before a convolution
-# that pads with zeros, for example.
+# than the report of the masked layers says. A unit stays if its constant cannot be moved into the next
+# layer: a nonzero constant before a convolution that pads with zeros differs at the border.
 #
 # ## Is it faster?
 #
@@ -337,7 +390,7 @@ print("fraction of columns kept:", kept)
 # *Recorded by* `python -m benchmarks.compaction --record book/results/compaction.json`.
 #
 # Masks save nothing: the file doubles, the time stays. Compaction cuts both about in proportion to
-# the columns kept. Round sizes matter to matrix products: a layer of some hundred columns and more
+# the columns kept. Round sizes matter to matrix products: a layer of a hundred columns or more
 # is cut to a multiple of 16, at a handful of dead columns, and is faster for it than at its exact
 # size, `compact(model, multiple_of=1)`. With noise of type I the low-rank network is smaller still,
 # since that noise is of rank one; but what it leaves out is start and gradient: the accuracy drops.
@@ -379,8 +432,8 @@ plots.show_table(
 )
 
 # %% [markdown]
-# The fresh small network is as good or better. On a task this easy, there is no need to prune a
-# large one.
+# The fresh small network is better in every row, with as many training steps in all. On a task this
+# easy, there is no need to prune a large one.
 
 
 # %% [markdown]
@@ -400,7 +453,7 @@ takeaway = f"""
 > ECG5000 at ε² = 0.1 the compact network has
 > {100 * case["fraction kept"]:.0f} % of the parameters and takes
 > {100 * best["time / dense"]:.0f} % of the time, with the outputs of the
-> masked one to rounding. At equal error, heavy-tailed noise lets more
+> masked one to rounding (noise of type I). At equal error, heavy-tailed noise lets more
 > columns go. At an equal fraction it costs accuracy: with a tenth of the
 > columns {noisy:.0f} % instead of {plain:.0f} % on the digits, no better
 > than a tenth drawn at random ({chance:.0f} %).
@@ -442,8 +495,9 @@ first, second = report.layers
 assert first.kept != second.kept
 
 # %% [markdown]
-# **3. Rank of noise.** Type I noise is a multiple of $(1, \dots, 1)$ in every column. Show that start
-# plus noise has all but one singular value of the size of the start's, and check it.
+# **3. Rank of noise.** Type I noise is a multiple of $(1, \dots, 1)$ in every column, so that start plus
+# noise is $W_0 + z 1^\top$. Show that its singular values interlace with the start's,
+# $\sigma_{j+1}(W_0) \le \sigma_j(W_0 + z 1^\top) \le \sigma_{j-1}(W_0)$, and check it.
 
 # %% tags=["hide-cell"]
 # W = W_0 + z 1ᵀ, a change of rank one: singular values interlace, from
@@ -457,3 +511,6 @@ after = torch.linalg.svdvals(start + zeta)
 print(f"largest {after[0]:.0f}, next {after[1]:.1f} <= {before[0]:.1f}")
 assert (after[1:] <= before[:-1] + 1e-9).all()
 assert (after[:-1] >= before[1:] - 1e-9).all()
+
+# %% [markdown]
+# *Reference:* [](api/compress.md), [](api/compaction.md), [](api/factorization.md).

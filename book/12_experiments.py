@@ -24,13 +24,13 @@
 # :class: note
 # On ECG5000, MNIST and CIFAR, with wide networks, $\sigma$ of about 0.003 and $\eta$ of about 0.01,
 # trained until 95 % of the training examples are right, heavy-tailed noise with $\alpha$ of 1.75 to
-# 1.9 lets more columns be pruned than no noise, at squared error 0.1, with little loss of accuracy.
-# The cause is the tail {cite:p}`wan2024`.
+# 1.9 lets more columns be pruned than no noise, at squared error 0.1, with little loss of accuracy
+# {cite:p}`wan2024`. By its theory the cause is the tail; its experiments compare with no noise.
 # ```
 #
 # This page makes such experiments anew, for fully connected networks. It departs from the paper in three
-# points: the number of steps is fixed, since at the paper's stop the noise has hardly acted
-# ([](14_the_official_code.ipynb)); $\sigma$ is chosen anew for each kind and index; and each kind gets
+# points: the number of steps is fixed, since on ECG5000 the paper's stop comes before the noise has
+# acted ([](14_the_official_code.ipynb)); $\sigma$ is chosen anew for each kind and index; and each kind gets
 # a Gaussian control. The runs are recorded. The page reads the records, and runs in half a minute.
 
 # %% tags=["remove-cell"]
@@ -152,7 +152,7 @@ assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 # %% [markdown]
 # Two effects can be told apart here. With type I even *Gaussian* noise has a ceiling of 0.55: it makes
 # the columns multiples $z_i$ of one vector, and for Gaussian $z$ the 55 % smallest carry a tenth of
-# the squares, $\E[z^2;\, |z| < q] = 0.1$ at $q = 0.76$. The tail takes that to 0.72. With types II and
+# the squares, $\E[z^2\, \mathbf 1_{|z| < 0.76}] = 0.1$. The tail takes that to 0.72. With types II and
 # III Gaussian noise stays at 0.12 however strong it is. All above that is the tail's.
 #
 # So each kind and index gets two scales, chosen by one rule before training: those at which the
@@ -162,9 +162,9 @@ assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 #
 # Heartbeats of 140 samples, normal against the rest; 500 to train on, 4500 to test, 58 % of them
 # normal. One hidden layer of 2000, 2000 steps of batch 100 at $\eta = 0.01$, five seeds. Ratios are
-# medians of the five, with the least and the greatest; accuracies are means with the standard error
-# over the seeds, or medians again where they follow from a ratio. All are of one test set, whose own
-# error is 0.2 points. The last column is the network without noise *with the same seed, pruned to the
+# medians of the five, with the least and the greatest. So are accuracies after pruning; those before
+# are means with the standard error over the seeds. All are of one test set, whose own error is 0.2
+# points. The last column is the network without noise *with the same seed, pruned to the
 # same fraction as each run*.
 
 # %% tags=["hide-input"]
@@ -209,17 +209,21 @@ for seed, r in enumerate(strong.finished):
 seeds = ["III, α = 1.75, σ = 0.0209: seed", "largest norm / median"]
 plots.show_table([*seeds, "ratio", *COMPARED[-3:]], rows)
 fallen = strong.finished[2]
+others = [r.accuracy_without(0.98) for r in ecg[0].finished]
+assert sorted(others)[1] > 0.95
+assert ecg[0].finished[2].accuracy_without(0.99) > 0.95
 assert fallen.ratio > 0.95
 assert fallen.pruned_test.accuracy < 0.5 < 0.97 < fallen.test.accuracy
 assert ecg[0].finished[2].accuracy_without(fallen.ratio) > 0.7
 
 # %% [markdown]
-# This is the theorem at work. A few columns carry the matrix, 98 % of them can go at squared error 0.1,
-# and what is left no longer knows the heartbeats. A part of that is the fraction: the network without
-# noise loses too, with 2 % of its columns left. The larger part is that the columns kept are those that
-# the noise chose.
+# This is the mechanism of the theorem at work. A few columns carry the matrix, 98 % of all columns can
+# go at squared error 0.1, and what is left no longer knows the heartbeats: 44 % right, where always
+# saying "normal" gives 58 %. The fraction alone does not explain it. Four of the five networks without
+# noise keep at least 95 % at that fraction. (The one with this seed dips there, and has 95 % again with
+# half as many columns.) The columns kept are those that the noise chose.
 
-# %% mystnb={"figure": {"caption": "ECG5000: accuracy after pruning at squared error 0.1 against the fraction removed. Small dots: the runs, all of the same steps and batches; large marks: for each kind, index and scale the median ratio and the median accuracy of its five runs; triangles at the lower edge: runs below the axis, with their accuracy. Most runs lie within half a point of the line, the network without noise pruned to the same fractions.", "name": "fig-accuracy-ratio"}, "image": {"alt": "Accuracy in percent against the fraction removed. The line of the network without noise stays between 98 and 98.5 up to nine tenths. All medians lie within half a point of it: those of types II and III between 0.12 and 0.37, those of type I between 0.25 and 0.63, with the Gaussian controls at the left end of each kind. Three runs of type III have fallen far below."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "ECG5000: accuracy after pruning at squared error 0.1 against the fraction removed. Small dots: the runs, all of the same steps and batches; large marks: for each kind, index and scale the median ratio and the median accuracy of its five runs; triangles at the lower edge: runs below the axis, with their accuracy. Most runs lie within half a point of the line, the network without noise pruned to the same fractions.", "name": "fig-accuracy-ratio"}, "image": {"alt": "Accuracy in percent against the fraction removed. The line of the network without noise stays between 98 and 98.5 up to nine tenths. All medians lie within half a point of it: those of types II and III between 0.12 and 0.37, those of type I between 0.25 and 0.63, with the Gaussian controls at the left end of each kind. Three runs of type III have fallen below the axis."}} tags=["hide-input"]
 marks = {1.75: "o", 1.8: "s", 1.9: "^", 2.0: "x"}
 bottom = 97.0
 
@@ -242,7 +246,8 @@ for row in [*ecg[1:], *controls]:
     ax.plot(*middle, marks[row.config.alpha], color=color)
     for ratio, score in points[points[:, 1] < bottom]:
         ax.plot(ratio, bottom + 0.06, "v", color=color, markersize=3)
-        ax.text(ratio, bottom + 0.15, f"{score:.0f} %", fontsize=8)
+        height = bottom + (0.15 if score > 90 else 0.35)
+        ax.text(ratio, height, f"{score:.0f} %", fontsize=8)
 for kind in NUMERALS:
     color = plots.KIND_STYLES[kind]["color"]
     ax.plot([], [], "o", color=color, label=plots.KIND_LABELS[kind])
@@ -291,7 +296,7 @@ assert max(gained[k, 1][2] for k in ("independent", "isotropic")) < 0.1
 # adds to the floor. It is the shape of the noise, one number for each column, that spreads the norms.
 #
 # **Types II and III.** Gaussian noise gives next to nothing, and by the ceilings above it could not at any
-# strength. Here the tail is the cause of the ratio, as the paper says.
+# strength. Here the tail is the cause of the ratio, as the paper's theory has it.
 #
 # ## What the noise does to the function
 #
@@ -356,8 +361,9 @@ assert gains["MNIST, centred", "shared"] < 1e-4
 
 # %% [markdown]
 # On ECG5000 type I is invisible: span and gain vanish to rounding, and the training loss is that of the
-# network without noise. Types II and III cannot hide, as the data span nearly all directions. On MNIST
-# type I is seen four times as well as noise of no direction would be: the pixels of an image have a
+# network without noise. Types II and III cannot hide, as the data span nearly all directions. (They
+# even lower the training loss, and not the test error.) On MNIST type I is seen four times as well as
+# rotationally symmetric noise would be: the pixels of an image have a
 # large sum, and the noise moves all pre-activations of a column together. Centred, it is invisible
 # again.
 #
@@ -391,9 +397,22 @@ for ax, table, title in (
             label += ", Gaussian"
         ax.plot(*curve(row), **style, label=label)
     ax.set(title=title, xlabel="fraction of columns removed")
+    ax.set(xlim=(0, 0.9))
 axes[0].set_ylabel("test accuracy, %")
 axes[0].legend(fontsize=8)
 plt.show()
+
+bare = ecg[0].estimate(lambda r: r.accuracy_without(0.9)).mean
+heavy = strong.estimate(lambda r: r.accuracy_without(0.9)).mean
+print(
+    f"ECG5000, nine tenths removed: without noise {100 * bare:.0f} %, "
+    f"with type III, α = 1.75, the stronger scale, {100 * heavy:.0f} %"
+)
+assert heavy < bare - 0.02
+
+# %% [markdown]
+# At an equal fraction no noise is best. What the noise changes is the *error* at which a fraction may
+# go ([](01_one_page.ipynb) saw the same).
 
 # %% tags=["hide-input"]
 lost = {}
@@ -422,9 +441,9 @@ assert (
 # Points lost against the network without noise and without pruning, medians of three runs. Type I costs
 # accuracy whatever its tail, and pruning costs more of it, at fractions that cost the network without
 # noise half a point. Type III costs little before pruning. One of its three seeds drew a column that
-# carries the matrix, with ratio 1.00 at both indices (the same bits), far above the predicted band at
-# $\alpha = 1.9$; pruned, that network knows no digits. Without noise one in a thousand columns knows
-# no more.
+# carries the matrix, with ratio 1.00 at both indices (the same bits), above the predicted bands of
+# both; pruned, that network knows no digits. The network without noise, cut to the same one or two
+# columns, knows none either.
 #
 # ### The test of the explanation
 #
@@ -461,7 +480,7 @@ assert abs(blind) < 5e-4 < 0.02 < -sighted
 # would be exactly stable.
 
 # %% tags=["hide-input"]
-rows = []
+rows, off = [], []
 for row in mnist[1:]:
     config = row.config
     if config.alpha == 2:
@@ -472,17 +491,22 @@ for row in mnist[1:]:
     index, stderr = np.array([f.noise_index for f in found]).T
     cells.append(spread(index, 2))
     rows.append([*cells, f"{stderr.mean():.2f}"])
-    assert (np.abs(index - config.alpha) < 4 * stderr).all()
+    off += list(np.abs(index - config.alpha) / stderr)
 tails = ["noise", "α", "Hill, 1 %", "5 %", "10 %"]
 plots.show_table(
     [*tails, "likelihood, of the change", "its standard error"], rows
 )
+print(
+    f"off by {np.median(off):.1f} standard errors in the median, "
+    f"{max(off):.1f} at most"
+)
+assert max(off) < 3
 
 # %% [markdown]
-# Along one direction the change has the index that was put in, within the standard error of each run.
-# Hill's estimator, the customary one, reads anything from below 2 to 4 off the norms of the same
-# networks. It is made for Pareto tails; these are not Pareto that early ([](02_heavy_tails.ipynb)), and
-# the start lies below them. An index above 2 so measured is no sign of finite variance.
+# Along one direction the change has the index that was put in. Hill's estimator, the customary one,
+# reads something else at each number of columns, and up to twice the index, off the norms of the same
+# networks. It is made for Pareto tails. These are not Pareto that early ([](02_heavy_tails.ipynb)),
+# and the start is mixed in. An index above 2 so measured is no sign of finite variance.
 #
 # ## Wider and deeper
 #
@@ -510,9 +534,9 @@ plots.show_table(["hidden layers", *COMPARED], rows)
 # ## Beside the official code
 #
 # The official script was run on ECG5000 with its noise seeded, and with the line mended that leaves
-# the scale out on a CPU. Our runs take its settings over, its smaller type III too. A ratio of its is
-# judged by the range of ours, where 30 or more are recorded: if both follow one law, it falls outside
-# the range of $m$ runs with probability $2 / (m + 1)$. Its three seeds share start and batches across
+# the scale out on a CPU. Our runs take its settings over, its smaller type III too. Each of its ratios
+# is held against the range of ours, where we have 30 runs or more: if both follow one law, a ratio
+# falls outside the range of $r$ runs with probability $2 / (r + 1)$. Its three seeds share start and batches across
 # the rows of the table, so they are three draws, not thirty.
 
 # %% tags=["hide-input"]
@@ -569,8 +593,9 @@ takeaway = f"""
 > the same median norm: type I {one[1]:.2f} and {one[0]:.2f}, type II
 > {two[1]:.2f} and {two[0]:.2f}, type III {three[1]:.2f} and
 > {three[0]:.2f}. With types II and III the tail is the cause; with type
-> I any noise does most of it. What the network has learned is another
-> matter. It cannot see noise of type I on heartbeats at all. On MNIST
+> I Gaussian noise gives {100 * gained["shared", 0][2]:.0f} to
+> {100 * gained["shared", 1][2]:.0f} % of the gain. What the network has
+> learned is another matter. It cannot see noise of type I on heartbeats at all. On MNIST
 > it sees it, and loses {whole:.0f} points, {pruned:.0f} after pruning;
 > on centred images it loses none before pruning.
 """
@@ -639,7 +664,10 @@ for gone in (1200, 1800):
     means[gone] = smallest, any_of
     print(f"{gone // 20} %: smallest {smallest:.0f}, any {any_of:.0f}")
 # At 60 % nothing: a wide network repeats itself. One image is 0.3
-# points. At 90 % it is better not to look at the norms at all.
+# points. At 90 % the norm is no better than chance here: in 400 steps at
+# this width the gradients have moved the weights by 6 % of the start,
+# so that the norms are the start's. Where they move them more the norm
+# is a good guide.
 assert abs(means[1200][0] - means[1200][1]) < 1
 
 # %% [markdown]
@@ -655,3 +683,6 @@ share = max(r.gradient for r in every)
 print(f"at most {100 * off:.0f} % off")
 print(f"gradients: at most {share:.2f} of the start's norm")
 assert off < 0.06
+
+# %% [markdown]
+# *Reference:* [](api/experiments_runs.md), [](api/experiments_training.md).

@@ -339,7 +339,7 @@ def growths(kind):
 
 growth = {kind: growths(kind) for kind in ("shared", "isotropic")}
 
-# %% mystnb={"figure": {"caption": "The norm of the logits of the untrained VGG-11 of full width, over that before any noise, after the noise of so many steps at \u03c3 = 0.003 and \u03b7 = 0.01, without gradients. One start, one draw of each kind. Type I is too large from the first steps on, type III after some hundred.", "name": "fig-look-before-you-spend"}, "image": {"alt": "Log-log plot of a growth factor against draws of noise from 1 to 10,000. The line of type I starts near 7 and climbs to more than 10 to the 14th. That of type III stays near 1 up to thirty draws, and then climbs to some 10 to the 5th."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The norm of the logits of the untrained VGG-11 of full width, over that before any noise, after the noise of so many steps at \u03c3 = 0.003 and \u03b7 = 0.01, without gradients. One start, one draw of each kind. Type I is too large from the first steps on, type III after several hundred.", "name": "fig-look-before-you-spend"}, "image": {"alt": "Log-log plot of a growth factor against draws of noise from 1 to 10,000. The line of type I starts near 7 and climbs to more than 10 to the 14th. That of type III stays near 1 up to thirty draws, and then climbs to some 10 to the 5th."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.5, 3.2))
 for kind, factors in growth.items():
     style, label = plots.KIND_STYLES[kind], plots.KIND_LABELS[kind]
@@ -374,7 +374,7 @@ assert growth["isotropic"][-1] > 100
 # No gradient acted here, and one draw stands for all $K$. But before hours are spent on the rows of
 # type I, expect them to diverge, and choose the $\sigma$
 # anew. The figure says how: the noise of $K$ steps depends on $\sigma (\eta K)^{1/\alpha}$ alone,
-# so a scale smaller by $c$ moves the lines to the right by $c^\alpha$.
+# so a scale smaller by the factor $c$ moves the lines to the right by $c^\alpha$.
 #
 # ### The table
 #
@@ -447,7 +447,7 @@ print(f"{tables.TABLES[name].title}: {len(entries)} runs")
 show(configs, entries)
 
 # %% [markdown]
-# A sweep that fits here: 200 columns, the 1797 digits of scikit-learn, a tenth of the steps, two
+# A *sweep* runs what a store does not hold yet. One that fits here: 200 columns, the 1797 digits of scikit-learn, a tenth of the steps, two
 # seeds. They are another task and another width, so the scales are planned anew, by `plan_scale`
 # for a median ratio of 0.2. The run is the same in each part: start, training, noise, replay of the
 # noise alone, prediction, pruning, scores.
@@ -526,10 +526,10 @@ def alone(i):
 
 
 @torch.no_grad()
-def apart(model, twin):
+def apart(model, single):
     """Return the largest difference of weights, over the largest."""
     pairs = list(
-        zip(model.parameters(), twin.parameters(), strict=True)
+        zip(model.parameters(), single.parameters(), strict=True)
     )
     gap = max(float((a - b).abs().max()) for a, b in pairs)
     return gap / max(float(b.abs().max()) for _, b in pairs)
@@ -537,10 +537,10 @@ def apart(model, twin):
 
 checked = kept[:4] if cuda else kept
 began = perf_counter()
-twins = [alone(i) for i in checked]
-singly = (perf_counter() - began) / len(twins)
-gaps = [apart(models[i], twins[i]) for i in checked]
-print(f"{len(gaps)} members compared with their twins:", end=" ")
+singles = [alone(i) for i in checked]
+singly = (perf_counter() - began) / len(singles)
+gaps = [apart(models[i], singles[i]) for i in checked]
+print(f"{len(gaps)} members compared with themselves alone:", end=" ")
 print("equal to the bit" if max(gaps) == 0 else "equal to rounding")
 assert max(gaps) < 1e-6
 assert cuda or max(gaps) == 0
@@ -587,7 +587,7 @@ assert cuda or (len(far) > 2 and max(far) < 0.75)
 assert all(ratio < 0.2 for ratio, _ in after["none"])
 
 # %% [markdown]
-# Every member has the bits of its twin, whatever the company (on a GPU, its numbers to rounding).
+# Every member has the bits that it has when trained alone, whatever the company (on a GPU, its numbers to rounding).
 # And 32 networks show what three cannot. Most of them lie near the plan, at ratios below 0.3, and
 # lose little. But a jump that comes along once in a few runs carries a network of this size far to
 # the right, where pruning keeps the jump and gives away the rest. The mean ratio of a few seeds
@@ -805,7 +805,7 @@ assert apart(resumed, whole) < (1e-6 if cuda else 1e-300)
 # %% [markdown]
 # **2. Signs that cancel.** For inputs $X$ of dimension $d$ and noise $N$ of a layer, the gain
 # $\lVert N X^\top \rVert \sqrt d\, / (\lVert N \rVert \lVert X \rVert)$ says how much the noise
-# moves the pre-activations; for type III it is 1 on average. What is it for type I, in terms of the
+# moves the pre-activations; for type III it is 1 in mean square ({eq}`eq-gain`). What is it for type I, in terms of the
 # sums of the inputs? Measure it with `runs.seen` where the last convolution of the wide VGG-11 gets
 # its inputs.
 
@@ -841,3 +841,6 @@ assert abs(share - 0.1) < 0.01
 
 # %% tags=["remove-cell"]
 scratch.cleanup()  # nothing stays on the disk
+
+# %% [markdown]
+# *Reference:* [](api/experiments_runs.md), [](api/experiments_training.md).

@@ -433,8 +433,8 @@ assert losses[0].equal(losses[1])
 # ### When training stops
 #
 # By default the script stops at the first look at which the training accuracy is at least 95 %. On
-# an easy task that is soon. On ECG5000 the instructions ask for a look every ten steps, and there the
-# first looks come late:
+# an easy task that is soon. On ECG5000 the instructions ask for a look every ten steps. How many does
+# our network need?
 
 # %%
 content = json.loads(Path("results/official_code.json").read_text())
@@ -444,7 +444,8 @@ print(f"our steps to 95 %, 10 seeds: {min(needed)} to {max(needed)}")
 assert max(needed) < 10
 
 # %% [markdown]
-# So it stops at the first or the second look. What ratio is there to be seen by then?
+# So the script stops at its first or second look, after at most ten draws of noise. What ratio is
+# there to be seen by then?
 
 # %%
 steps = [1, 10, 100, 1000, 2000]
@@ -483,7 +484,8 @@ ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# At the stop the ratio is that of the uniform start: the noise has hardly acted, whatever its scale.
+# At the stop the ratio is that of the uniform start: on this data set the noise has hardly acted, at
+# any of the three scales.
 # For a ratio that says something about the noise, fix the number of steps, by
 # `--convergence_method none --iterations 2000`. Note too that a run whose loss is no number ends
 # without writing a file, so that tables made of the files hold the survivors. `train` raises a
@@ -530,7 +532,7 @@ for a in (0.5, 1.75):
 assert rates[0] > 1e9
 
 # %% [markdown]
-# With 1.75 the first step throws the network out of the numbers, and the run ends as diverged. And
+# With 1.75 the first step overflows, and the run ends as diverged. And
 # the noise does not follow any such decay: its factor $\eta^{1/\alpha}$ is computed once, from the
 # option `--lr`. `StableNoise` reads the learning rate of the step.
 #
@@ -755,7 +757,7 @@ print(f"median {found:.4f}, expected {expected:.4f}")
 assert abs(found / expected - 1) < 0.04
 
 # %% [markdown]
-# **2. A constant.** Predict the pruning ratio of a CPU run of the script, type I, after 10, 100 and
+# **2. Only α and the width.** Predict the pruning ratio of a CPU run of the script, type I, after 10, 100 and
 # 2000 draws. On what does it depend?
 
 # %% tags=["hide-cell"]
@@ -790,3 +792,6 @@ for name, scale in (("noise", 0.01), ("no noise", 0.0)):
         middle = prediction.quantile(0.5)
         print(f"{name:8}  error {bound:.3f}: ratio {middle:.3f}")
 assert middle < 0.02
+
+# %% [markdown]
+# *Reference:* [](api/noise.md), [](api/compress.md), [](api/prediction.md).

@@ -1,17 +1,22 @@
 """One look for all figures: colours that survive colour blindness and print, quiet axes."""
 
-import base64
+import html
 import io
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib_inline.config import InlineBackend
 from torch import Tensor
 
+from heavytail.noise import NUMERALS
 from heavytail.tails import HillCurve
 
 # Okabe and Ito's palette, one colour and one dash pattern for each kind of noise, so that a
@@ -24,14 +29,16 @@ KIND_STYLES: dict[str, dict[str, Any]] = {
 }
 KIND_LABELS = {
     "none": "no noise",
-    "shared": "I, shared",
-    "independent": "II, independent",
-    "isotropic": "III, isotropic",
+    **{kind: f"{numeral}, {kind}" for kind, numeral in NUMERALS.items()},
 }
 
 
+# Nothing in a picture that changes from one run to the next.
+_PLAIN: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
 def use_style() -> None:
-    """Set matplotlib's defaults to the look of the book."""
+    """Set matplotlib's defaults to the look of the book; notebooks get vector figures."""
     plt.rcParams.update(
         {
             "figure.figsize": (7.0, 3.4),
@@ -47,8 +54,15 @@ def use_style() -> None:
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.6,
             "legend.frameon": False,
+            "svg.hashsalt": "heavytail",
         }
     )
+    shell = get_ipython()
+    if shell is not None:
+        backend = InlineBackend.instance(parent=shell)
+        backend.figure_formats = {"svg"}
+        drawn: dict[str, Any] = {"metadata": _PLAIN}
+        backend.print_figure_kwargs = drawn
 
 
 def sorted_columns(ax: Axes, norms: Tensor, **line: Any) -> None:
@@ -91,35 +105,70 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
 
 
-def slider(figures: Sequence[Figure], labels: Sequence[str], *, caption: str, alt: str) -> HTML:
-    """Return figures under a slider, the first one shown; without scripts it stays.
+def slider(
+    figures: Iterable[Figure],
+    labels: Sequence[str],
+    *,
+    moves: str,
+    caption: str,
+    alt: str,
+    start: int = 0,
+) -> HTML:
+    """Return figures under a slider that shows one of them; without scripts, the first shown.
+
+    The page holds each part of the pictures once, however many share it, and needs no server.
 
     Args:
-        figures: drawn alike, of one size, at least one; they are closed.
+        figures: drawn alike, of one size, at least one; each is closed before the next is drawn.
         labels: one for each figure, what the slider says beside it.
+        moves: what the slider moves, its name.
         caption: of all of them.
         alt: the alternative text.
+        start: place of the figure shown first.
     """
-    pictures = []
+    parts: dict[str, int] = {}
+    frames = []
     for figure in figures:
-        with io.BytesIO() as file:
-            figure.savefig(file, format="png", dpi=110)
-            pictures.append(base64.b64encode(file.getvalue()).decode())
+        frame = [parts.setdefault(part, len(parts)) for part in _parts(figure)]
+        frames.append(frame)
         plt.close(figure)
-    shown = (f'<img src="data:image/png;base64,{p}" alt="{alt}"' for p in pictures)
-    images = "".join(
-        f"{tag}{' hidden' if i else ''} style='max-width: 100%'>" for i, tag in enumerate(shown)
-    )
+    content = list(parts)
+    shown = "".join(content[part] for part in frames[start])
+    data = json.dumps({"parts": content, "frames": frames, "labels": list(labels)})
+    data = data.replace("</", "<\\/")  # else it would end the script that holds it
     show = (
         "const f = this.closest('figure'), n = +this.value;"
-        "f.querySelectorAll('img').forEach((m, i) => { m.hidden = i !== n; });"
-        "f.querySelectorAll('output').forEach((o, i) => { o.hidden = i !== n; });"
+        "const d = this.data ??= JSON.parse(f.querySelector('script').textContent);"
+        "f.querySelector('[role=img]').innerHTML = d.frames[n].map(i => d.parts[i]).join('');"
+        "f.querySelector('output').value = d.labels[n];"
+        "this.setAttribute('aria-valuetext', d.labels[n]);"
     )
-    texts = "".join(
-        f"<output{' hidden' if i else ''}> {label}</output>" for i, label in enumerate(labels)
-    )
+    label = html.escape(labels[start])
     return HTML(
-        f'<figure class="align-default">{images}<div><input type="range" min="0" value="0" '
-        f'max="{len(figures) - 1}" aria-label="which picture" oninput="{show}">{texts}</div>'
-        f"<figcaption><p>{caption}</p></figcaption></figure>"
+        f'<figure class="align-default slider"><div role="img" aria-label="{html.escape(alt)}">'
+        f'{shown}</div><label>{html.escape(moves)} <input type="range" min="0" '
+        f'max="{len(frames) - 1}" value="{start}" aria-valuetext="{label}" oninput="{show}"> '
+        f"<output>{label}</output></label><figcaption><p>{caption}</p></figcaption>"
+        f'<script type="application/json">{data}</script></figure>'
     )
+
+
+def _parts(figure: Figure) -> list[str]:
+    """Return a figure as SVG, tag by tag, without what no eye sees."""
+    with io.StringIO() as file:
+        figure.savefig(file, format="svg", metadata=_PLAIN)
+        picture = file.getvalue()
+    picture = picture[picture.index("<svg") :]
+    picture = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", picture, flags=re.DOTALL)
+    picture = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", picture, flags=re.DOTALL)
+    picture = picture.replace(
+        "<svg", '<svg style="max-width: 100%; height: auto; stroke-linejoin: round"', 1
+    )
+    picture = re.sub(r'<g id="[\w.]+">', "<g>", picture)  # names that several figures would share
+    picture = re.sub(r' d="[^"]*"', _rounded, picture)
+    return re.split(r"(?<=>)\s*(?=<)", re.sub(r"\s+", " ", picture).strip())
+
+
+def _rounded(path: re.Match[str]) -> str:
+    """Return a path to a tenth of a point."""
+    return re.sub(r"(\d\.\d)\d+", r"\1", path[0])

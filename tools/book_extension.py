@@ -1,17 +1,23 @@
 """A Sphinx extension: what the book's build needs beyond Jupyter Book.
 
-Executed notebooks are cached by what they depend on, not only by their own cells; and the page's
-mathematics is set by a MathJax that lies beside it, not on another host.
+Executed notebooks are cached by what they depend on, not only by their own cells; the page's
+mathematics is set by a MathJax that lies beside it, not on another host; and each page says which
+version it is.
 """
 
 import hashlib
 import importlib.util
+import os
 import shutil
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
+
+from heavytail import __version__
 
 _MATHJAX = "tex-chtml-full.js"  # holds every TeX extension: the others load theirs on demand
 
@@ -43,6 +49,32 @@ def _use_cache_of_this_state(app: Sphinx, config: Config) -> None:
     config.mathjax_path = f"mathjax/{_MATHJAX}"
 
 
+def last_change(root: Path) -> str | None:
+    """Return the day of the last commit, in UTC; None outside a clone.
+
+    SOURCE_DATE_EPOCH, where it is set, stands in for the commit.
+    """
+    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
+    # A folder above may be a clone of something else.
+    if not seconds and (root / ".git").exists() and shutil.which("git"):
+        log = ["git", "-C", str(root), "log", "-1", "--format=%ct"]
+        seconds = subprocess.run(log, capture_output=True, text=True, check=False).stdout
+    return datetime.fromtimestamp(int(seconds), UTC).date().isoformat() if seconds else None
+
+
+def footer(root: Path) -> str:
+    """Return what stands below every page: the version, and the day of the last change."""
+    day = last_change(root)
+    changed = f', last changed on <time datetime="{day}">{day}</time>' if day else ""
+    return f"<p>heavytail {__version__}{changed}</p>"
+
+
+def _say_version(app: Sphinx, config: Config) -> None:
+    """Put the footer where the theme looks for it."""
+    line = footer(Path(app.srcdir))
+    config.html_theme_options = {**config.html_theme_options, "extra_footer": line}
+
+
 def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """Copy MathJax and its fonts into the built site: 3 of the package's 23 MB."""
     if failure is not None or app.builder.format != "html":
@@ -72,6 +104,7 @@ def _drop_thebe(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("config-inited", _use_cache_of_this_state)
+    app.connect("config-inited", _say_version)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,7 +5,6 @@ made from it here and never edited. ``python -m tools.notebooks [NN_name ...]`` 
 pages, or all of them.
 """
 
-import base64
 import sys
 from pathlib import Path
 
@@ -50,19 +49,19 @@ def execute(page: Path) -> None:
     stored = page.with_suffix(".ipynb")
     jupytext.write(notebook, stored, config=_config())
     page.write_text(percent(stored))  # the same cells, with Jupytext's own header
-    for name, image in shown_elsewhere(notebook).items():
+    for name, picture in shown_elsewhere(notebook).items():
         IMAGES.mkdir(exist_ok=True)
-        (IMAGES / f"{name}.png").write_bytes(image)
+        (IMAGES / f"{name}.svg").write_text(picture)
 
 
-def shown_elsewhere(notebook: NotebookNode) -> dict[str, bytes]:
+def shown_elsewhere(notebook: NotebookNode) -> dict[str, str]:
     """Return the stored pictures of the figures that stand outside their page too, by name."""
     pictures = {}
     for cell in notebook.cells:
         name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
         for output in cell.get("outputs", []):
-            if name in SHOWN_ELSEWHERE and "image/png" in output.get("data", {}):
-                pictures[name] = base64.b64decode(output["data"]["image/png"])
+            if name in SHOWN_ELSEWHERE and "image/svg+xml" in output.get("data", {}):
+                pictures[name] = output["data"]["image/svg+xml"]
     return pictures
 
 

@@ -1,9 +1,9 @@
 """Write the repository's public address where the book needs it: ``python -m tools.stamp``.
 
 The address stands once, as ``Repository`` in ``[project.urls]`` of pyproject.toml. From it come
-the launch and repository buttons (``_config.yml``) and the install cell of every page. While it
-is unset, there are no buttons, and the install cell only says that there is nothing to install
-from.
+the launch and repository buttons (``_config.yml``), the install cell of every page, what
+README.md says of where to read and to clone, and an entry of CITATION.cff. While it is unset, there
+are no buttons and no entry, and the cell and README.md only say that there is no address.
 """
 
 import re
@@ -16,8 +16,9 @@ from tools.notebooks import pages
 
 ROOT = Path(__file__).parents[1]
 
-_CONFIG_REGION = re.compile(
-    r"(?<=# begin: stamped from pyproject.toml\n).*?(?=# end: stamped)", re.DOTALL
+_REGION = re.compile(
+    r"(?<=begin: stamped from pyproject.toml)( -->)?\n.*?(?=^(?:#|<!--) end: stamped)",
+    re.DOTALL | re.MULTILINE,
 )
 _INSTALL_CELL = re.compile(
     r"^# On Colab, install the package[^\n]*\n.*?(?=\n\n# %%|\Z)", re.DOTALL | re.MULTILINE
@@ -28,20 +29,36 @@ def repository() -> str | None:
     """Return the address in pyproject.toml, None while it is unset."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     address: str | None = project.get("urls", {}).get("Repository")
-    return address.rstrip("/") if address else None
+    return address.rstrip("/").removesuffix(".git") if address else None
+
+
+def book(address: str) -> str | None:
+    """Return the address of the published HTML of a repository on GitHub, None elsewhere."""
+    parts = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", address)
+    return f"https://{parts[1]}.github.io/{parts[2]}/" if parts else None
 
 
 def install_cell(address: str | None) -> str:
-    """Return the code of every page's first cell."""
+    """Return the code of every page's first cell.
+
+    A page reads ``results/``, so that a package alone is not enough: on Colab it gets a clone, and
+    the folder that it has elsewhere.
+    """
     if address is None:
         action = '    print("No public address yet: install heavytail by hand.")'
     else:
         action = (
-            "    import subprocess\n\n"
-            f'    repository = "git+{address}"  # fmt: skip\n'
-            '    package = f"heavytail[experiments] @ {repository}"\n'
-            '    pip = [sys.executable, "-m", "pip", "install", "-q", package]\n'
-            "    subprocess.run(pip, check=True)"
+            "    import os\n"
+            "    import subprocess\n"
+            "    from pathlib import Path\n\n"
+            f'    address = "{address}"  # fmt: skip\n'
+            '    clone = Path.home() / "heavytail"\n'
+            "    if not clone.exists():\n"
+            '        git = ["git", "clone", "-q", "--depth", "1", address, clone]\n'
+            "        subprocess.run(git, check=True)\n"
+            '    pip = [sys.executable, "-m", "pip", "install", "-q"]\n'
+            '    subprocess.run([*pip, f"{clone}[experiments]"], check=True)\n'
+            '    os.chdir(clone / "book")'
         )
     return (
         "# On Colab, install the package; elsewhere, do nothing.\n"
@@ -49,6 +66,19 @@ def install_cell(address: str | None) -> str:
         'if "google.colab" in sys.modules:\n'
         f"{action}"
     )
+
+
+def readme_region(address: str | None) -> str:
+    """Return the line of README.md that says where the book and its source are."""
+    if address is None:
+        return "This repository has no public address yet.\n"
+    published = f"The book: <{book(address)}>. " if book(address) else ""
+    return f"{published}Its repository: `git clone {address}`.\n"
+
+
+def citation_region(address: str | None) -> str:
+    """Return the line of CITATION.cff that names the address."""
+    return f"repository-code: {address}\n" if address else ""
 
 
 def config_region(address: str | None) -> str:
@@ -61,8 +91,15 @@ def config_region(address: str | None) -> str:
     )
 
 
+_REGIONS = {
+    "README.md": readme_region,
+    "CITATION.cff": citation_region,
+    "_config.yml": config_region,
+}
+
+
 def stamped(path: Path, address: str | None) -> str:
-    """Return the text of a page, a notebook or _config.yml with the address in its place.
+    """Return the text of a page, a notebook or another target with the address in its place.
 
     Raises:
         ValueError: if the file has no such place, or more than one.
@@ -76,10 +113,10 @@ def stamped(path: Path, address: str | None) -> str:
         cells[0].source = install_cell(address)
         return str(nbformat.writes(notebook)) + "\n"
     if path.suffix == ".py":
-        place, content = _INSTALL_CELL, install_cell(address)
+        result, found = _INSTALL_CELL.subn(lambda _: install_cell(address), text)
     else:
-        place, content = _CONFIG_REGION, config_region(address)
-    result, found = place.subn(lambda _: content, text)
+        region = _REGIONS[path.name](address)
+        result, found = _REGION.subn(lambda begin: f"{begin[1] or ''}\n{region}", text)
     if found != 1:
         raise ValueError(f"{path} must have one place for the address, found {found}")
     return result
@@ -88,7 +125,7 @@ def stamped(path: Path, address: str | None) -> str:
 def targets() -> list[Path]:
     """Return all files that carry the address."""
     notebooks = [page.with_suffix(".ipynb") for page in pages()]
-    return [ROOT / "_config.yml", *pages(), *(n for n in notebooks if n.exists())]
+    return [*(ROOT / name for name in _REGIONS), *pages(), *(n for n in notebooks if n.exists())]
 
 
 def main() -> None:
