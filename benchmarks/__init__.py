@@ -1,1 +1,1 @@
-"""Timings beside the peers; each script records its figures for the book."""
+"""Timings beside the peers: python -m benchmarks.NAME [--record FILE] [--rounds N]."""

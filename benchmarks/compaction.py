@@ -1,4 +1,4 @@
-"""Time and weigh a network before and after: python -m benchmarks.compaction [--record FILE].
+"""Time and weigh a network before and after: python -m benchmarks.compaction.
 
 A network of 10,000 columns is trained on ECG5000 with heavy-tailed noise, pruned at a squared
 error of 0.1, and made smaller: by its columns, and by its singular values. Inference is that of a
@@ -6,12 +6,10 @@ batch of 500 on one thread; all candidates run in turn, several rounds, and the 
 its fastest.
 """
 
-import argparse
 import copy
-import json
 import math
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import heavytail
+from benchmarks.timing import command_line, fastest
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.provenance import where
 from heavytail.experiments.train import accuracy, train
 
 WIDTH, STEPS, LR, BATCH = 10_000, 2000, 0.01, 100
@@ -55,19 +53,14 @@ def file_size(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def milliseconds(models: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
-    """Return the time of inference of each, over interleaved rounds."""
-    best = dict.fromkeys(models, math.inf)
+def milliseconds(models: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
+    """Return the time of inference of each."""
     with torch.inference_mode():
-        for _ in range(ROUNDS):
-            for name, model in models.items():
-                start = time.perf_counter()
-                model(x)
-                best[name] = min(best[name], time.perf_counter() - start)
+        best = fastest({name: partial(model, x) for name, model in models.items()}, rounds)
     return {name: round(1000 * seconds, 3) for name, seconds in best.items()}
 
 
-def case(kind: str, data: Dataset) -> dict[str, Any]:
+def case(kind: str, data: Dataset, rounds: int) -> dict[str, Any]:
     """Return what becomes of a network trained with noise of a kind."""
     dense = trained(kind, data)
     masked = copy.deepcopy(dense)
@@ -80,7 +73,7 @@ def case(kind: str, data: Dataset) -> dict[str, Any]:
         "low rank": heavytail.factorize(dense, error=ERROR),
     }
     x = data.x_train[torch.arange(EXAMPLES) % len(data.x_train)]
-    times = milliseconds(models, x)
+    times = milliseconds(models, x, rounds)
     with torch.inference_mode():
         before, after = masked(x), models["compact"](x)
     apart = float((before - after).abs().max() / before.abs().max())
@@ -106,12 +99,12 @@ def case(kind: str, data: Dataset) -> dict[str, Any]:
     }
 
 
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     data = load("ecg5000")
     torch.set_num_threads(1)
     return {
-        "what": f"inference of {EXAMPLES} examples, one thread, the fastest of {ROUNDS} rounds",
+        "what": f"inference of {EXAMPLES} examples, one thread, the fastest of {rounds} rounds",
         "data": "ecg5000",
         "width": WIDTH,
         "steps": STEPS,
@@ -121,22 +114,9 @@ def record() -> dict[str, Any]:
         "scale": SCALE,
         "error": ERROR,
         "seeds": {"start": 0, "noise": 1, "batches": 2},
-        "kinds": {kind: case(kind, data) for kind in ("shared", "isotropic")},
-        "command": "python -m benchmarks.compaction --record book/results/compaction.json",
-        **where("safetensors"),
+        "kinds": {kind: case(kind, data, rounds) for kind in ("shared", "isotropic")},
     }
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    target = parser.parse_args().record
-    figures = record()
-    print(json.dumps(figures, indent=2))
-    if target:
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS, peers=("safetensors",))

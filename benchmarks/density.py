@@ -1,24 +1,20 @@
-"""Time and check the log density beside scipy's: python -m benchmarks.density [--record FILE].
+"""Time and check the log density beside scipy's: python -m benchmarks.density.
 
 Errors are those of log f on a grid of points and laws, against tanh-sinh quadrature in 30 digits
 or more. Times are the fastest of several interleaved rounds, on one thread.
 """
 
-import argparse
 import itertools
-import json
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import levy_stable
 
+from benchmarks.timing import command_line, fastest
 from heavytail import Stable, _integrals
-from heavytail.experiments.provenance import where
 from tests.oracles import stable_log_density
 
 ALPHAS = (0.5, 0.8, 0.99, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.1, 1.5, 1.75, 1.9, 2 - 1e-6)
@@ -79,7 +75,7 @@ def summary_of(errors: np.ndarray) -> dict[str, float]:
     }
 
 
-def microseconds(alpha: float, beta: float) -> dict[str, float]:
+def microseconds(alpha: float, beta: float, rounds: int) -> dict[str, float]:
     """Return the fastest time a point of each."""
     rng = np.random.default_rng(0)
     many = np.tan((rng.random(1_000_000) - 0.5) * 3.1415)
@@ -94,39 +90,22 @@ def microseconds(alpha: float, beta: float) -> dict[str, float]:
         "heavytail, 10^3 points": (lambda: ours(alpha, beta, few), len(few)),
         "scipy, 10^3 points": (lambda: scipys(alpha, beta, few), len(few)),
     }
-    best = dict.fromkeys(runs, math.inf)
-    for _ in range(ROUNDS):
-        for name, (run, points) in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], 1e6 * (time.perf_counter() - start) / points)
-    return best
+    best = fastest({name: run for name, (run, _) in runs.items()}, rounds)
+    return {name: 1e6 * best[name] / points for name, (_, points) in runs.items()}
 
 
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     torch.set_num_threads(1)
     return {
         "what": "errors of log f against tanh-sinh quadrature; microseconds a point, one thread",
         "grid": {"alpha": ALPHAS, "beta": BETAS, "x": POINTS, "form": "S0", "body": BODY},
         **errors(),
-        "microseconds": {f"{a}, {b}": microseconds(a, b) for a, b in ((1.75, 0.0), (1.5, 0.5))},
-        "command": "python -m benchmarks.density --record book/results/density.json",
-        **where(),
+        "microseconds": {
+            f"{a}, {b}": microseconds(a, b, rounds) for a, b in ((1.75, 0.0), (1.5, 0.5))
+        },
     }
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    target = parser.parse_args().record
-    figures = record()
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if target:
-        target.write_text(text + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS)

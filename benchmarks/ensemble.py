@@ -1,28 +1,24 @@
-"""Time networks trained together and one by one: python -m benchmarks.ensemble [--record FILE].
+"""Time networks trained together and one by one: python -m benchmarks.ensemble.
 
 One by one is `train` with `StableNoise`, on one thread, on two, and in a pool of two processes of
 one thread each, whose start is not counted. All candidates run in turn, several rounds; the figure
 of each is its fastest round, and what is compared is a ratio within the run.
 """
 
-import argparse
-import json
-import math
 import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.timing import command_line, fastest
 from heavytail import StableNoise, hidden_weights
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.provenance import where
 from heavytail.experiments.train import train
 
 MIXES = {
@@ -110,19 +106,9 @@ def in_pool(pool: ProcessPoolExecutor, some: list[Member], shape: Shape, steps: 
         pass
 
 
-def fastest(runs: dict[str, Callable[[], object]], steps: int, n: int) -> dict[str, float]:
-    """Return the microseconds a network and step of each candidate, over interleaved rounds."""
-    best = dict.fromkeys(runs, math.inf)
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return {name: round(1e6 * seconds / steps / n, 1) for name, seconds in best.items()}
-
-
-def compared(times: dict[str, float]) -> dict[str, Any]:
-    """Return the times with how many times faster together is."""
+def compared(seconds: dict[str, float], steps: int, n: int) -> dict[str, Any]:
+    """Return the times a network and step, with how many times faster together is."""
+    times = {name: round(1e6 * each / steps / n, 1) for name, each in seconds.items()}
     mine = times["together, 2 threads"]
     alone = min(times["one by one, 1 thread"], times["one by one, 2 threads"])
     ratios = {"one by one / together": round(alone / mine, 2)}
@@ -133,7 +119,7 @@ def compared(times: dict[str, float]) -> dict[str, Any]:
     return {"microseconds": times, **ratios}
 
 
-def kinds(pool: ProcessPoolExecutor) -> dict[str, Any]:
+def kinds(pool: ProcessPoolExecutor, rounds: int) -> dict[str, Any]:
     """Compare by the kind of noise."""
     found = {}
     for mix in MIXES:
@@ -145,11 +131,11 @@ def kinds(pool: ProcessPoolExecutor) -> dict[str, Any]:
             "together, 1 thread": partial(together, *case, 1, True),
             "together, 2 threads": partial(together, *case, 2, True),
         }
-        found[mix] = compared(fastest(runs, STEPS, NETS))
+        found[mix] = compared(fastest(runs, rounds), STEPS, NETS)
     return found
 
 
-def sizes() -> dict[str, Any]:
+def sizes(rounds: int) -> dict[str, Any]:
     """Compare by width, with a mix of kinds: from where on do members gain nothing as a group?"""
     found = {}
     for hidden_layers, widths in SIZES.items():
@@ -163,46 +149,29 @@ def sizes() -> dict[str, Any]:
                 "groups of one, 2 threads": partial(together, *case, 2, False),
                 "together, 2 threads": partial(together, *case, 2, True),
             }
-            row = {"weights": weights, "steps": steps, **compared(fastest(runs, steps, FEWER))}
-            found[f"{hidden_layers} x {width}"] = row
+            row = compared(fastest(runs, rounds), steps, FEWER)
+            found[f"{hidden_layers} x {width}"] = {"weights": weights, "steps": steps, **row}
     return found
 
 
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     start = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         in_pool(pool, members("mix", 2), (WIDTH, 1), 1)  # starts both, and warms them up
         started = time.perf_counter() - start
         together(members("mix", 2), (WIDTH, 1), 1, 2, True)
-        by_kind = kinds(pool)
+        by_kind = kinds(pool, rounds)
     return {
         "what": "microseconds a network and step, the fastest of the rounds, interleaved",
         "data": f"digits, batch {BATCH}, one accuracy on the training examples at the end",
         "kinds": {"networks": NETS, "width": WIDTH, "steps": STEPS, **by_kind},
-        "sizes": {"networks": FEWER, **sizes()},
-        "rounds": ROUNDS,
+        "sizes": {"networks": FEWER, **sizes(rounds)},
+        "rounds": rounds,
         "seconds to start the pool": round(started, 1),
-        "command": "python -m benchmarks.ensemble --record book/results/ensemble.json",
-        **where(),
     }
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    target = parser.parse_args().record
-    figures = record()
-    for part in ("kinds", "sizes"):
-        for name, row in figures[part].items():
-            if isinstance(row, dict):
-                ratios = {key: value for key, value in row.items() if " / " in key}
-                print(f"{name:9} {row['microseconds']}\n{'':9} {ratios}")
-    if target:
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS)

@@ -1,17 +1,11 @@
-"""Time and weigh the particle simulation: python -m benchmarks.meanfield [--record FILE].
+"""Time and weigh the particle simulation: python -m benchmarks.meanfield.
 
 The peer is the same Euler scheme as one writes it with numpy and scipy. Both run in turn on one
 thread, several rounds; the figure of each is its fastest. Memory is the peak of a new process,
 beyond what it holds before.
 """
 
-import argparse
-import json
-import math
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +14,7 @@ from scipy.stats import levy_stable
 
 import heavytail
 from benchmarks.memory import extra_mebibytes
-from heavytail.experiments.provenance import where
+from benchmarks.timing import command_line, fastest
 
 ALPHA, SIGMA, T = 1.75, 0.5, 1.0
 PARTICLES, DIMENSION, DATA, STEPS = 100_000, 2, 16, 100
@@ -73,19 +67,8 @@ def plain(n: int, steps: int) -> np.ndarray:
     return theta
 
 
-def fastest(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the seconds of each candidate, over interleaved rounds."""
-    best = dict.fromkeys(runs, math.inf)
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     torch.set_num_threads(1)
     case = PARTICLES, STEPS
     seconds = fastest(
@@ -93,10 +76,11 @@ def record() -> dict[str, Any]:
             "numpy and scipy": partial(plain, *case),
             "heavytail, float64": partial(ours, *case, torch.float64),
             "heavytail, float32": partial(ours, *case, torch.float32),
-        }
+        },
+        rounds,
     )
     steps = {n: max(10, 10_000_000 // n) for n in SIZES}
-    by_size = fastest({str(n): partial(ours, n, steps[n], torch.float32) for n in SIZES})
+    by_size = fastest({str(n): partial(ours, n, steps[n], torch.float32) for n in SIZES}, rounds)
     return {
         "what": "one thread, interleaved, the fastest of the rounds",
         "case": f"tanh, {DATA} data in R^{DIMENSION}, kind II, alpha {ALPHA}",
@@ -113,22 +97,9 @@ def record() -> dict[str, Any]:
         "extra MiB of 10^6 particles in R^10, 8 data, float32, by steps": {
             str(k): round(extra_mebibytes(_SETUP, _MILLION.format(steps=k))) for k in (5, 1000)
         },
-        "rounds": ROUNDS,
-        "command": "python -m benchmarks.meanfield --record book/results/meanfield.json",
-        **where(),
+        "rounds": rounds,
     }
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    target = parser.parse_args().record
-    figures = record()
-    print(json.dumps(figures, indent=2))
-    if target:
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS)

@@ -1,15 +1,11 @@
-"""Time the noise beside a training step: python -m benchmarks.noise [--record FILE].
+"""Time the noise beside a training step: python -m benchmarks.noise.
 
 One hidden layer, ReLU, 10 classes, float32, SGD, one thread. All candidates run in turn, several
 rounds; the figure of each is its fastest round, and what is compared is a ratio within the run.
 """
 
-import argparse
-import json
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +14,9 @@ from scipy.stats import levy_stable
 from torch import nn
 
 from benchmarks.memory import extra_mebibytes
+from benchmarks.timing import command_line, fastest
 from heavytail import StableNoise
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.provenance import where
 from heavytail.noise import KINDS
 
 ALPHA, SCALE, LR = 1.75, 0.003, 0.01
@@ -82,8 +78,8 @@ def training_step(model: nn.Module, inputs: int, batch: int) -> Callable[[], obj
     return step
 
 
-def milliseconds(width: int, inputs: int) -> dict[str, float]:
-    """Return the fastest time of each candidate, over interleaved rounds."""
+def milliseconds(width: int, inputs: int, rounds: int) -> dict[str, float]:
+    """Return the fastest time of each candidate."""
     model = FullyConnected(inputs, 10, width=width)
     weight = nn.Parameter(torch.zeros(width, inputs))
     runs: dict[str, Callable[[], object]] = {
@@ -92,13 +88,7 @@ def milliseconds(width: int, inputs: int) -> dict[str, float]:
     runs |= {kind: noise_alone(weight, kind) for kind in KINDS}
     runs["gaussian"] = gaussian(weight)
     runs |= {f"host {kind}": host_recipe(weight, kind) for kind in KINDS}
-    best = dict.fromkeys(runs, math.inf)
-    for round_ in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_:  # the first round warms up
-                best[name] = min(best[name], time.perf_counter() - start)
+    best = fastest(runs, rounds, warm_up=True)
     return {name: round(1e3 * seconds, 3) for name, seconds in best.items()}
 
 
@@ -129,37 +119,20 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    times = {f"{width}x{inputs}": milliseconds(width, inputs) for width, inputs in SHAPES}
+    times = {f"{width}x{inputs}": milliseconds(width, inputs, rounds) for width, inputs in SHAPES}
     return {
         "what": "milliseconds, the fastest of the rounds; one thread, interleaved",
         "alpha": ALPHA,
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "milliseconds": times,
         "ratios": {shape: ratios(figures) for shape, figures in times.items()},
         "extra_mebibytes_5000x784": {kind: round(memory(kind), 2) for kind in KINDS},
-        "command": "python -m benchmarks.noise --record book/results/noise.json",
-        **where(),
     }
 
 
-def main() -> None:
-    """Measure, print a table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    target = parser.parse_args().record
-    figures = record()
-    for shape, values in figures["ratios"].items():
-        print(shape)
-        for name, value in values.items():
-            print(f"  {name:32} {value:8.3f}")
-    print(f"extra memory, MiB: {figures['extra_mebibytes_5000x784']}")
-    if target:
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS)

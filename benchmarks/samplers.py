@@ -1,38 +1,24 @@
-"""Time the symmetric sampler against its peers: python -m benchmarks.samplers [--record FILE].
+"""Time the symmetric sampler against its peers: python -m benchmarks.samplers.
 
 All candidates run in turn in one process on one thread, several rounds; the figure of each is its
 fastest round, and what is compared is a ratio within the run. Pyro is timed where it is installed.
 """
 
-import argparse
-import json
-import math
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import levy_stable
-from torch import Tensor
 
 import heavytail
 from benchmarks.memory import extra_mebibytes
-from heavytail.experiments.provenance import where
-from tests.oracles import stable_tail
+from benchmarks.timing import command_line, fastest
+from tests.oracles import stable_tail, textbook_draws
 
 DRAWS = 1_000_000
 ROUNDS = 11
-
-
-def textbook(alpha: float, n: int, dtype: torch.dtype) -> Tensor:
-    """Draw by the Chambers-Mallows-Stuck formula as textbooks print it."""
-    U = (torch.rand(n, dtype=dtype) - 0.5) * math.pi
-    W = torch.empty(n, dtype=dtype).exponential_()
-    power = (torch.cos((1 - alpha) * U) / W) ** ((1 - alpha) / alpha)
-    return torch.sin(alpha * U) / torch.cos(U) ** (1 / alpha) * power
 
 
 def candidates(alpha: float) -> dict[str, Callable[[], object]]:
@@ -45,8 +31,8 @@ def candidates(alpha: float) -> dict[str, Callable[[], object]]:
 
     found: dict[str, Callable[[], object]] = {
         "scipy float64": lambda: levy_stable.rvs(alpha, 0, size=DRAWS, random_state=rng),
-        "textbook float32": lambda: textbook(alpha, DRAWS, torch.float32),
-        "textbook float64": lambda: textbook(alpha, DRAWS, torch.float64),
+        "textbook float32": partial(textbook_draws, alpha, DRAWS, dtype=torch.float32),
+        "textbook float64": partial(textbook_draws, alpha, DRAWS, dtype=torch.float64),
         "heavytail float32": ours(torch.float32),
         "heavytail float64": ours(torch.float64),
         "one 64-bit word": lambda: torch.empty(DRAWS, dtype=torch.int64).random_(
@@ -64,16 +50,9 @@ def candidates(alpha: float) -> dict[str, Callable[[], object]]:
     return found
 
 
-def nanoseconds(alpha: float) -> dict[str, float]:
-    """Return the fastest time a draw of each candidate, over interleaved rounds."""
-    runs = candidates(alpha)
-    best = dict.fromkeys(runs, math.inf)
-    for round_ in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_:  # the first round warms up
-                best[name] = min(best[name], time.perf_counter() - start)
+def nanoseconds(alpha: float, rounds: int) -> dict[str, float]:
+    """Return the fastest time a draw of each candidate."""
+    best = fastest(candidates(alpha), rounds, warm_up=True)
     return {name: 1e9 * seconds / DRAWS for name, seconds in best.items()}
 
 
@@ -105,39 +84,19 @@ def memory(draws: int = 50_000_000) -> float:
     return extra_mebibytes(setup, statement) - 4 * draws / 2**20
 
 
-def record() -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+def record(rounds: int) -> dict[str, Any]:
+    """Return the figures."""
     torch.set_num_threads(1)
-    figures = {str(alpha): nanoseconds(alpha) for alpha in (1.1, 1.75)}
+    figures = {str(alpha): nanoseconds(alpha, rounds) for alpha in (1.1, 1.75)}
     return {
         "what": "nanoseconds a draw, the fastest of the rounds; one thread, interleaved",
         "draws": DRAWS,
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "nanoseconds": figures,
         "extra_mebibytes_float32": round(memory(), 2),
         "tails": tails(),
-        "command": "python -m benchmarks.samplers --record book/results/samplers.json",
-        **where("pyro"),
     }
 
 
-def main() -> None:
-    """Measure, print a table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    figures = record()
-    for alpha, times in figures["nanoseconds"].items():
-        print(f"alpha = {alpha}")
-        for name, value in times.items():
-            mine = times["heavytail float64" if "64" in name else "heavytail float32"]
-            print(f"  {name:18} {value:7.1f} ns   {value / mine:5.2f} x ours")
-    print(f"extra memory of a float32 draw: {figures['extra_mebibytes_float32']:.1f} MiB")
-    for name, counts in figures["tails"]["found"].items():
-        print(f"  {name:18} beyond {counts['beyond']}, inf or nan {counts['inf or nan']}")
-    target = parser.parse_args().record
-    if target:
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS, peers=("pyro",))

@@ -1,4 +1,4 @@
-"""Time whole training steps: python -m benchmarks.training [--record FILE] [--rounds N].
+"""Time whole training steps: python -m benchmarks.training.
 
 The recipe of the paper's official script over ours, on data of the shape of ECG5000: one hidden
 layer, ReLU, 2 classes, float32, SGD, one thread, no evaluation. A step is all from one update to
@@ -7,12 +7,9 @@ sides run in turn, several rounds; the figure of each is the mean step of its fa
 what is compared is a ratio within the run.
 """
 
-import argparse
-import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.noise import ALPHA, LR, SCALE, host_recipe
+from benchmarks.timing import command_line, least
 from heavytail import StableNoise, hidden_weights
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.provenance import where
 from heavytail.experiments.train import train
 from heavytail.noise import KINDS
 
@@ -117,23 +114,14 @@ def ours(arrays: Arrays, width: int, batch: int, kind: str) -> float:
 
 
 def milliseconds(arrays: Arrays, width: int, rounds: int) -> dict[str, float]:
-    """Return the time a step of each candidate in its fastest round; rounds are interleaved."""
-    sides: dict[str, Callable[[Arrays, int, int, str], float]] = {
-        "official": official,
-        "ours": ours,
+    """Return the time a step of each candidate in its fastest round."""
+    steps = {
+        f"{side}, {kind}, batch {batch}": partial(step, arrays, width, batch, kind)
+        for batch in BATCHES
+        for kind in ("none", *KINDS)
+        for side, step in (("official", official), ("ours", ours))
     }
-    cases = [
-        (side, kind, batch) for batch in BATCHES for kind in ("none", *KINDS) for side in sides
-    ]
-    best = dict.fromkeys(cases, math.inf)
-    for _ in range(rounds):
-        for side, kind, batch in cases:
-            seconds = sides[side](arrays, width, batch, kind)
-            best[side, kind, batch] = min(best[side, kind, batch], seconds)
-    return {
-        f"{side}, {kind}, batch {batch}": round(1e3 * seconds, 3)
-        for (side, kind, batch), seconds in best.items()
-    }
+    return {name: round(1e3 * seconds, 3) for name, seconds in least(steps, rounds).items()}
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
@@ -148,7 +136,7 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
 
 
 def record(rounds: int) -> dict[str, Any]:
-    """Return the figures with what they were measured on."""
+    """Return the figures."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     arrays = (
@@ -169,26 +157,8 @@ def record(rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "milliseconds": times,
         "ratios": {shape: ratios(figures) for shape, figures in times.items()},
-        "command": "python -m benchmarks.training --record book/results/training.json",
-        **where(),
     }
 
 
-def main() -> None:
-    """Measure, print a table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved rounds, >= 1")
-    arguments = parser.parse_args()
-    figures = record(arguments.rounds)
-    for shape, times in figures["milliseconds"].items():
-        print(f"{shape:28} official      ours  official / ours")
-        for case, ratio in figures["ratios"][shape].items():
-            theirs, mine = times[f"official, {case}"], times[f"ours, {case}"]
-            print(f"  {case:26} {theirs:8.2f}  {mine:8.2f}  {ratio:15.2f}")
-    if arguments.record:
-        arguments.record.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(record, __doc__, rounds=ROUNDS)

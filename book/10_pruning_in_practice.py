@@ -286,8 +286,8 @@ plots.slider(
 # noise lets more columns go, and Gaussian noise does not, as {eq}`eq-error-with-start` says. At equal
 # *fraction* it is the other way round, and the grey lines say why. Without noise, keeping the longest
 # columns is far better than keeping random ones; with heavy-tailed noise it is no better than chance.
-# (That the norm says so much without noise is the gradients' work: they have moved the weights by 14 %
-# of the start. Where they move them less, it says less: [](12_experiments.ipynb), exercise 2.) With
+# (That the norm says so much without noise is the gradients' work. Where they move the weights less,
+# it says less: [](12_experiments.ipynb), exercise 2.) With
 # noise the length of a column says which one the noise has hit, and little about what it does. The
 # relative error measures the matrix, and the matrix is not the function. A matrix that is
 # compressible in this sense may be pruned to that error, and no deeper.

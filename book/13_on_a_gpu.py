@@ -57,7 +57,7 @@ from heavytail.experiments import records, runs, summary, tables
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import VGG11, FullyConnected
-from heavytail.experiments.results import Config, read
+from heavytail.experiments.results import Config, decode
 from heavytail.experiments.sweep import Store, sweep
 from heavytail.experiments.train import (
     History,
@@ -396,7 +396,7 @@ on_device = partial(runs.in_sweep, device=device)
 
 def fill(configs, known=()):
     """Run what is not known and what the budget is enough for."""
-    known = {read(entry)[0]: entry for entry in known}
+    known = {decode(entry)[0]: entry for entry in known}
     missing = [config for config in configs if config not in known]
     chosen = within(missing, minutes)
     options = {"processes": 0, "progress": cuda}
@@ -406,7 +406,7 @@ def fill(configs, known=()):
 
 def show(configs, entries):
     """Show the rows of a table; where nothing is there, "not yet"."""
-    found = summary.rows(configs, map(read, entries))
+    found = summary.rows(configs, map(decode, entries))
     cells = [summary.cells(row)[1:] for row in found]
     plots.show_table(summary.COLUMNS[1:], cells)
     empty = [row for row in found if not row.results]
@@ -455,7 +455,7 @@ show(configs, entries)
 # %%
 entries = fill(small)
 show(small, entries)
-found = summary.rows(small, map(read, entries))
+found = summary.rows(small, map(decode, entries))
 ratios = {
     row.config.kind: row.estimate(lambda r: r.ratio) for row in found
 }

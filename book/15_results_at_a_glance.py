@@ -98,7 +98,7 @@ def recorded(name):
     """Return the rows of a table."""
     found = records.read(f"results/{name}.json")
     return summary.rows(
-        tables.TABLES[name].paper, map(results.read, found)
+        tables.TABLES[name].paper, map(results.decode, found)
     )
 
 

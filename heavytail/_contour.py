@@ -92,11 +92,6 @@ class _Field(NamedTuple):
     d_im: Tensor
 
 
-def on_half_line(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Return whether the law lives on a half-line."""
-    return (alpha < 1) & (beta.abs() == 1)
-
-
 def sine(alpha: Tensor) -> Tensor:
     """Return sin(pi alpha / 2), exact at alpha = 2."""
     return torch.sin(_HALF_PI * torch.minimum(alpha, 2 - alpha))

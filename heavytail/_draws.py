@@ -173,8 +173,8 @@ def uniforms_from_words(words: Tensor, *, out: Tensor | None = None) -> tuple[Te
 
     Returns:
         angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1]; the two inputs of the
-        maps of this module, of 31 or 63 bits beside the sign. The uniform stays below 1 by one
-        rounding unit.
+        maps in :mod:`heavytail._maps`, of 31 or 63 bits beside the sign. The uniform stays below 1
+        by one rounding unit.
     """
     if words.dtype == torch.int32:
         dtype, grid, below_one = torch.float32, 2.0**31, 1 - 2.0**-24

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heavytail._contour import ROWS, law_of, on_half_line, quadrature, sine
+from heavytail._contour import ROWS, law_of, quadrature, sine
+from heavytail._maps import on_half_line
 
 _PI = math.pi
 _HALF_PI = math.pi / 2

@@ -5,10 +5,10 @@ cancels; what is left is what the drift did. The error is measured over several 
 widths or step sizes, and a power is fitted, with a standard error over seeds.
 
 References:
-    Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized neural
-    networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125).
-    A.-S. Sznitman, Topics in propagation of chaos, Ecole d'ete de probabilites de Saint-Flour XIX
-    - 1989, Lecture Notes in Mathematics 1464, Springer, 1991: the coupling.
+    - Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized neural
+      networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125).
+    - A.-S. Sznitman, Topics in propagation of chaos, Ecole d'ete de probabilites de Saint-Flour
+      XIX - 1989, Lecture Notes in Mathematics 1464, Springer, 1991: the coupling.
 """
 
 import math
@@ -207,7 +207,7 @@ def chaos_error(
     r"""Measure how the distance of n particles from their limit falls with n.
 
     Particle i and its copy in a reference share the start and the noise. The error of a seed is the
-    mean over particles of |theta^i - copy^i| at time T; :attr:`Rates.sup` has the mean over
+    mean over particles of |theta^i - copy^i| at time T; ``Rates.sup`` has the mean over
     particles of the supremum over the steps. With h and its gradient bounded and Lipschitz it falls
     like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}.
 
@@ -364,7 +364,7 @@ def euler_error(
 
     One path of the noise, in the steps of the finest scheme, drives all: the increment over a long
     step is the sum of those over its short ones. The error of a seed is the mean over particles of
-    the distance from the finest scheme; :attr:`Rates.sup` has the largest over particles. For
+    the distance from the finest scheme; ``Rates.sup`` has the largest over particles. For
     additive symmetric noise and a smooth drift the power of eta is 1.
 
     Args:

@@ -36,6 +36,7 @@ from heavytail.stable import (
 )
 
 KINDS = ("shared", "independent", "isotropic")
+NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the paper
 COLUMNS = ("filter", "kernel")
 
 # Numbers a block of noise has on a CPU: it stays in a core's cache until it is added. Elsewhere

@@ -34,6 +34,7 @@ KIND_LABELS = {
 
 
 # Nothing in a picture that changes from one run to the next.
+_SALT = "heavytail"
 _PLAIN: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -54,7 +55,7 @@ def use_style() -> None:
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.6,
             "legend.frameon": False,
-            "svg.hashsalt": "heavytail",
+            "svg.hashsalt": _SALT,
         }
     )
     shell = get_ipython()
@@ -155,7 +156,7 @@ def slider(
 
 def _parts(figure: Figure) -> list[str]:
     """Return a figure as SVG, tag by tag, without what no eye sees."""
-    with io.StringIO() as file:
+    with io.StringIO() as file, plt.rc_context({"svg.hashsalt": _SALT}):
         figure.savefig(file, format="svg", metadata=_PLAIN)
         picture = file.getvalue()
     picture = picture[picture.index("<svg") :]

@@ -3,25 +3,26 @@
 The tail index of a law is the alpha of P(|X| > x) ~ C x^-alpha. For a stable law of index below 2
 it is the stability index. The three assume different things, and answer different questions:
 
-* :func:`hill` assumes a power tail beyond some order statistic, and nothing below it. It has a
-  bias wherever the tail is not yet a power: for a stable law of index near 2 a large one.
-* :func:`log_moment` assumes that sums of the values are distributed like the values, up to a
-  factor: strictly stable, centred at 0. It has no tuning constant but the length of the sums.
-* :func:`stable_mle` assumes S(alpha)S(scale), and is then the most precise of the three.
+* :func:`heavytail.hill` assumes a power tail beyond some order statistic, and nothing below it. It
+  has a bias wherever the tail is not yet a power: for a stable law of index near 2 a large one.
+* :func:`heavytail.log_moment` assumes that sums of the values are distributed like the values, up
+  to a factor: strictly stable, centred at 0. It has no tuning constant but the length of the sums.
+* :func:`heavytail.stable_mle` assumes S(alpha)S(scale), and is then the most precise of the three.
 
 All three assume independent values. Of a standard error, none of them shows that an assumption
 fails: two estimators that differ by many standard errors do.
 
 References:
-    B. M. Hill, A simple general approach to inference about the tail of a distribution,
-    Ann. Statist. 3 (1975) 1163-1174.
-    M. Mohammadi, A. Mohammadpour, H. Ogata, On estimating the tail index and the spectral measure
-    of multivariate alpha-stable distributions, Metrika 78 (2015) 549-561.
-    W. H. DuMouchel, On the asymptotic normality of the maximum-likelihood estimate when sampling
-    from a stable distribution, Ann. Statist. 1 (1973) 948-957.
-    X. Ma, C. L. Nikias, Parameter estimation and blind channel identification in impulsive signal
-    environments, IEEE Trans. Signal Process. 43 (1995) 2884-2897.
-    L. de Haan, A. Ferreira, Extreme Value Theory: An Introduction, Springer, 2006.
+    - B. M. Hill, A simple general approach to inference about the tail of a distribution,
+      Ann. Statist. 3 (1975) 1163-1174.
+    - M. Mohammadi, A. Mohammadpour, H. Ogata, On estimating the tail index and the spectral measure
+      of multivariate alpha-stable distributions, Metrika 78 (2015) 549-561.
+    - W. H. DuMouchel, On the asymptotic normality of the maximum-likelihood estimate when sampling
+      from a stable distribution, Ann. Statist. 1 (1973) 948-957.
+    - X. Ma, C. L. Nikias, Parameter estimation and blind channel identification in impulsive signal
+      environments, IEEE Trans. Signal Process. 43 (1995) 2884-2897.
+    - L. de Haan, A. Ferreira, Extreme Value Theory: An Introduction,
+      Springer, 2006.
 """
 
 import math

@@ -36,6 +36,28 @@ def stable_phi(alpha: float, scale: float = 1.0) -> Callable[[float], float]:
     return lambda u: math.exp(-(abs(scale * u) ** alpha))
 
 
+def textbook(alpha: float, U: Tensor, W: Tensor) -> Tensor:
+    """Return S(alpha)S(1), alpha != 1, by the Chambers-Mallows-Stuck formula as textbooks print it.
+
+    U is uniform in (-pi/2, pi/2), W exponential. Its cos(U) loses digits near the poles.
+    """
+    power = (torch.cos((1 - alpha) * U) / W) ** ((1 - alpha) / alpha)
+    return torch.sin(alpha * U) / torch.cos(U) ** (1 / alpha) * power
+
+
+def textbook_draws(
+    alpha: float,
+    n: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return n draws by that formula: right in the middle, and wrong in the far tail."""
+    U = (torch.rand(n, dtype=dtype, generator=generator) - 0.5) * math.pi
+    W = torch.empty(n, dtype=dtype).exponential_(generator=generator)
+    return textbook(alpha, U, W)
+
+
 def stable_tail(alpha: float, x: float) -> float:
     """Return P(|X| > x) for X ~ S(alpha)S(1), 1 < alpha < 2, by quadrature.
 

@@ -1,11 +1,16 @@
 """The book: pages and their pairs, the address stamped into them, the built HTML."""
 
+import ast
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -13,7 +18,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from tools import book_extension, notebooks, stamp
+import heavytail
+from tools import book_extension, docstrings, notebooks, stamp
 
 ROOT = Path(__file__).parents[1]
 PAGES = notebooks.pages()
@@ -46,9 +52,30 @@ def test_every_cell_was_executed_in_order_without_error(path):
 def test_every_figure_has_a_caption_and_an_alternative_text(path):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+        if any("image/svg+xml" in output.get("data", {}) for output in cell.get("outputs", [])):
             assert cell.metadata["mystnb"]["figure"]["caption"]
             assert cell.metadata["mystnb"]["image"]["alt"]
+
+
+@pytest.mark.parametrize("page", PAGES[:-1], ids=by_name)  # the last sums the others up
+def test_every_chapter_has_its_parts(page):
+    """A question, a takeaway, exercises with folded solutions, the way to the reference."""
+    text = page.read_text()
+    assert re.search(r"^# # .*\n#\n# \*[A-Z]", text, re.MULTILINE)
+    parts = ["\n# ## Takeaway\n", "> **Takeaway.**", "\n# ## Exercises\n", "\n# **1. ", "\n# **2. "]
+    places = [text.index(part) for part in [*parts, "\n# *Reference:* [](api/"]]
+    assert places == sorted(places)
+    solutions = text[places[2] :].count('tags=["hide-cell"')
+    assert solutions >= len(re.findall(r"\n# \*\*[1-9]\. ", text[places[2] :]))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_figures_are_vectors_and_light(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            assert "image/png" not in data
+            assert len(data.get("image/svg+xml", "")) < 400_000  # else: rasterized=True
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
@@ -62,15 +89,21 @@ def test_figures_shown_elsewhere_are_the_pages_own():
         shown |= notebooks.shown_elsewhere(nbformat.read(path, as_version=4))
     assert set(shown) == set(notebooks.SHOWN_ELSEWHERE)
     for name, picture in shown.items():
-        assert (notebooks.IMAGES / f"{name}.png").read_bytes() == picture
+        assert (notebooks.IMAGES / f"{name}.svg").read_text() == picture
 
 
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    listed = {contents["root"], *(chapter["file"] for chapter in contents["chapters"])}
-    files = {*(f"book/{page.stem}" for page in PAGES)}
-    files |= {f"book/{page.stem}" for page in (ROOT / "book").glob("*.md")}
-    assert listed == files
+    listed = [contents["root"], *files_in(contents["parts"])]
+    files = [*PAGES, *(ROOT / "book").rglob("*.md")]
+    assert sorted(listed) == sorted(str(f.relative_to(ROOT).with_suffix("")) for f in files)
+
+
+def files_in(entries):
+    """Yield the files of a part of the table of contents, with those below them."""
+    for entry in entries:
+        yield from [entry["file"]] if "file" in entry else []
+        yield from files_in([*entry.get("chapters", []), *entry.get("sections", [])])
 
 
 # The address.
@@ -91,13 +124,73 @@ def test_an_address_comes_and_goes(path, tmp_path):
 
 
 @pytest.mark.parametrize("owner", ["a", "someone", "an-organisation-of-some-length"])
-def test_a_stamped_page_keeps_the_houses_format(owner, tmp_path):
+@pytest.mark.parametrize("check", ["format --check", "check"])
+def test_a_stamped_page_keeps_the_houses_format(owner, check):
+    ruff = [str(Path(sys.executable).with_name("ruff")), *check.split()]
     for path in (PAGES[0], NOTEBOOKS[0]):
         stamped = stamp.stamped(path, f"https://github.com/{owner}/heavytail")
-        ruff = [str(Path(sys.executable).with_name("ruff")), "format", "--check"]
-        config = ["--config", str(ROOT / "book" / "ruff.toml")]
-        (tmp_path / path.name).write_text(stamped)
-        subprocess.run([*ruff, *config, str(tmp_path / path.name)], check=True)
+        named = [*ruff, "--stdin-filename", str(path), "-"]
+        subprocess.run(named, input=stamped, text=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_install_cell_is_as_wide_as_the_printed_column():
+    cell = stamp.install_cell("https://github.com/someone/heavytail")
+    assert [line for line in cell.splitlines() if len(line) > 72] == []
+
+
+@pytest.fixture
+def origin(tmp_path):
+    """A git repository with two commits and a folder ``book``."""
+    folder = tmp_path / "origin"
+    (folder / "book" / "results").mkdir(parents=True)
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    git = ["git", "-C", str(folder), *who]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for day in (1, 2):
+        (folder / "book" / "results" / "day.txt").write_text(f"{day}")
+        subprocess.run([*git, "add", "."], check=True)
+        date = f"2026-03-0{day}T23:30:00-02:00"  # in UTC a day later
+        dated = {**os.environ, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+        subprocess.run([*git, "commit", "-q", "-m", f"day {day}"], check=True, env=dated)
+    return folder
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """The commands that a cell starts, in a home of its own; pip is only written down."""
+    commands, run = [], subprocess.run
+
+    def note(command, **options):
+        commands.append([str(part) for part in command])
+        return None if "pip" in commands[-1] else run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+def test_on_colab_the_cell_clones_installs_and_goes_to_the_book(
+    origin, calls, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    clone = tmp_path / "heavytail"
+    git = ["git", "clone", "-q", "--depth", "1", origin.as_uri(), str(clone)]
+    pip = [sys.executable, "-m", "pip", "install", "-q", f"{clone}[experiments]"]
+    for expected in ([git, pip], [pip]):  # run again, it clones no more
+        calls.clear()
+        exec(stamp.install_cell(origin.as_uri()), {})
+        assert calls == expected
+        assert Path.cwd() == clone / "book"
+        assert Path("results/day.txt").read_text() == "2"
+    assert (clone / ".git" / "shallow").exists()
+
+
+def test_elsewhere_the_cell_does_nothing(origin, calls, tmp_path):
+    exec(stamp.install_cell(origin.as_uri()), {})
+    assert calls == []
+    assert Path.cwd() == tmp_path
+    assert not (tmp_path / "heavytail").exists()
 
 
 def test_an_address_brings_the_buttons():
@@ -107,10 +200,41 @@ def test_an_address_brings_the_buttons():
     assert "colab_url" in config["launch_buttons"]
 
 
-def test_a_file_without_a_place_for_it_is_refused(tmp_path):
-    (tmp_path / "page.py").write_text("# %%\nprint(1)\n")
+def test_an_address_comes_into_the_readme_and_the_citation():
+    here, elsewhere = "https://github.com/someone/heavytail", "https://example.org/heavytail"
+    readme, citation = ROOT / "README.md", ROOT / "CITATION.cff"
+    said = stamp.stamped(readme, here)
+    assert "The book: <https://someone.github.io/heavytail/>." in said
+    assert f"`git clone {here}`" in said
+    assert "github.io" not in stamp.stamped(readme, elsewhere)  # only GitHub's Pages are known
+    assert "no public address yet" in stamp.stamped(readme, None)
+    assert yaml.safe_load(stamp.stamped(citation, here))["repository-code"] == here
+    assert "repository-code" not in yaml.safe_load(stamp.stamped(citation, None))
+
+
+@pytest.mark.parametrize("name", ["page.py", "README.md"])
+def test_a_file_without_a_place_for_it_is_refused(name, tmp_path):
+    (tmp_path / name).write_text("# %%\nprint(1)\n")
     with pytest.raises(ValueError, match="one place for the address, found 0"):
-        stamp.stamped(tmp_path / "page.py", None)
+        stamp.stamped(tmp_path / name, None)
+
+
+# The version that a page says it is.
+
+
+def test_the_last_change_is_that_of_the_last_commit(origin, monkeypatch):
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert book_extension.last_change(origin) == "2026-03-03"
+    assert '<time datetime="2026-03-03">' in book_extension.footer(origin)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert book_extension.last_change(origin) == "1970-01-02"
+
+
+def test_outside_a_clone_there_is_no_date(origin, monkeypatch):
+    """Nor in a folder that is only unpacked within a clone of something else."""
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert book_extension.last_change(origin / "book") is None
+    assert book_extension.footer(origin / "book") == f"<p>heavytail {heavytail.__version__}</p>"
 
 
 # The cache of executed pages.
@@ -129,6 +253,27 @@ def test_a_change_of_the_package_is_a_new_cache(tmp_path):
     assert book_extension.fingerprint(tmp_path) != before
 
 
+# Docstrings.
+
+
+def test_formulas_of_a_docstring_stand_apart_and_bars_are_bars():
+    lines = ["With |x| < 1 and ``|y|``", "", "    |x|", "    + 1,", "", "and so on.", ""]
+    lines += ["Args:", "    x: |x| is", "", "        - a list", ""]
+    formula = [".. code-block:: text", "    :class: formula", ""]
+    assert docstrings.marked_up(lines) == [
+        *("With \\|x\\| < 1 and ``|y|``", ""),
+        *(*formula, "    |x|", "    + 1,", "", "and so on.", ""),
+        *("Args:", "    x: \\|x\\| is", "", "        - a list", ""),
+    ]
+
+
+def test_a_colon_in_a_result_sets_no_type_apart():
+    assert docstrings.marked_up(["Returns:", "    A pair: x, y."]) == [
+        "Returns:",
+        "    : A pair: x, y.",
+    ]
+
+
 # The built pages, from the stored outputs.
 
 
@@ -138,7 +283,10 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["execute"]["execute_notebooks"] = "off"
-    config["sphinx"]["local_extensions"]["book_extension"] = str(ROOT / "tools")
+    extensions = config["sphinx"]["local_extensions"]
+    config["sphinx"]["local_extensions"] = {
+        name: str(ROOT / tools) for name, tools in extensions.items()
+    }
     (folder / "_config.yml").write_text(yaml.safe_dump(config))
     jupyter_book = str(Path(sys.executable).with_name("jupyter-book"))
     build = [jupyter_book, "build", ".", "-W", "-n", "--keep-going"]
@@ -177,12 +325,63 @@ def test_links_and_anchors(site):
     assert not broken
 
 
+def api_pages(site):
+    """Return the pages of the package, parsed, by name."""
+    pages = sorted((site / "book" / "api").glob("*.html"))
+    assert len(pages) == len(list((ROOT / "book" / "api").glob("*.md")))
+    return {path.stem: BeautifulSoup(path.read_text(), "html.parser") for path in pages}
+
+
+def test_every_public_name_has_an_anchor_in_the_api(site):
+    """One anchor each, and a row of the index that leads there; a module has its own prefix."""
+    pages = api_pages(site)
+    anchors = [element["id"] for page in pages.values() for element in page.find_all(id=True)]
+    rows = [
+        link["href"].split("#")[-1] for link in pages["index"].select("table.autosummary a[href]")
+    ]
+    for name in heavytail.__all__:
+        module = inspect.ismodule(getattr(heavytail, name))
+        anchor = f"module-heavytail.{name}" if module else f"heavytail.{name}"
+        assert anchors.count(anchor) == 1, name
+        assert anchor in rows, name
+
+
+def test_every_module_of_the_package_is_in_the_api(site):
+    """Its docstring stands on a page: those of :mod:`heavytail` and below that are not private."""
+    said = " ".join(page.find("article").get_text(" ") for page in api_pages(site).values())
+    for path in (ROOT / "heavytail").rglob("[!_]*.py"):
+        line = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+        assert words(line) in words(said), path
+
+
+def words(text):
+    """Return the words of a text alone: quotes, dashes and links are set otherwise on a page."""
+    return " ".join(re.findall(r"\w+", re.sub(r":\w+:`", "", text)))
+
+
+def test_every_page_of_the_api_links_to_a_chapter(site):
+    chapters = {f"../{page.stem}.html" for page in PAGES}
+    for name, page in api_pages(site).items():
+        links = {link["href"].split("#")[0] for link in page.select("article a[href]")}
+        assert links & chapters, name
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     for path in pages_of(site):
         soup = BeautifulSoup(path.read_text(), "html.parser")
         loaded = [element["src"] for element in soup.find_all(src=True)]
         loaded += [link["href"] for link in soup.find_all("link") if "stylesheet" in link["rel"]]
         assert not [source for source in loaded if urlsplit(source).netloc]
+
+
+def test_every_page_says_its_version_and_its_date(site):
+    line = BeautifulSoup(book_extension.footer(ROOT), "html.parser").get_text()
+    assert heavytail.__version__ in line
+    for path in pages_of(site):
+        if path == site / "index.html":  # only leads to the introduction
+            continue
+        (footer,) = BeautifulSoup(path.read_text(), "html.parser").select("footer .extra_footer")
+        assert footer.get_text().strip() == line, path
 
 
 def test_tables_are_tables(site):
@@ -226,9 +425,10 @@ def problems_of(page):
     return problems
 
 
-@pytest.mark.parametrize("width", [375, 1440])
-def test_pages_in_a_browser_without_a_network(site, browser, width):
-    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (768, "dark"), (1440, "light")])
+def test_pages_in_a_browser_without_a_network(site, browser, width, scheme):
+    size = {"width": width, "height": 900}
+    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
     formulas = 0
     for path in pages_of(site):
         page = context.new_page()
@@ -236,6 +436,7 @@ def test_pages_in_a_browser_without_a_network(site, browser, width):
         page.goto(path.as_uri(), wait_until="networkidle")
         page.evaluate("window.MathJax?.startup?.promise")
         assert not problems, path.name
+        assert page.locator("html").get_attribute("data-theme") == scheme, path.name
         assert page.locator("mjx-merror").count() == 0, path.name
         # TeX that MathJax has not replaced still stands in its element.
         assert page.locator(".math:not(:has(mjx-container))").count() == 0, path.name
@@ -247,6 +448,84 @@ def test_pages_in_a_browser_without_a_network(site, browser, width):
         page.close()
     context.close()
     assert formulas > 20
+
+
+# Formulas are left out: there are thousands of elements in them, and they are MathJax's.
+AXE = """() => axe.run({exclude: ["mjx-container"]}, {
+    resultTypes: ["violations"],
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
+})"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (375, "dark")])
+def test_pages_are_accessible(site, browser, width, scheme):
+    """No serious finding of axe-core, contrast among them; headings in their order."""
+    axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    size = {"width": width, "height": 900}
+    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
+    found = []
+    for path in pages_of(site):
+        page = context.new_page()
+        page.goto(path.as_uri(), wait_until="networkidle")
+        page.evaluate("window.MathJax?.startup?.promise")
+        page.evaluate(axe)
+        for finding in page.evaluate(AXE)["violations"]:
+            if finding["impact"] in ("serious", "critical") or finding["id"] == "heading-order":
+                where = [(node["target"], node["failureSummary"]) for node in finding["nodes"]]
+                found.append((path.name, finding["id"], where[:3]))
+        page.close()
+    context.close()
+    assert not found
+
+
+SLIDERS = {
+    "02_heavy_tails": "stability index",
+    "05_propagation_of_chaos": "time",
+    "09_how_wide_is_wide_enough": "fraction of columns kept",
+    "10_pruning_in_practice": "columns removed",
+}
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_a_figure_moves_by_keyboard(site, browser, name):
+    page = browser.new_page()
+    page.context.set_offline(True)
+    problems = problems_of(page)
+    page.goto((site / "book" / f"{name}.html").as_uri())
+    slider = page.get_by_label(SLIDERS[name])
+    figure = page.locator("figure.slider")
+    picture, label = figure.locator("[role=img]"), figure.locator("output")
+    before = picture.inner_html(), label.inner_text()
+    assert before[0].lstrip().startswith("<svg")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    after = picture.inner_html(), label.inner_text()
+    assert before[0] != after[0]
+    assert before[1] != after[1] == slider.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowLeft")
+    assert (picture.inner_html(), label.inner_text()) == before
+    assert picture.get_attribute("aria-label")
+    assert not problems
+    page.close()
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_a_figure_stands_without_scripts(site, browser, name):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "book" / f"{name}.html").as_uri())
+    assert page.locator("figure.slider svg").bounding_box()["height"] > 100
+    context.close()
+
+
+def test_search_finds(site, browser):
+    page = browser.new_page()
+    page.context.set_offline(True)
+    page.goto((site / "search.html").as_uri() + "?q=invisible+noise")
+    page.wait_for_selector("#search-results li a")
+    hits = page.locator("#search-results li a").evaluate_all("links => links.map(a => a.href)")
+    assert any("12_experiments" in hit for hit in hits)
+    page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 1440])

@@ -1,9 +1,9 @@
 """Write the repository's public address where the book needs it: ``python -m tools.stamp``.
 
 The address stands once, as ``Repository`` in ``[project.urls]`` of pyproject.toml. From it come
-the launch and repository buttons (``_config.yml``), the install cell of every page, what
-README.md says of where to read and to clone, and an entry of CITATION.cff. While it is unset, there
-are no buttons and no entry, and the cell and README.md only say that there is no address.
+the launch buttons (``_config.yml``), the install cell of every page, what README.md says of where
+to read and to clone, and an entry of CITATION.cff. While it is unset, there are no buttons and no
+entry, and the cell and README.md only say that there is no address.
 """
 
 import re

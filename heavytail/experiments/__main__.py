@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         part.set_defaults(command=function)
         if table:
             part.add_argument(
-                "table", metavar="TABLE", choices=tables.TABLES, help="one of those of list"
+                "table",
+                metavar="TABLE",
+                choices=tables.TABLES,
+                help=f"one of {', '.join(tables.TABLES)}",
             )
             part.add_argument(
                 "--record",
@@ -155,7 +158,7 @@ def _tabulate(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"no record at {options.record}")
     configs = tables.TABLES[options.table].configs(options.scale)
     found = _entries(configs, Store(options.store), options.record)
-    rows = summary.rows(configs, map(results.read, found))
+    rows = summary.rows(configs, map(results.decode, found))
     lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
     if options.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
@@ -169,11 +172,9 @@ def _tabulate(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     del options
     for shape in scales.shapes():
-        chosen = scales.plan(shape)
-        control = ""
-        if shape.alpha == 1.75 and shape.width == 2000 and shape.hidden_layers == 1:
-            control = f"; at alpha 2 {[scales.gaussian_scale(shape, s) for s in chosen]}"
-        print(f"{shape}: {chosen}{control}", flush=True)
+        chosen, known = scales.plan(shape), len(scales.CONTROLS.get(shape, ()))
+        controls = tuple(scales.gaussian_scale(shape, scale) for scale in chosen[:known])
+        print(f"{shape}: {chosen}" + (f"; at alpha 2 {controls}" if known else ""), flush=True)
     return 0
 
 

@@ -30,7 +30,7 @@ import heavytail
 from heavytail.experiments._files import write_text
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.provenance import where
+from heavytail.experiments.provenance import origin
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 
 ERROR = 0.1**0.5  # relative error allowed in each layer: its square is 0.1
@@ -239,7 +239,7 @@ def record(path: Path, settings: Iterable[Setting]) -> None:
     loaded = cache(load)
     for setting in tqdm(missing, unit="run"):
         outcome = compare(setting, loaded(setting.data))
-        done.append({"setting": asdict(setting), "outcome": asdict(outcome), **where()})
+        done.append({"setting": asdict(setting), "outcome": asdict(outcome), **origin()})
         content = {
             "what": "pruning ratios at squared error 0.1: trained, replayed, predicted before",
             "runs": done,

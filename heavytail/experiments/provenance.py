@@ -16,7 +16,7 @@ import torch
 import heavytail
 
 
-def where(*peers: str) -> dict[str, Any]:
+def origin(*peers: str) -> dict[str, Any]:
     """Return date, machine and versions, those of imported peers among them."""
     versions = {
         "python": platform.python_version(),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from heavytail import _checks
 from heavytail.coupling import Rates, chaos_error, euler_error
 from heavytail.experiments._files import write_text
-from heavytail.experiments.provenance import where
+from heavytail.experiments.provenance import origin
 from heavytail.meanfield import MeanField
 
 
@@ -171,7 +171,7 @@ def record(path: Path, wanted: Iterable[Study]) -> None:
                 "errors": _rounded(rates.errors),
                 "sup_errors": _rounded(rates.sup.errors),
                 "seconds": round(time.perf_counter() - start, 1),
-                **where(),
+                **origin(),
             }
         )
         content = {

@@ -208,7 +208,7 @@ class Result:
         return float(np.interp(_checks.fraction("fraction", fraction), fractions, scores))
 
 
-def plain(result: Result) -> dict[str, Any]:
+def encode(result: Result) -> dict[str, Any]:
     """Return a result as JSON has it: six significant digits, None for what is not finite."""
     rounded: dict[str, Any] = _rounded(asdict(result))
     return rounded
@@ -224,7 +224,7 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def read(entry: Mapping[str, Any]) -> tuple[Config, Result]:
+def decode(entry: Mapping[str, Any]) -> tuple[Config, Result]:
     """Return configuration and result of an entry of a store; nan is what was not finite."""
     found = dict(entry["result"])
     for name in ("train", "test", "pruned_train", "pruned_test"):

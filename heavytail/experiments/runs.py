@@ -35,7 +35,7 @@ from heavytail.experiments.results import (
     Noise,
     Pruned,
     Result,
-    plain,
+    encode,
 )
 from heavytail.experiments.train import (
     DivergenceError,
@@ -282,7 +282,7 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
     With N the noise and X the inputs, G = X^T X, P the projection on the eigenvectors of G whose
     eigenvalue is above 1e-10 times the largest,
 
-        span = \|\|N P\|\| / \|\|N\|\|,    gain = \|\|N X^T\|\| sqrt(d) / (\|\|N\|\| \|\|X\|\|).
+        span = ||N P|| / ||N||,    gain = ||N X^T|| sqrt(d) / (||N|| ||X||).
 
     For isotropic noise the squared gain is 1 on average, the squared span rank(X) / d.
 
@@ -362,4 +362,4 @@ def in_sweep(
     config: Config, checkpoint: Path, *, device: str = "cpu", threads: int | None = 1
 ) -> dict[str, Any]:
     """Run a configuration for :func:`heavytail.experiments.sweep.sweep`."""
-    return plain(run(config, checkpoint, device=device, threads=threads))
+    return encode(run(config, checkpoint, device=device, threads=threads))

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, median, stdev
 
 from heavytail.experiments.results import Config, Result
-
-NUMERALS = {"shared": "I", "independent": "II", "isotropic": "III"}
+from heavytail.noise import NUMERALS
 
 
 @dataclass(frozen=True)

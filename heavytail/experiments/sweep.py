@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from heavytail import _checks
 from heavytail.experiments._files import drafts, write_text
-from heavytail.experiments.provenance import commit, where
+from heavytail.experiments.provenance import commit, origin
 
 _PAUSE = 0.05  # seconds between two looks at the runs
 _ENTRIES = "[0-9a-f]" * 16 + ".json"  # the names of a store's files
@@ -123,14 +123,14 @@ class Store:
     def write(self, config: Any, result: Mapping[str, Any], seconds: float) -> None:
         """Write the result of a run."""
         entry = {"config": _plain(config), "result": dict(result), "seconds": round(seconds, 3)}
-        write_text(self._file(config), json.dumps({**entry, **where()}, allow_nan=False) + "\n")
+        write_text(self._file(config), json.dumps({**entry, **origin()}, allow_nan=False) + "\n")
         self._failed(config).unlink(missing_ok=True)
         self.checkpoint(config).unlink(missing_ok=True)
 
     def write_failure(self, config: Any, text: str) -> None:
         """Write the traceback of a run."""
         entry = {"config": _plain(config), "traceback": text}
-        write_text(self._failed(config), json.dumps({**entry, **where()}) + "\n")
+        write_text(self._failed(config), json.dumps({**entry, **origin()}) + "\n")
 
     def checkpoint(self, config: Any) -> Path:
         """Return the path at which a run may keep its state; it goes when the result is there."""

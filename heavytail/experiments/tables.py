@@ -88,9 +88,9 @@ def _grid(wanted: Callable[[Shape], bool], levels: int = 2) -> list[Config]:
 def _gaussian(data: str) -> list[Config]:
     """Return the controls of a data set."""
     return [
-        _noisy(Shape(name, kind, 1.75), scale, alpha=2.0)
-        for (name, kind), scales in CONTROLS.items()
-        if name == data
+        _noisy(shape, scale, alpha=2.0)
+        for shape, scales in CONTROLS.items()
+        if shape.data == data
         for scale in scales
     ]
 
@@ -150,6 +150,7 @@ def _deep(layers: int) -> Config:
 
 
 _MNIST = Config(data="mnist", steps=STEPS["mnist"])
+_SHARED = Shape("mnist", "shared", 1.75)
 
 TABLES: dict[str, Table] = {
     "ecg5000-table": _table(
@@ -177,7 +178,7 @@ TABLES: dict[str, Table] = {
         "MNIST with the mean of each image taken away: type I moves nothing",
         [
             replace(config, data="mnist-centred")
-            for config in (_MNIST, _noisy(Shape("mnist", "shared", 1.75), 0.00173))
+            for config in (_MNIST, _noisy(_SHARED, SCALES[_SHARED][0]))
         ],
         3,
     ),

@@ -145,7 +145,7 @@ def test_a_record_says_what_it_is(tmp_path):
     assert content["what"] == TITLE
     command = "python -m heavytail.experiments run small --scale quick --record record.json"
     assert content["command"] == command
-    assert [results.read(entry)[0] for entry in content["runs"]] == list(QUICK)
+    assert [results.decode(entry)[0] for entry in content["runs"]] == list(QUICK)
     assert len(text.splitlines()) == 7  # a line each
 
 
@@ -154,7 +154,7 @@ def test_a_record_goes_on(tmp_path, capsys):
     here("run", "small", "--store", "new", "--record", "record.json")
     assert capsys.readouterr().out.splitlines()[1].startswith("2 done, 2 there before")
     content = json.loads((tmp_path / "record.json").read_text())
-    assert [results.read(entry)[0] for entry in content["runs"]] == list(QUICK)
+    assert [results.decode(entry)[0] for entry in content["runs"]] == list(QUICK)
 
 
 def test_a_brief_record_is_small_and_not_taken_for_a_whole_one(tmp_path, capsys):
@@ -162,9 +162,9 @@ def test_a_brief_record_is_small_and_not_taken_for_a_whole_one(tmp_path, capsys)
     tables.TABLES["brief"] = Table(TITLE, PAPER, QUICK[:1], brief=True)
     here("run", "brief", "--record", "brief.json")
     (entry,) = json.loads((tmp_path / "brief.json").read_text())["runs"]
-    _, result = results.read(entry)
+    _, result = results.decode(entry)
     assert result.curve is None is result.layers
-    _, whole = results.read(Store("results").read(QUICK[0]))
+    _, whole = results.decode(Store("results").read(QUICK[0]))
     assert result == replace(whole, curve=None, layers=None)
     capsys.readouterr()
     here("run", "brief", "--store", "new", "--record", "brief.json")
@@ -177,7 +177,7 @@ def test_a_record_keeps_runs_of_another_size(tmp_path):
     here("run", "small", "--scale", "paper", "--record", "record.json")
     here("run", "small", "--store", "new", "--record", "record.json")
     content = json.loads((tmp_path / "record.json").read_text())
-    assert {results.read(entry)[0] for entry in content["runs"]} == {*QUICK, *PAPER}
+    assert {results.decode(entry)[0] for entry in content["runs"]} == {*QUICK, *PAPER}
 
 
 def test_a_record_holds_what_did_not_fail(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_tabulate_as_csv_from_a_record(capsys):
     assert "\r" not in text
     head, *lines = csv.reader(io.StringIO(text))
     assert head == list(COLUMNS)
-    found = summary.rows(QUICK, map(results.read, Store("results").entries()))
+    found = summary.rows(QUICK, map(results.decode, Store("results").entries()))
     assert lines == [summary.cells(row) for row in found]
 
 
@@ -269,8 +269,10 @@ def test_plan(capsys, monkeypatch):
     assert here("plan") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(scales.SCALES)
-    assert lines[0].endswith("(0.1, 0.2); at alpha 2 [0.2, 0.4]")
+    assert lines[0].endswith("(0.1, 0.2); at alpha 2 (0.2, 0.4)")
     assert lines[1].endswith("(0.1, 0.2)")
+    assert sum("at alpha 2" in line for line in lines) == len(scales.CONTROLS)
+    assert sum(line.endswith("at alpha 2 (0.2,)") for line in lines) == 2  # MNIST, the weak ones
 
 
 # What is refused.
@@ -313,5 +315,23 @@ def test_help_of_a_command(name, capsys):
     assert f"usage: python -m heavytail.experiments {name}" in capsys.readouterr().out
 
 
-def test_the_tables_are_offered():
-    assert set(TABLES) >= {"ecg5000-table", "mnist-table", "cifar10-vgg11", "official"}
+def test_the_tables_are_offered(capsys, monkeypatch):
+    monkeypatch.setattr(tables, "TABLES", TABLES)
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    (line,) = re.findall("TABLE +one of (.*)", capsys.readouterr().out)
+    assert set(line.split(", ")) == {
+        "ecg5000-table",
+        "ecg5000-gaussian",
+        "ecg5000-wide",
+        "ecg5000-deep",
+        "mnist-table",
+        "mnist-centred",
+        "mnist-wide",
+        "official",
+        "official-wide",
+        "cifar10-vgg11",
+        "cifar10-table",
+        "cifar100-table",
+    }

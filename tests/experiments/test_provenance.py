@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import heavytail
-from heavytail.experiments.provenance import commit, where
+from heavytail.experiments.provenance import commit, origin
 
 
 def test_a_record_says_when_on_what_and_with_which_versions():
-    found = where("pytest", "a_package_that_is_not_there")
+    found = origin("pytest", "a_package_that_is_not_there")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert found["machine"]
     assert found["versions"]["torch"] == torch.__version__

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from heavytail.experiments.results import Config, plain, read
+from heavytail.experiments.results import Config, decode, encode
 from heavytail.experiments.runs import run
 from heavytail.experiments.sweep import key
 from heavytail.experiments.train import Score
@@ -22,22 +22,22 @@ def result():
 
 def entry(config, result):
     """Return an entry as a store has it."""
-    return json.loads(json.dumps({"config": asdict(config), "result": plain(result)}))
+    return json.loads(json.dumps({"config": asdict(config), "result": encode(result)}))
 
 
 def test_a_result_goes_to_a_file_and_back(result):
-    config, found = read(entry(SMALL, result))
+    config, found = decode(entry(SMALL, result))
     assert config == SMALL
-    assert plain(found) == plain(result)
+    assert encode(found) == encode(result)
     assert found.ratio == pytest.approx(result.ratio, rel=1e-5)
     assert isinstance(found.curve[3].test, Score)
     assert found.noise.predicted == pytest.approx(result.noise.predicted, rel=1e-5)
-    assert hash(found) == hash(read(entry(SMALL, result))[1])  # tuples throughout
+    assert hash(found) == hash(decode(entry(SMALL, result))[1])  # tuples throughout
 
 
 def test_a_file_has_six_digits(result):
-    assert plain(replace(result, gradient=math.pi * 1e-5))["gradient"] == 3.14159e-05
-    assert plain(result)["steps"] == 30
+    assert encode(replace(result, gradient=math.pi * 1e-5))["gradient"] == 3.14159e-05
+    assert encode(result)["steps"] == 30
 
 
 def test_what_is_not_finite_is_nan_when_read(result):
@@ -47,7 +47,7 @@ def test_what_is_not_finite_is_nan_when_read(result):
         gradient=math.nan,
         layers=(replace(result.layers[0], noise_index=(2.0, math.nan)),),
     )
-    _, found = read(entry(SMALL, wild))
+    _, found = decode(entry(SMALL, wild))
     assert math.isnan(found.test.loss)
     assert math.isnan(found.gradient)
     assert found.layers[0].noise_index[0] == 2
@@ -57,9 +57,9 @@ def test_what_is_not_finite_is_nan_when_read(result):
 
 def test_an_early_record_does_not_name_its_device(result):
     early = entry(SMALL, result)
-    assert read(early)[1].device == "cpu"
+    assert decode(early)[1].device == "cpu"
     del early["result"]["device"]
-    assert read(early)[1].device is None
+    assert decode(early)[1].device is None
 
 
 def test_the_accuracy_without_some_columns_lies_on_the_curve(result):

@@ -13,7 +13,7 @@ from heavytail.experiments import data, runs
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.prediction import ERROR, replay
-from heavytail.experiments.results import FRACTIONS, LEVELS, Config, Result, plain, read
+from heavytail.experiments.results import FRACTIONS, LEVELS, Config, Result, decode, encode
 from heavytail.experiments.runs import in_sweep, run, seen
 from heavytail.experiments.sweep import Store, sweep
 from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
@@ -197,7 +197,7 @@ def test_divergence_is_a_result(change):
     found = run(config)
     assert 1 <= found.diverged == found.steps <= 30
     assert found == Result(diverged=found.diverged, steps=found.steps, device="cpu")
-    assert read({"config": asdict(config), "result": plain(found)}) == (config, found)
+    assert decode({"config": asdict(config), "result": encode(found)}) == (config, found)
 
 
 def test_it_stops_at_an_accuracy():
@@ -350,9 +350,9 @@ def test_a_sweep_of_runs(result, tmp_path):
     configs = [SMALL, replace(SMALL, lr=1e7), QUIET]
     store = Store(tmp_path)
     assert sweep(in_sweep, configs, store, processes=0, progress=False).done == 3
-    found = dict(map(read, store.entries()))
+    found = dict(map(decode, store.entries()))
     assert set(found) == set(configs)
-    assert plain(replace(found[SMALL], step_seconds=None)) == plain(
+    assert encode(replace(found[SMALL], step_seconds=None)) == encode(
         replace(result, step_seconds=None)
     )
     assert found[configs[1]].diverged is not None

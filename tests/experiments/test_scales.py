@@ -28,19 +28,23 @@ def test_each_shape_has_a_weak_and_a_strong_scale():
 
 @pytest.mark.parametrize(
     "control",
-    [pytest.param(c, marks=[pytest.mark.long] * (c == ("mnist", "isotropic"))) for c in CONTROLS],
-    ids=" ".join,
+    [
+        pytest.param(c, marks=[pytest.mark.long] * (c == Shape("mnist", "isotropic", 1.75)))
+        for c in CONTROLS
+    ],
+    ids=lambda shape: f"{shape.data} {shape.kind}",
 )
 def test_the_controls_are_those_of_the_scales(control):
-    shape, found = Shape(*control, 1.75), CONTROLS[control]
-    expected = [gaussian_scale(shape, scale) for scale in SCALES[shape][: len(found)]]
+    found = CONTROLS[control]
+    expected = [gaussian_scale(control, scale) for scale in SCALES[control][: len(found)]]
     assert found == pytest.approx(expected, rel=0.005)
 
 
 @pytest.mark.parametrize("kind", heavytail.noise.KINDS)
 def test_controls_have_noise_of_the_same_median_norm(kind, generator):
     """All the noise of a run is (lr K)^{1/alpha} sigma xi; medians of 40,000 draws."""
-    (heavy, _), (light, _) = SCALES[Shape("ecg5000", kind, 1.75)], CONTROLS["ecg5000", kind]
+    shape = Shape("ecg5000", kind, 1.75)
+    (heavy, _), (light, _) = SCALES[shape], CONTROLS[shape]
 
     def median(alpha, scale):
         xi = heavytail.noise_vectors(kind, alpha, 40_000, 140, generator=generator)

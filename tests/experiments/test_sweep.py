@@ -9,7 +9,10 @@ from functools import partial
 
 import pytest
 
+from heavytail.experiments import runs, tables
 from heavytail.experiments import sweep as module
+from heavytail.experiments.__main__ import main
+from heavytail.experiments.results import Config
 from heavytail.experiments.sweep import Report, Store, key, sweep
 from tests.experiments.sweep_runs import (
     FORKS,
@@ -497,23 +500,44 @@ def test_a_sweep_killed_ten_times_comes_to_its_end(run, log, store):
     wait_for(lambda: all(map(has_ended, killed)))
 
 
-@pytest.mark.filterwarnings("ignore")  # of Dask itself
-def test_a_cluster_that_loses_a_worker_has_the_results_of_one_process(log, store, tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two workers of Dask."""
     distributed = pytest.importorskip("distributed")
-    trials = [Trial(number, 0.05) for number in range(16)]
-    run = partial(draw_or_be_killed, log=log)
-    cluster = distributed.LocalCluster(
+    with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
         silence_logs=logging.CRITICAL,
-        local_directory=str(tmp_path),
-    )
-    with cluster, distributed.Client(cluster) as client, client.get_executor() as executor:
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.filterwarnings("ignore")  # of Dask itself
+def test_a_cluster_that_loses_a_worker_has_the_results_of_one_process(
+    cluster, log, store, tmp_path
+):
+    trials = [Trial(number, 0.05) for number in range(16)]
+    run = partial(draw_or_be_killed, log=log)
+    with cluster.get_client() as client, client.get_executor() as executor:
         report = here(run, trials, store, executor=executor, processes=None)
     assert (report.done, report.complete) == (16, True)
     assert numbers(log).count(5) == 2
     alone = Store(tmp_path / "alone")
     here(partial(draw, log=log), trials, alone)
     assert results(store, trials) == results(alone, trials)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_line_runs_on_a_cluster(cluster, tmp_path, monkeypatch, capsys):
+    """Its workers live in another folder than the command; what runs here would fail."""
+    configs = tuple(Config(data="digits", width=12, steps=3, seed=seed) for seed in range(2))
+    monkeypatch.setattr(tables, "TABLES", {"small": tables.Table("Small nets", configs, configs)})
+    monkeypatch.setattr(runs, "run", broken)
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "small", "--device", "cpu", "--dask", cluster.scheduler_address]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "2 done, 0 there before, 0 failed, 0 lost\n"
+    assert all(Store(tmp_path / "results").holds(config) for config in configs)
