@@ -19,7 +19,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 import heavytail
-from tools import book_extension, docstrings, notebooks, stamp
+from tools import accessible, book_extension, docstrings, notebooks, stamp
 
 ROOT = Path(__file__).parents[1]
 PAGES = notebooks.pages()
@@ -448,6 +448,16 @@ def test_pages_in_a_browser_without_a_network(site, browser, width, scheme):
         page.close()
     context.close()
     assert formulas > 20
+
+
+def test_a_signature_is_mended_and_no_other_list():
+    fields = "<dl><dt>alpha</dt><dd>an index</dd></dl>"
+    signature = '<dt class="sig sig-object py">f(<dl><dd>x,</dd><dd>y</dd></dl>)</dt>'
+    found = accessible.mended(f"{signature}<dd>{fields}</dd>")
+    assert found.endswith(f"<dd>{fields}</dd>")
+    lines = '<span class="sig-line">x,</span><span class="sig-line">y</span>'
+    assert f'f(<span class="sig-lines">{lines}</span>)</dt>' in found
+    assert accessible.mended(found) == found
 
 
 # Formulas are left out: there are thousands of elements in them, and they are MathJax's.

@@ -1,0 +1,49 @@
+"""A Sphinx extension: what a screen reader stumbles over in pages that others' templates write."""
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+_MENDS = (
+    # The button that unfolds a part of the contents is an icon: give it a name.
+    (r"<summary>(?=<span class=\"toctree-toggle\")", '<summary aria-label="its pages">'),
+    # A list of citations, whose entries have a role of their own, is no list of list items.
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+)
+_SIGNATURE = re.compile(r"<dt class=\"sig .*?</dt>", re.DOTALL)
+# A signature over several lines is a list of definitions without a term.
+_LINES = (
+    ("<dl>", '<span class="sig-lines">'),
+    ("<dd>", '<span class="sig-line">'),
+    ("</dd>", "</span>"),
+    ("</dl>", "</span>"),
+)
+
+
+def mended(page: str) -> str:
+    """Return a page with the mends above."""
+    for pattern, text in _MENDS:
+        page = re.sub(pattern, text, page)
+    return _SIGNATURE.sub(lambda found: _spans(found[0]), page)
+
+
+def _spans(signature: str) -> str:
+    for tag, span in _LINES:
+        signature = signature.replace(tag, span)
+    return signature
+
+
+def _mend(app: Sphinx, failure: Exception | None) -> None:
+    if failure is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if (new := mended(text)) != text:
+            path.write_text(new, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("build-finished", _mend)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
