@@ -220,7 +220,8 @@ plt.show()
 # A few columns. So prune to a few, and train what is left for a while, with the masks in place: the
 # bound holds for whatever comes out, since it counts all networks of that shape.
 
-# %%
+# %% tags=["nbval-ignore-output"]
+# Training magnifies what a processor rounds: digits differ elsewhere.
 rows, best = [], {}
 
 
