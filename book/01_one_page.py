@@ -396,7 +396,7 @@ assert all(lead[kind] < lead["none"] - 3 for kind in noisy)
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 # Over all 15 runs with noise, each against the run without noise that
 # had the same start and batches:
 lost = [
@@ -419,8 +419,8 @@ takeaway = f"""
 > **Takeaway.** Heavy-tailed noise raised the median pruning ratio at
 > squared error 0.1 from {none} to {one} (type I), {two} (II) and
 > {three} (III). Gaussian noise of the same type and median length gave
-> {controls[0]}, {controls[1]} and {controls[2]}. Pruning that far cost at most {max(lost):.1f} points of accuracy in a
-> run. But with 80 % of the columns removed, the network trained without
+> {controls[0]}, {controls[1]} and {controls[2]}. Pruning that far cost
+> at most {max(lost):.1f} points of accuracy in a run. But with 80 % of the columns removed, the network trained without
 > noise was ahead in {ahead} of 15 pairs of runs, by up to
 > {max(behind):.0f} points.
 """

@@ -916,7 +916,7 @@ assert everyone["independent"] > 1.5 * everyone["isotropic"]
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 one, two, three = (f"{100 * top[kind]:.1f}" for kind in kinds)
 part = {alpha: f"{100 * share[alpha][6]:.0f}" for alpha in share}
 takeaway = f"""
@@ -925,10 +925,9 @@ takeaway = f"""
 > α = 1.75 and {part[1.2]} % at 1.2, against {part[2.0]} % for the
 > Gaussian. Close to 2 the tail hides: at α = 1.9 the power law begins
 > at x = {start[1.9]:.1f}, and {in_thousand[1.9]:.1f} draws of 1000 lie
-> beyond. Jumps have directions: in 64 dimensions, half of the longest
-> 1 % of the noise vectors have more than {two} % of their squared norm
-> in one coordinate for type II; the figures are {three} % for type III
-> and {one} % for type I.
+> beyond. Jumps have directions: in 64 dimensions the largest coordinate
+> of the longest noise vectors has {two} % of the squared norm for type
+> II, {three} % for type III and {one} % for type I, in the median.
 """
 display(Markdown(takeaway))
 

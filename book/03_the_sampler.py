@@ -64,8 +64,12 @@ torch.set_default_dtype(torch.float64)
 # Let $U$ be uniform on $(-\pi/2, \pi/2)$, $W$ a standard exponential independent of it, and
 # $0 < \alpha \le 2$. Then
 #
-# $$ X = T(U)\, W^{(\alpha - 1)/\alpha}, \qquad
-# T(u) = \frac{\sin(\alpha u)}{\cos(u)^{1/\alpha}}\, \cos((1 - \alpha) u)^{(1 - \alpha)/\alpha}, $$
+# $$
+# \begin{aligned}
+# X &= T(U)\, W^{(\alpha - 1)/\alpha}, \\
+# T(u) &= \frac{\sin(\alpha u)}{\cos(u)^{1/\alpha}}\, \cos((1 - \alpha) u)^{(1 - \alpha)/\alpha},
+# \end{aligned}
+# $$
 #
 # has the law $\S(\alpha)\S(1)$.
 # ```
@@ -109,7 +113,7 @@ torch.set_default_dtype(torch.float64)
 # the law of $U$. So the right side is $\P(U > 0,\ W > (x / T(U))^{\alpha/(\alpha - 1)})
 # = \P(T(U)\, W^{(\alpha - 1)/\alpha} > x)$. Both laws are symmetric, which settles
 # $x < 0$. For $\alpha < 1$ the same curve runs from the origin to infinity, the exponent
-# $\alpha/(\alpha - 1)$ is negative, and "exceeds" becomes "falls below". $\square$
+# $\alpha/(\alpha - 1)$ is negative, and "exceeds" becomes "falls below".
 # ````
 #
 # The last equation is an ordinary integral of a positive function. It gives the tail to many
@@ -593,7 +597,7 @@ assert counts["found"]["textbook float32"]["inf or nan"] > 0
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 gain = faster["textbook, both in single precision"]
 worst_of_all = max(
     part["largest finite"] for part in errors["heavytail"].values()

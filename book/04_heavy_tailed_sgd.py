@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # Heavy-tailed SGD
+# # Training with heavy-tailed noise
 #
 # *What does the noise do while a network trains, and can one know before the first step how far
 # the network will be pruned?*
@@ -191,7 +191,7 @@ for r in (0.5, 1, 2, 4):
 fig, (left, right) = plt.subplots(1, 2)
 styles = {
     "gradient": {"color": "black"},
-    "noise": {"color": "#D55E00", "linestyle": "--"},
+    "noise": {"color": "#D55E00"},
 }
 total = {}
 for name, moves in parts.items():
@@ -359,7 +359,7 @@ plots.show_table(
 # ````{prf:proof}
 # Each of the three noise vectors has a characteristic function of the form
 # $\E e^{i \langle u, \xi \rangle} = e^{-\psi(u)}$ with $\psi(cu) = c^\alpha \psi(u)$ for $c > 0$
-# ({eq}`eq-tails-kinds`). The $\xi^{(k)}$ are independent, so that of the sum is
+# by {eq}`eq-tails-kinds`. The $\xi^{(k)}$ are independent, so that of the sum is
 # $\prod_k e^{-\psi(\sigma_k \eta_k^{1/\alpha} u)} = e^{-s^\alpha \psi(u)}$, which is that of
 # $s\,\xi$.
 # ````
@@ -731,12 +731,12 @@ assert min(host.values()) > 1
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 takeaway = f"""
 > **Takeaway.** A typical step of noise is {midway:.0f} times as long as
 > a step of gradient, and moves the logits {typical:.1f} times as far.
 > The law of the pruning ratio follows from
-> the start and σ(ηK)^(1/α) as long as the gradient part is small beside
+> the start and $\\sigma (\\eta K)^{{1/\\alpha}}$ as long as the gradient part is small beside
 > them: {hits} of {len(trusted)} recorded runs on ECG5000 fell inside
 > the 5 to 95 % band drawn before training, and a run's own noise on its
 > own start gave its ratio within {deviation:.1f} % in all {len(small)}

@@ -564,7 +564,7 @@ for a in (1.3, 1.5, 1.75, 1.9, 2.0):
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 low = min(rates.slope for _, rates in bounded)
 high = max(rates.slope for _, rates in bounded)
 ((_, slow),) = recorded(h="line", alpha=1.3)

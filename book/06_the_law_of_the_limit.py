@@ -444,7 +444,7 @@ print(", ".join(f"{v:.0f} MiB in {k} steps" for k, v in memory.items()))
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 gain = speed["plain / heavytail"]
 off = max(abs(each[-1] - 1) for each in ratio.values())
 takeaway = f"""
@@ -452,10 +452,10 @@ takeaway = f"""
 > equation with a fractional Laplacian. 400,000 particles differ from
 > its solution by the sampling noise and no more, out to |θ| = 30.
 > Beyond the body the tail is that of the noise alone:
-> σ^α t C_α r^(−α) is within {100 * off:.1f} % at r = 30 for α
-> from 1.3 to 1.9. `simulate` is {gain["float32"]:.1f} times as fast as a
-> plain loop in double precision, {gain["float64"]:.1f} times in double
-> precision itself.
+> $\\sigma^\\alpha t\\, C_\\alpha\\, r^{{-\\alpha}}$ is within {100 * off:.1f} % at r = 30 for α
+> from 1.3 to 1.9. `simulate` in single precision is
+> {gain["float32"]:.1f} times as fast as a plain loop in double, and in
+> double {gain["float64"]:.1f} times.
 """
 display(Markdown(takeaway))
 

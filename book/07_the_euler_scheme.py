@@ -351,7 +351,7 @@ assert euler["relu", 1.9].slope < 0.9  # the kink shows
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 slopes = [euler["tanh", a].slope for a in alphas]
 kink = euler["relu", 1.9]
 fine_kink = kink.between(0, 1 / 64)

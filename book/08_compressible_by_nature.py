@@ -75,7 +75,8 @@ ax.axhline(0.9, color="0.7", linewidth=0.8)
 ax.set(xlabel="fraction of columns", ylabel="share of the squared norm")
 ax.legend()
 plt.show()
-print("columns for nine tenths:", needed)
+listed = ", ".join(f"{k} at α = {a:g}" for a, k in needed.items())
+print(f"columns for nine tenths: {listed}")
 assert needed[1.2] < needed[1.5] < needed[1.75] < needed[2.0]
 
 # %% [markdown]
@@ -282,7 +283,7 @@ plt.show()
 # %%
 ratio = measured / predicted
 for n, row in zip(widths, ratio, strict=True):
-    print(f"n = {n:>9,}: measured / law", [f"{r:.3f}" for r in row])
+    print(f"n = {n:>9,}: measured / law", *(f"{r:.3f}" for r in row))
 print(f"Gaussian: {flat:.3f} at every width")
 assert ((ratio[1:4, 1:] - 1).abs() < 0.05).all()
 assert abs(float(ratio[0, 1]) - 1) < 0.05
@@ -434,11 +435,11 @@ assert float(without.quantile(0.5) / found[1]) > 1.1
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 last = ratio[1:4, 1]
 takeaway = f"""
 > **Takeaway.** The pruning error of n columns falls like
-> n^−(1/α − 1/2) and stays random. Its whole law is known: its median is
+> $n^{{-(1/\\alpha - 1/2)}}$ and stays random. Its whole law is known: its median is
 > within {100 * float((last - 1).abs().max()):.0f} % of measured ones for
 > n = 1000 to 100,000 (α = 1.5, a tenth kept). The law holds for trained
 > columns of bounded smooth neurons too, at any step size. A start

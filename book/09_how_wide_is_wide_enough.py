@@ -96,7 +96,8 @@ def frame(keep):
         ]
         ax.plot(alphas, wide, color=color, label=f"ε = {error:.3g}")
     ax.axhspan(3, 5, color="0.9")
-    ax.text(1.06, 3.4, "networks of today", fontsize=8)
+    place = {"ha": "right", "va": "center", "backgroundcolor": "0.9"}
+    ax.text(1.95, 4, "networks of today", fontsize=9, **place)
     ax.set(xlabel="α", ylabel="log₁₀ of the width needed", ylim=(0, 40))
     ax.legend(loc="upper left")
     return fig
@@ -108,7 +109,7 @@ plots.slider(
     moves="fraction of columns kept",
     start=kept.index(0.1),
     caption="Width from which on keeping the fraction κ costs at most "
-    "the relative error ε with probability 0.95; columns S(α)S(1).",
+    "the relative error ε with probability 0.95, for columns of law S(α)S(1).",
     alt="Curves of the logarithm of the width against α. If few columns "
     "are kept all rise slowly up to α of about 1.5 and then ever faster, "
     "beyond 10^40 before α reaches 2. Larger errors allowed and more "
@@ -297,7 +298,7 @@ for scale, lr, steps in (
     )
     certificates[scale] = found
     median = float(found.law.quantile(0.5))
-    cells = [f"{scale:.5f}", f"{lr:g}", f"{steps}"]
+    cells = [f"{scale:g}", f"{lr:g}", f"{steps}"]
     cells.append(f"{found.keep:.3f}")
     rows.append([*cells, f"{median:.3f}", f"{found.level:.3f}"])
 columns = ["σ", "η", "steps", "kept at ε² = 0.1", "median ε of the law"]
@@ -361,12 +362,13 @@ print(
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 small = required_width(1.2, 0.5, 0.1, 0.05)
 takeaway = f"""
-> **Takeaway.** The width needed grows like (1/ε²)^(α/(2 − α)). To keep
+> **Takeaway.** The width needed grows like
+> $(1/\\varepsilon^2)^{{\\alpha/(2 - \\alpha)}}$. To keep
 > half of the columns at ε = 0.1 takes {small:.0f} columns at α = 1.2,
-> and 10^{required_width(1.9, 0.5, 0.1, 0.05, log10=True):.0f} at
+> and $10^{{{required_width(1.9, 0.5, 0.1, 0.05, log10=True):.0f}}}$ at
 > α = 1.9. At ε² = 0.1, the bound of the experiments, even Gaussian
 > columns of one coordinate lose {100 * ratio:.0f} %: with noise of type
 > I little is left for the tail to do. With type III all of the gain is

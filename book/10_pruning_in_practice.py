@@ -439,7 +439,7 @@ plots.show_table(
 # %% [markdown]
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 case = record["kinds"]["shared"]
 best = case["models"]["compact"]
 tenth = fractions.index(0.1)

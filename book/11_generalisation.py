@@ -324,7 +324,7 @@ for name in ("I, α = 1.75", "I, Gaussian"):
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 takeaway = f"""
 > **Takeaway.** The counting bound is a theorem. At ε² = 0.1 it is
 > vacuous by a factor of seven and more for all networks here. With a few

@@ -40,7 +40,7 @@ import sys
 if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
-# %%
+# %% tags=["hide-input"]
 import json
 from pathlib import Path
 
@@ -398,15 +398,15 @@ for ax, table, title in (
         ax.plot(*curve(row), **style, label=label)
     ax.set(title=title, xlabel="fraction of columns removed")
     ax.set(xlim=(0, 0.9))
-axes[0].set_ylabel("test accuracy, %")
-axes[0].legend(fontsize=8)
+axes[0].set(ylabel="test accuracy, %", ylim=(84, 99.5))
+axes[1].legend(fontsize=9)
 plt.show()
 
 bare = ecg[0].estimate(lambda r: r.accuracy_without(0.9)).mean
 heavy = strong.estimate(lambda r: r.accuracy_without(0.9)).mean
 print(
-    f"ECG5000, nine tenths removed: without noise {100 * bare:.0f} %, "
-    f"with type III, α = 1.75, the stronger scale, {100 * heavy:.0f} %"
+    f"ECG5000, nine tenths removed: without noise {100 * bare:.0f} %,\n"
+    f"type III, α = 1.75, the stronger scale: {100 * heavy:.0f} %"
 )
 assert heavy < bare - 0.02
 
@@ -574,7 +574,7 @@ for theirs in official["runs"]:
     bounds = "" if low is None else f" [{low:.3f}, {high:.3f}]"
     cells += [f"{theirs['mean']:.3f}{bounds}", f"{theirs['test']:.1f}"]
     if len(found) < 30:
-        rows.append([*cells, *["not yet"] * 2])
+        rows.append([*cells, *["not run"] * 2])
         continue
     ratios = [r.ratio for r in found]
     score = 100 * np.mean([r.test.accuracy for r in found])
@@ -593,19 +593,26 @@ for theirs in official["runs"]:
 head = ["width", "noise", "α", "its σ", "its ratio: mean [range]"]
 head += ["accuracy, %", "our ratio: median [range]", "accuracy, %"]
 plots.show_table(head, rows)
-print(f"ratios judged: {judged}, of them within our range: {inside}")
+chance = judged * 2 / 31  # 30 runs of a row
+print(f"within our range: {inside} of {judged} ratios;")
+print(f"outside by chance alone: {chance:.1f} expected")
+# More than six outside would have a probability below 3 %.
+assert judged >= 33
+assert judged - inside <= 6
 
 # %% [markdown]
-# "Not yet" marks what is still to be run; settings of which we have one seed of the script, or do not know
-# how many, are shown and not judged.
+# The two agree, in the ratio and in the accuracy, as far as so few runs can tell. (Settings of which we
+# have one seed of the script, or do not know how many, are shown and not judged.) Look at the upper
+# ends of our ranges: at nearly every setting of type I one of thirty runs has a ratio near 1. Three seeds
+# of a heavy-tailed law do not show that.
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 one, two, three = (gained[kind, 1] for kind in NUMERALS)
 whole, pruned = lost["shared", 1.75]
 takeaway = f"""
-> **Takeaway.** Medians on ECG5000, α = 1.75 against Gaussian noise of
+> **Takeaway.** Median ratios on ECG5000, α = 1.75 and Gaussian noise of
 > the same median norm: type I {one[1]:.2f} and {one[0]:.2f}, type II
 > {two[1]:.2f} and {two[0]:.2f}, type III {three[1]:.2f} and
 > {three[0]:.2f}. With types II and III the tail is the cause; with type

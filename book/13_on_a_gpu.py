@@ -36,7 +36,7 @@ import sys
 if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
-# %%
+# %% tags=["hide-input"]
 import copy
 import tempfile
 from collections import defaultdict
@@ -741,7 +741,7 @@ assert stale[1] < 0.5
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 hundred = growth["shared"][draws.index(100)]
 power = int(torch.tensor(hundred).log10())
 takeaway = f"""
@@ -805,7 +805,7 @@ assert apart(resumed, whole) < (1e-6 if cuda else 1e-300)
 # %% [markdown]
 # **2. Signs that cancel.** For inputs $X$ of dimension $d$ and noise $N$ of a layer, the gain
 # $\lVert N X^\top \rVert \sqrt d\, / (\lVert N \rVert \lVert X \rVert)$ says how much the noise
-# moves the pre-activations; for type III it is 1 in mean square ({eq}`eq-gain`). What is it for type I, in terms of the
+# moves the pre-activations; for type III it is 1 in mean square, see {eq}`eq-gain`. What is it for type I, in terms of the
 # sums of the inputs? Measure it with `runs.seen` where the last convolution of the wide VGG-11 gets
 # its inputs.
 

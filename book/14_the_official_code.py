@@ -34,7 +34,7 @@ import sys
 if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
-# %%
+# %% tags=["hide-input"]
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -713,7 +713,7 @@ assert min(times.values()) > 3
 #
 # ## Takeaway
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 least = int(min(times.values()))
 three, two, ten = isotropic, gaussian, bands[0.03][1][1]
 takeaway = f"""

@@ -33,7 +33,7 @@ import sys
 if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 import json
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from heavytail.experiments import (
 
 studies = rates.read(Path("results/rates.json"))
 PAGES = {
-    4: "[Heavy-tailed SGD](04_heavy_tailed_sgd.ipynb)",
+    4: "[Training with heavy-tailed noise](04_heavy_tailed_sgd.ipynb)",
     5: "[Propagation of chaos](05_propagation_of_chaos.ipynb)",
     6: "[The law of the limit](06_the_law_of_the_limit.ipynb)",
     7: "[The Euler scheme](07_the_euler_scheme.ipynb)",
@@ -105,7 +105,7 @@ def recorded(name):
 # %% [markdown]
 # ## The two results behind the theorem
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 tanh = slopes("chaos", "tanh", kind="independent")[:6]
 low, high = (pick(rate.slope for rate in tanh) for pick in (min, max))
 line = slopes("chaos", "line", 1.3)[0]
@@ -170,7 +170,7 @@ show(
 # %% [markdown]
 # ## The width
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 tenth = required_width(1.9, 0.1, 0.1, 0.05, log10=True)
 half = required_width(1.2, 0.5, 0.1, 0.05)
 assert tenth > 35
@@ -216,7 +216,7 @@ show(
 # %% [markdown]
 # ## The experiments
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 ecg, controls = recorded("ecg5000-table"), recorded("ecg5000-gaussian")
 mnist, centred = recorded("mnist-table"), recorded("mnist-centred")
 
@@ -318,7 +318,7 @@ show(
 # ## The code
 
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 def kept(name):
     """Return a record of a benchmark."""
     return json.loads(Path(f"results/{name}.json").read_text())

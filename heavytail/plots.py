@@ -35,6 +35,7 @@ KIND_LABELS = {
 
 # Nothing in a picture that changes from one run to the next.
 _SALT = "heavytail"
+_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _PLAIN: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -56,6 +57,7 @@ def use_style() -> None:
             "lines.linewidth": 1.6,
             "legend.frameon": False,
             "svg.hashsalt": _SALT,
+            "axes.prop_cycle": f"cycler('color', {list(_CYCLE)})",
         }
     )
     shell = get_ipython()
@@ -101,9 +103,25 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show a table under its column titles; entries are Markdown, without a vertical bar."""
-    lines = [columns, ["---"] * len(columns), *rows]
+    """Show a table under its column titles; entries are Markdown, without a vertical bar.
+
+    A hyphen before a digit is shown as a minus sign, ``10^x`` and ``1e+06`` as powers of ten.
+    """
+    shown = [[_typeset(cell) for cell in row] for row in (columns, *rows)]
+    lines = [shown[0], ["---"] * len(columns), *shown[1:]]
     display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
+
+
+def _typeset(cell: str) -> str:
+    """Return a cell with its numbers as a reader writes them."""
+    cell = re.sub(r"(?<![\w.$^{])-(?=\d)", "−", cell)
+    cell = re.sub(r"(?<![$\w])10\^(-?[\d.]+)", r"$10^{\1}$", cell)
+    return re.sub(r"\b(\d[\d.]*)e([+-]\d+)\b", _power, cell)
+
+
+def _power(number: re.Match[str]) -> str:
+    exponent = f"10^{{{int(number[2])}}}"
+    return f"${exponent}$" if float(number[1]) == 1 else f"${number[1]} \\cdot {exponent}$"
 
 
 def slider(

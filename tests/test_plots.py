@@ -111,3 +111,21 @@ def test_a_hill_plot_is_drawn_in_the_order_of_k(generator):
 def test_a_table_is_markdown(capsys):
     plots.show_table(["a", "b"], [["1", "2"]])
     assert "Markdown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("-0.5 ± 0.1", "−0.5 ± 0.1"),
+        ("1-2", "1-2"),
+        ("VGG-11", "VGG-11"),
+        ("[-1, 2]", "[−1, 2]"),
+        ("10^14.3", "$10^{14.3}$"),
+        ("1e+06", "$10^{6}$"),
+        ("3.2e-04", "$3.2 \\cdot 10^{-4}$"),
+        ("$n^{-1/2}$", "$n^{-1/2}$"),
+        ("`b0363c1`", "`b0363c1`"),
+    ],
+)
+def test_numbers_of_a_table_are_typeset(cell, shown):
+    assert plots._typeset(cell) == shown

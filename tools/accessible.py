@@ -1,4 +1,4 @@
-"""A Sphinx extension: what a screen reader stumbles over in pages that others' templates write."""
+"""A Sphinx extension: what a reader, or a screen reader, stumbles over in others' templates."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,11 @@ from sphinx.application import Sphinx
 _MENDS = (
     # The button that unfolds a part of the contents is an icon: give it a name.
     (r"<summary>(?=<span class=\"toctree-toggle\")", '<summary aria-label="its pages">'),
+    # What is folded has a name that says what it is.
+    ("Show code cell source", "Show the code"),
+    ("Hide code cell source", "Hide the code"),
+    ("Show code cell content", "Show the solution"),
+    ("Hide code cell content", "Hide the solution"),
     # A list of citations, whose entries have a role of their own, is no list of list items.
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
 )
