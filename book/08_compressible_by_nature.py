@@ -76,7 +76,7 @@ ax.set(xlabel="fraction of columns", ylabel="share of the squared norm")
 ax.legend()
 plt.show()
 listed = ", ".join(f"{k} at α = {a:g}" for a, k in needed.items())
-print(f"columns for nine tenths: {listed}")
+print(f"columns for nine tenths:\n{listed}")
 assert needed[1.2] < needed[1.5] < needed[1.75] < needed[2.0]
 
 # %% [markdown]

@@ -79,7 +79,7 @@ def seeded(seed):
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 alphas = [1.05, 1.2, 1.35, 1.5, 1.6, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
-kept = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+kept = [0.02, 0.05, *(j / 10 for j in range(1, 10))]
 
 
 def frame(keep):
@@ -109,7 +109,8 @@ plots.slider(
     moves="fraction of columns kept",
     start=kept.index(0.1),
     caption="Width from which on keeping the fraction κ costs at most "
-    "the relative error ε with probability 0.95, for columns of law S(α)S(1).",
+    "the relative error ε with probability 0.95, for columns of law "
+    "S(α)S(1).",
     alt="Curves of the logarithm of the width against α. If few columns "
     "are kept all rise slowly up to α of about 1.5 and then ever faster, "
     "beyond 10^40 before α reaches 2. Larger errors allowed and more "

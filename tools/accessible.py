@@ -13,6 +13,8 @@ _MENDS = (
     ("Hide code cell source", "Hide the code"),
     ("Show code cell content", "Show the solution"),
     ("Hide code cell content", "Hide the solution"),
+    # On a narrow screen a figure scrolls, and must do so by keyboard too.
+    (r'<figure class="align-default" id=', '<figure tabindex="0" class="align-default" id='),
     # A list of citations, whose entries have a role of their own, is no list of list items.
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
 )
