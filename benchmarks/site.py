@@ -29,7 +29,7 @@ def seconds(chromium: Browser, path: Path) -> float:
 
 def record(rounds: int) -> dict[str, Any]:
     """Return the figures."""
-    paths = sorted(p for p in SITE.rglob("*.html") if "_static" not in p.parts)
+    paths = sorted((SITE / "book").rglob("*.html"))
     if not paths:
         raise SystemExit(f"no page under {SITE}: build the book first")
     names = ("chromium", "chromium-browser", "google-chrome")
