@@ -358,17 +358,17 @@ for kind, factors in growth.items():
 print("after", ", ".join(map(str, steps_shown)), "draws")
 found = dict(zip(draws, growth["shared"], strict=True))
 assert found[1] > 3
-assert found[100] > 1e5
+assert found[100] > 1e6
 assert growth["isotropic"][draws.index(10)] < 5
 assert growth["isotropic"][-1] > 100
 
 # %% [markdown]
 # With type I the first step multiplies the logits by more than 3, and a hundred steps by more than
-# 10⁵. A training at $\eta = 0.01$ can hardly survive that: either the loss leaves the finite
+# 10⁶. A training at $\eta = 0.01$ can hardly survive that: either the loss leaves the finite
 # numbers, or the units die and the output is a constant. The reason is in the inputs. After
 # a ReLU all of them are nonnegative, and noise of type I adds $z\,(1, \dots, 1)$ to a filter, hence
 # $z \sum_j x_j$ to its output: up to $9 \cdot 1024$ terms of one sign, in each of seven layers one
-# after the other. The signs of type III cancel (Exercise 2 measures it). It too becomes large, some
+# after the other. The signs of type III cancel (Exercise 2 measures it). It too becomes large, several
 # hundred steps later.
 #
 # No gradient acted here, and one draw stands for all $K$. But before hours are spent on the rows of

@@ -72,7 +72,7 @@ def show(*lines):
         [who, claim, verdict, PAGES[n]]
         for who, claim, verdict, n in lines
     ]
-    plots.show_table(["", "claim", "verdict", "where"], rows)
+    plots.show_table(["of", "claim", "verdict", "where"], rows)
 
 
 def slopes(error, h, alpha=None, **wanted):
@@ -192,7 +192,7 @@ show(
     ),
     (
         "B",
-        "How wide is wide enough?",
+        "The width that is enough has a formula.",
         f"{half:.0f} columns to keep half at ε = 0.1 and α = 1.2; "
         f"10^{tenth:.0f} to keep a tenth at α = 1.9.",
         9,
@@ -206,8 +206,8 @@ show(
     ),
     (
         "B",
-        "Does a compressible matrix generalise?",
-        "Not by itself: noise that the data cannot see changes the ratio "
+        "A compressible matrix alone says nothing of new data.",
+        "Shown: noise that the data cannot see changes the ratio "
         "and no output. At ε² = 0.1 a counting bound says nothing.",
         11,
     ),
@@ -360,9 +360,8 @@ show(
     ),
     (
         "B",
-        "The official code adds the noise it says.",
-        "Not on a CPU, where the scale is left out; its type III is too "
-        "small by √2.",
+        "The official code does not add the noise of the paper.",
+        "On a CPU it leaves the scale out; its type III is too small by √2.",
         14,
     ),
     (
