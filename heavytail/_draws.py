@@ -17,7 +17,7 @@ from heavytail import _checks
 
 # Bytes of a block of draws: long enough to make the cost of calls small, short enough for a core's
 # cache.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 19
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
 # faster than pairs, and a draw still begins like a longer one.
@@ -52,6 +52,11 @@ def draw(
     return out
 
 
+def block(device: torch.device, dtype: torch.dtype) -> int:
+    """Return how many draws are made at a time."""
+    return _BLOCK // dtype.itemsize if device.type == "cpu" else _DEVICE_BLOCK
+
+
 class Room:
     """The memory that drawing needs, to be taken once: fresh pages cost as much as a sine.
 
@@ -63,10 +68,9 @@ class Room:
     """
 
     def __init__(self, like: Tensor) -> None:
-        on_cpu = like.device.type == "cpu"
-        self.block = _BLOCK // like.element_size() if on_cpu else _DEVICE_BLOCK
+        self.block = block(like.device, like.dtype)
         self.words = empty_words(like[: self.block])
-        columns = self.words.shape[0] * ROW if on_cpu else 0
+        columns = self.words.shape[0] * ROW if like.device.type == "cpu" else 0
         self.pair, self.scratch = like.new_empty((5, columns)).split([2, 3])
 
     def first(self, n: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from heavytail._functions import log1p_, log2_, log_, sin_
+
 _HALF_PI = math.pi / 2
 
 # At alpha = 1 the skewed map takes 1 - alpha to be this: 1e-8, rounded to float32.
@@ -63,17 +65,17 @@ def symmetric_from_uniforms(
     V, S, minus_C, ratio = _room(angle, uniform, scratch)
     torch.abs(angle, out=V)
     if alpha < 1:
-        _affine(-1, V, _HALF_PI, S).mul_(alpha).sin_()
-        _affine(alpha - 1, V, -alpha * _HALF_PI, minus_C).sin_()
-        torch.neg(uniform, out=ratio).log1p_().div_(minus_C)
+        sin_(_affine(-1, V, _HALF_PI, S).mul_(alpha))
+        sin_(_affine(alpha - 1, V, -alpha * _HALF_PI, minus_C))
+        log1p_(torch.neg(uniform, out=ratio)).div_(minus_C)
     else:
-        _affine(alpha, V, (2 - alpha) * _HALF_PI, S).sin_()
-        _affine(1 - alpha, V, (alpha - 2) * _HALF_PI, minus_C).sin_()
-        torch.log(uniform, out=ratio).div_(minus_C)
+        sin_(_affine(alpha, V, (2 - alpha) * _HALF_PI, S))
+        sin_(_affine(1 - alpha, V, (alpha - 2) * _HALF_PI, minus_C))
+        log_(ratio.copy_(uniform)).div_(minus_C)  # no copy where the two are one
     # W / C > 0 from here on. Powers of 2 rather than of e: on some processors they cost less.
-    log_power = V.sin_().mul_(ratio).log2_().mul_(-1 / alpha)
+    log_power = log2_(sin_(V).mul_(ratio)).mul_(-1 / alpha)
     if alpha < 0.5:  # the power alone may leave the floats
-        return S.mul_(ratio).log2_().add_(log_power).exp2_().copysign_(angle)
+        return log2_(S.mul_(ratio)).add_(log_power).exp2_().copysign_(angle)
     return S.mul_(ratio).mul_(log_power.exp2_()).copysign_(angle)
 
 
@@ -139,11 +141,11 @@ def log_positive_from_uniforms(
     precise, plain = (D, S) if alpha < 0.5 else (S, D)
     less: float = min(alpha, 1 - alpha)
     torch.gt(angle, 0, out=precise).mul_(math.pi * less)
-    torch.sub(precise, angle, alpha=less, out=plain).sin_()
-    precise.add_(torch.abs(angle, out=V), alpha=1 - less).sin_()
-    torch.neg(uniform, out=minus_W).log1p_()
-    log_power = D.div_(minus_W).neg_().log_()
-    return S.log_().add_(log_power, alpha=1 / alpha - 1).sub_(V.sin_().log_(), alpha=1 / alpha)
+    sin_(torch.sub(precise, angle, alpha=less, out=plain))
+    sin_(precise.add_(torch.abs(angle, out=V), alpha=1 - less))
+    log1p_(torch.neg(uniform, out=minus_W))
+    log_power = log_(D.div_(minus_W).neg_())
+    return log_(S).add_(log_power, alpha=1 / alpha - 1).sub_(log_(sin_(V)), alpha=1 / alpha)
 
 
 def stable_from_uniforms(

@@ -150,10 +150,10 @@ def noise_blocks(
         return
     log_A = log_positive_stable(alpha / 2, (n, 1), **source)
     radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
-    normal = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
-    for rows, size in zip(blocks, sizes, strict=True):
-        normal[:size].normal_(std=math.sqrt(2), generator=generator)
-        yield rows, normal[:size].view(rows.stop - rows.start, d), radius[rows]
+    normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
+    for rows, factors in zip(blocks, radius.split(step), strict=False):  # n = 0: no rows, one split
+        vectors = normal if len(factors) == len(normal) else normal[: len(factors)]
+        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), factors
 
 
 def as_columns(weight: Tensor, column: str) -> Tensor:

@@ -150,17 +150,22 @@ def symmetric_blocks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """Yield draws of S(alpha)S(1) in blocks, all in the same memory: each overwrites the last.
+    """Yield draws of S(alpha)S(1) in blocks of these sizes; their memory is used again and again.
 
     The draws are those of :func:`symmetric_stable` with ``sizes`` one after another; arguments are
-    its, checked.
+    its, checked. Short blocks are drawn several together, which costs less a number.
     """
-    block = torch.empty(max(sizes, default=0), device=device, dtype=dtype)
-    room = _draws.Room(block)
-    for n in sizes:
-        size = torch.Size([n])
-        _draws.fill(block[:n], symmetric_from_uniforms, (alpha,), size, generator, room)
-        yield block[:n]
+    lengths = [_draws.rows_of(n) * _draws.ROW for n in sizes]  # each begins with fresh words
+    longest = max(lengths, default=0)
+    together = max(1, _draws.block(device, dtype) // max(longest, 1))
+    flat = torch.empty(min(together, len(sizes)) * longest, device=device, dtype=dtype)
+    room = _draws.Room(flat)
+    for start in range(0, len(sizes), together):
+        group = lengths[start : start + together]
+        draws = flat[: sum(group)]
+        _draws.fill(draws, symmetric_from_uniforms, (alpha,), draws.shape, generator, room)
+        for piece, n in zip(draws.split(group), sizes[start : start + together], strict=True):
+            yield piece[:n]
 
 
 def stable(

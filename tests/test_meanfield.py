@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import heavytail
-from heavytail import meanfield
+from heavytail import _draws, meanfield
 from heavytail.meanfield import MeanField, simulate
 from heavytail.noise import KINDS
 
@@ -279,6 +279,7 @@ class Largest(TorchDispatchMode):
 def test_memory_is_that_of_the_particles(h, kind, monkeypatch):
     monkeypatch.setattr(meanfield, "_BLOCK", 1 << 14)
     monkeypatch.setattr(meanfield, "_KEPT", 0)
+    monkeypatch.setattr(_draws, "_BLOCK", 1 << 14)
     x, y = data(N=64)
     n = 100_000
     with Largest() as largest:

@@ -419,6 +419,7 @@ def test_importing_the_package_is_light():
 LAYERS = [
     "_checks",
     "_layers",
+    "_functions",
     "_draws",
     "_maps",
     "_contour",
