@@ -346,6 +346,7 @@ plots.slider(
     map(frame, alphas),
     [f"α = {alpha:.2f}" for alpha in alphas],
     moves="stability index",
+    name="fig-index",
     start=alphas.index(1.75),
     caption="Left, the density of S(α)S(1); grey, that of α = 2. Right, "
     "the sums of 1000 draws. At α = 2 no single step is seen. As α falls "

@@ -727,7 +727,7 @@ assert min(host.values()) > 1
 # compares with drawing by SciPy and NumPy in double precision, as the paper's official script does:
 # time over ours for types I, II and III. Type I is nearly free, and type III costs little more than
 # plain Gaussian noise. Type II needs a stable number for each weight and step: at batch 100 that
-# takes longer than the step itself, and at batch 500 a half to three quarters of it.
+# takes about as long as the step itself, or longer; at batch 500 it takes less than half of it.
 #
 # ## Takeaway
 

@@ -167,6 +167,7 @@ plots.slider(
     map(frame, times),
     [f"t = {time:.1f}" for time in times],
     moves="time",
+    name="fig-time",
     caption="Particles (histogram) and the density of the limit (line). "
     "The histogram of 10,000 particles lies on the line at every time.",
     alt="Two histograms, of 100 and of 10,000 particles, and the same "

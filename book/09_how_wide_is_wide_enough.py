@@ -107,6 +107,7 @@ plots.slider(
     map(frame, kept),
     [f"κ = {keep:g}" for keep in kept],
     moves="fraction of columns kept",
+    name="fig-fraction-kept",
     start=kept.index(0.1),
     caption="Width from which on keeping the fraction κ costs at most "
     "the relative error ε with probability 0.95, for columns of law "

@@ -270,6 +270,7 @@ plots.slider(
     map(frame, gone),
     [f"{100 * part:g} % removed" for part in gone],
     moves="columns removed",
+    name="fig-columns-removed",
     start=gone.index(0.5),
     caption="Left, the sorted norms, with those removed in grey. Right, "
     "the test accuracy without them. The network with heavy-tailed noise "

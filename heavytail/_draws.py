@@ -1,6 +1,6 @@
 """From random bits to draws: in blocks, by a pure function of an angle and a uniform.
 
-On a CPU a block stays in a core's cache, in memory that is taken once, and on one thread. Elsewhere
+On a CPU a block stays in the cache, in memory that is taken once, and on one thread. Elsewhere
 the map is compiled: a draw reads its random words, writes its result and touches no memory between.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from heavytail import _checks
 
-# Bytes of a block of draws: long enough to make the cost of calls small, short enough for a core's
-# cache.
+# Bytes of a block of draws: long enough to make the cost of calls small, short enough for seven of
+# them, all that a block needs, to stay in the cache.
 _BLOCK = 1 << 19
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert

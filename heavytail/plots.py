@@ -129,6 +129,7 @@ def slider(
     labels: Sequence[str],
     *,
     moves: str,
+    name: str,
     caption: str,
     alt: str,
     start: int = 0,
@@ -140,7 +141,8 @@ def slider(
     Args:
         figures: drawn alike, of one size, at least one; each is closed before the next is drawn.
         labels: one for each figure, what the slider says beside it.
-        moves: what the slider moves, its name.
+        moves: what the slider moves.
+        name: by which a page refers to the figure.
         caption: of all of them.
         alt: the alternative text.
         start: place of the figure shown first.
@@ -164,11 +166,12 @@ def slider(
     )
     label = html.escape(labels[start])
     return HTML(
-        f'<figure class="align-default slider"><div role="img" aria-label="{html.escape(alt)}">'
+        f'<figure class="slider" id="{html.escape(name)}">'
+        f'<div role="img" aria-label="{html.escape(alt)}">'
         f'{shown}</div><label>{html.escape(moves)} <input type="range" min="0" '
         f'max="{len(frames) - 1}" value="{start}" aria-valuetext="{label}" oninput="{show}"> '
-        f"<output>{label}</output></label><figcaption><p>{caption}</p></figcaption>"
-        f'<script type="application/json">{data}</script></figure>'
+        f'<output>{label}</output></label><script type="application/json">{data}</script>'
+        f"<figcaption><p>{html.escape(caption)}</p></figcaption></figure>"
     )
 
 

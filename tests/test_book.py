@@ -498,6 +498,18 @@ SLIDERS = {
 }
 
 
+def test_every_figure_has_a_number_and_a_name(site):
+    found = [
+        figure
+        for page in sorted((site / "book").glob("*.html"))
+        for figure in BeautifulSoup(page.read_text(), "html.parser")("figure")
+    ]
+    numbers = {figure.find(class_="caption-number").get_text() for figure in found}
+    assert numbers == {f"Fig. {k} " for k in range(1, len(found) + 1)}
+    assert all(figure["id"].startswith("fig-") for figure in found)
+    assert sum("slider" in figure["class"] for figure in found) == len(SLIDERS)
+
+
 @pytest.mark.parametrize("name", SLIDERS)
 def test_a_figure_moves_by_keyboard(site, browser, name):
     page = browser.new_page()

@@ -22,8 +22,12 @@ def drawn(height):
     return fig
 
 
+PLAIN = {"moves": "m", "name": "n", "caption": "c", "alt": "a"}
+
+
 def slider(n=3, **changes):
-    options = {"moves": "the height", "caption": "A line.", "alt": "a rising line"} | changes
+    options = {"moves": "the height", "name": "fig-line", "caption": "A line.", "alt": "rising"}
+    options |= changes
     labels = [f"h = {h}" for h in range(n)]
     shown = plots.slider((drawn(h) for h in range(n)), labels, **options)
     return BeautifulSoup(shown.data, "html.parser")
@@ -52,10 +56,11 @@ def test_pictures_share_their_parts():
 
 
 def test_what_a_slider_says_is_text():
-    soup = slider(1, moves="<a & b>", alt='"quoted" <b>')
+    soup = slider(1, moves="<a & b>", alt='"quoted" <b>', caption="a < b")
+    assert soup.find("figcaption").get_text() == "a < b"
     assert soup.find(attrs={"role": "img"})["aria-label"] == '"quoted" <b>'
     assert soup.find("label").get_text().startswith("<a & b>")
-    hostile = plots.slider([drawn(1)], ["</script><b>"], moves="m", caption="c", alt="a")
+    hostile = plots.slider([drawn(1)], ["</script><b>"], **PLAIN)
     soup = BeautifulSoup(hostile.data, "html.parser")
     assert json.loads(soup.find("script").string)["labels"] == ["</script><b>"]
     assert not soup.find("b")
@@ -70,7 +75,7 @@ def test_figures_of_a_slider_are_closed_one_by_one():
             yield drawn(height)
 
     labels = [str(height) for height in range(30)]
-    plots.slider(counted(), labels, moves="m", caption="c", alt="a")
+    plots.slider(counted(), labels, **PLAIN)
     assert len(plt.get_fignums()) == before
 
 

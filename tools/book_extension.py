@@ -1,21 +1,25 @@
 """A Sphinx extension: what the book's build needs beyond Jupyter Book.
 
 Executed notebooks are cached by what they depend on, not only by their own cells; the page's
-mathematics is set by a MathJax that lies beside it, not on another host; and each page says which
-version it is.
+mathematics is set by a MathJax that lies beside it, not on another host; figures with a slider are
+numbered like the others; and each page says which version it is.
 """
 
 import hashlib
+import html
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.transforms import SphinxTransform
 
 from heavytail import __version__
 
@@ -89,6 +93,30 @@ def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     shutil.copy(source / _MATHJAX, target / _MATHJAX)
 
 
+class NumberSliders(SphinxTransform):
+    """Make a figure that a cell shows as HTML one of the page's figures: numbered, with a name."""
+
+    default_priority = 300  # before labels are collected
+
+    _FIGURE = re.compile(
+        r'<figure class="(?P<kind>\w+)" id="(?P<name>[\w-]+)">(?P<content>.*)'
+        r"<figcaption><p>(?P<caption>.*)</p></figcaption></figure>",
+        re.DOTALL,
+    )
+
+    def apply(self, **options: Any) -> None:
+        """Replace each of them."""
+        for shown in list(self.document.findall(nodes.raw)):
+            found = self._FIGURE.fullmatch(shown.astext().strip())
+            if found is None:
+                continue
+            figure = nodes.figure(classes=["align-default", found["kind"]], names=[found["name"]])
+            figure += nodes.raw("", found["content"], format="html")
+            figure += nodes.caption("", html.unescape(found["caption"]))
+            self.document.note_explicit_target(figure)
+            shown.parent.replace(shown, figure)
+
+
 def _drop_thebe(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
@@ -107,4 +135,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", _say_version)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("build-finished", _copy_mathjax)
+    app.add_transform(NumberSliders)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
