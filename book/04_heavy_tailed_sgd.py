@@ -45,10 +45,11 @@ from scipy.stats import binom, poisson
 
 import heavytail
 from heavytail import plots
+from heavytail.experiments import records, results
 from heavytail.experiments.data import load
 from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import FullyConnected, mean_field
-from heavytail.experiments.prediction import read, replay
+from heavytail.experiments.replay import replay
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 
 plots.use_style()
@@ -418,10 +419,11 @@ assert inside >= binom.ppf(1e-3, 40, 0.9)
 # batches and noise of its own.
 
 # %% tags=["hide-input"]
-runs = read(Path("results/prediction.json"))  # (setting, outcome)
+entries = records.read("results/prediction.json")
+runs = [results.decode(entry) for entry in entries]
 trusted = [
-    (run, outcome)
-    for run, outcome in runs
+    (run, result)
+    for run, result in runs
     if (run.data, run.lr, run.steps) == ("ecg5000", 0.01, 2000)
     and run.hidden_layers == 1
 ]
@@ -429,18 +431,18 @@ rows = []
 for kind in kinds:
     for sigma in (0.003, 0.01, 0.03):
         some = [
-            outcome
-            for run, outcome in trusted
+            result
+            for run, result in trusted
             if (run.kind, run.scale) == (kind, sigma)
         ]
         # Each run's own start was predicted from: they agree closely.
         five, middle, ninety_five = (
-            f"{sorted(outcome.predicted[k] for outcome in some)[2]:.2f}"
+            f"{sorted(r.noise.predicted[k] for r in some)[2]:.2f}"
             for k in range(3)
         )
-        values = sorted(outcome.ratio for outcome in some)
+        values = sorted(result.ratio for result in some)
         listed = ", ".join(f"{value:.2f}" for value in values)
-        least = 100 * min(outcome.pruned_accuracy for outcome in some)
+        least = 100 * min(r.pruned_test.accuracy for r in some)
         predicted = f"{middle} [{five}, {ninety_five}]"
         row = [plots.KIND_LABELS[kind], str(sigma), predicted, listed]
         rows.append([*row, f"{least:.1f}"])
@@ -448,15 +450,15 @@ columns = ["noise", "σ", "predicted: median [5 %, 95 %]"]
 columns += ["trained, five runs", "accuracy after pruning, worst, %"]
 plots.show_table(columns, rows)
 
-hits = sum(outcome.inside for _, outcome in trusted)
-kept = [100 * outcome.test_accuracy for _, outcome in trusted]
+hits = sum(result.inside for _, result in trusted)
+kept = [100 * result.test.accuracy for _, result in trusted]
 print(f"inside their bands: {hits} of {len(trusted)}")
 print(f"test accuracy: {min(kept):.1f} to {max(kept):.1f} %")
 assert hits >= binom.ppf(1e-3, 45, 0.9)
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments.prediction --record book/results/prediction.json`;
-# *the file holds each run with its setting, seed, versions and date.*
+# *Recorded by* `python -m heavytail.experiments run prediction --scale paper --record
+# book/results/prediction.json`; *the file holds each run with its setting, seed, versions and date.*
 #
 # The last column is the lowest test accuracy after pruning among the five; before it, all are near
 # 98 %. The prediction is a distribution, and a wide one: it is the law of the largest jumps, and no
@@ -476,22 +478,26 @@ assert hits >= binom.ppf(1e-3, 45, 0.9)
 # trained ratio and the replayed one then differ by what $G$ does, and by nothing else.
 
 # %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each mark is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Marks lie on zero up to a share of about 0.05 and below two percent up to 0.2; one lies just below zero. Two marks of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
+
+
+def excess_of(result):
+    """Return how far the replayed ratio lies above the trained one."""
+    return result.noise.replayed / result.ratio - 1
+
+
 fig, ax = plt.subplots()
 marks = {"ecg5000": "o", "mnist": "^"}
 names = {"ecg5000": "ECG5000", "mnist": "MNIST"}
 for kind in kinds:
     for data, mark in marks.items():
         some = [
-            outcome
-            for run, outcome in runs
+            result
+            for run, result in runs
             if (run.kind, run.data) == (kind, data)
         ]
         ax.semilogx(
-            [outcome.gradient_share for outcome in some],
-            [
-                100 * (outcome.replayed / outcome.ratio - 1)
-                for outcome in some
-            ],
+            [result.gradient for result in some],
+            [100 * excess_of(result) for result in some],
             mark,
             color=plots.KIND_STYLES[kind]["color"],
             alpha=0.7,
@@ -503,16 +509,16 @@ ax.set_ylabel("replayed over trained, %")
 ax.legend(fontsize=8)
 plt.show()
 
-small = [out for _, out in runs if out.gradient_share <= 0.15]
-deviation = 100 * max(abs(o.replayed / o.ratio - 1) for o in small)
+small = [result for _, result in runs if result.gradient <= 0.15]
+deviation = 100 * max(abs(excess_of(result)) for result in small)
 print(f"share at most 0.15: {len(small)} of {len(runs)} runs")
 print(f"largest deviation among them: {deviation:.1f} %")
 assert deviation < 3
 
 # %% tags=["hide-input"]
 rows = []
-for run, out in runs:
-    if (run, out) in trusted:
+for run, result in runs:
+    if (run, result) in trusted:
         continue
     cells = [
         names[run.data],
@@ -520,21 +526,21 @@ for run, out in runs:
         plots.KIND_LABELS[run.kind],
         f"{run.lr:g}",
         str(run.steps),
-        f"{out.gradient_share:.2f}",
-        f"{out.replayed:.3f}",
-        f"{out.ratio:.3f}",
-        f"{100 * (out.replayed / out.ratio - 1):+.1f}",
-        f"{100 * out.test_accuracy:.0f}",
+        f"{result.gradient:.2f}",
+        f"{result.noise.replayed:.3f}",
+        f"{result.ratio:.3f}",
+        f"{100 * excess_of(result):+.1f}",
+        f"{100 * result.test.accuracy:.0f}",
     ]
     rows.append(cells)
 columns = ["data", "layers", "noise", "η", "steps", "share of G"]
 plots.show_table(
     [*columns, "replayed", "trained", "off, %", "accuracy, %"], rows
 )
-_, furthest = max(runs, key=lambda pair: pair[1].gradient_share)
-assert furthest.replayed / furthest.ratio > 1.1
-(deep,) = (out for run, out in runs if run.hidden_layers == 2)
-least = deep.predicted[0]
+_, furthest = max(runs, key=lambda pair: pair[1].gradient)
+assert excess_of(furthest) > 0.1
+(deep,) = (result for run, result in runs if run.hidden_layers == 2)
+least = deep.noise.predicted[0]
 print(f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {least:.3f}")
 
 # %% [markdown]

@@ -170,11 +170,7 @@ assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 # %% tags=["hide-input"]
 ecg, controls = recorded("ecg5000-table"), recorded("ecg5000-gaussian")
 plots.show_table(COMPARED, [compared(row, ecg[0]) for row in ecg])
-inside = [
-    r.noise.predicted[0] <= r.ratio <= r.noise.predicted[2]
-    for row in ecg[1:]
-    for r in row.finished
-]
+inside = [r.inside for row in ecg[1:] for r in row.finished]
 print(
     f"{sum(inside)} of {len(inside)} runs inside their predicted band"
 )

@@ -41,7 +41,6 @@ import numpy as np
 
 from heavytail import plots, required_width
 from heavytail.experiments import (
-    prediction,
     rates,
     records,
     results,
@@ -249,18 +248,15 @@ part = {
     / (tails[kind] - floor)
     for kind in summary.NUMERALS
 }
-inside = [
-    r.noise.predicted[0] <= r.ratio <= r.noise.predicted[2]
-    for row in ecg[1:]
-    for r in row.finished
-]
+inside = [r.inside for row in ecg[1:] for r in row.finished]
 seen = points(find(mnist, "shared", 1.75), mnist[0])
 blind = points(find(centred, "shared", 1.75), centred[0])
 third = points(find(mnist, "isotropic", 1.75), mnist[0])
 small = [
-    abs(o.replayed / o.ratio - 1)
-    for _, o in prediction.read(Path("results/prediction.json"))
-    if o.gradient_share <= 0.15
+    abs(r.noise.replayed / r.ratio - 1)
+    for row in recorded("prediction")
+    for r in row.finished
+    if r.gradient <= 0.15
 ]
 assert part["shared"] > 0.5 > 0.1 > part["isotropic"]
 assert seen > 3 > 0.5 > abs(blind)

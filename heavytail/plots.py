@@ -102,13 +102,23 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     ax.set_ylabel("estimate of α")
 
 
+# What a column of numbers holds: a number, with a unit or an error where it has one, or a dash.
+_NUMBER = re.compile(
+    r"[–-]?|([<>≤≥] )?[-−+]?(10\^)?-?(\d[\d,]*\.?\d*|\.\d+)(e[-+]\d+)?"
+    r"( ?(%|×|x|[mµn]?s|[kKMG]i?B))?( ± [\d.]+)?"
+)
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table under its column titles; entries are Markdown, without a vertical bar.
 
-    A hyphen before a digit is shown as a minus sign, ``10^x`` and ``1e+06`` as powers of ten.
+    A hyphen before a digit is shown as a minus sign, ``10^x`` and ``1e+06`` as powers of ten. A
+    column of numbers stands to the right, as numbers are read.
     """
     shown = [[_typeset(cell) for cell in row] for row in (columns, *rows)]
-    lines = [shown[0], ["---"] * len(columns), *shown[1:]]
+    numeric = [all(map(_NUMBER.fullmatch, cells)) for cells in zip(*rows, strict=True)]
+    rule = ["---:" if right else "---" for right in numeric] or ["---"] * len(columns)
+    lines = [shown[0], rule, *shown[1:]]
     display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
 
 

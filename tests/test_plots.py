@@ -118,6 +118,23 @@ def test_a_table_is_markdown(capsys):
     assert "Markdown" in capsys.readouterr().out
 
 
+NUMBERS = ["3", "-0.5", "12,345.6", ".05", "1e-06", "10^-3.5", "0.5 ± 0.02", "98 %", "–", "3.2 ms"]
+
+
+def test_numbers_stand_to_the_right(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
+    texts = ["type I", "0.2 [0.1, 0.3]", "5000 × 784", "1-2", "not yet", "2 layers", "a", "b", "c"]
+    rows = [[number, text, "1"] for number, text in zip(NUMBERS, [*texts, "d"], strict=True)]
+    plots.show_table(["number", "text", "one"], [*rows, ["", "", "not run"]])
+    plots.show_table(["a", "b"], [])
+    rules = [table.data.splitlines()[1] for table in shown]
+    assert rules == ["| ---: | --- | --- |", "| --- | --- |"]
+    for text in texts:
+        plots.show_table(["a"], [[text]])
+        assert shown[-1].data.splitlines()[1] == "| --- |", text
+
+
 @pytest.mark.parametrize(
     ("cell", "shown"),
     [

@@ -13,6 +13,7 @@ from heavytail.experiments.train import Score
 from heavytail.noise import KINDS
 
 NETWORKS = ("fully_connected", "vgg11")
+ERROR = 0.1**0.5  # relative error allowed in each layer: its square is 0.1
 FRACTIONS = (*(i / 10 for i in range(10)), 0.95, 0.98, 0.99, 0.995, 1.0)  # of columns, removed
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of the norms
 HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
@@ -189,6 +190,17 @@ class Result:
     noise: Noise | None = None
     step_seconds: float | None = None
     device: str | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether the ratio lies between the 5 and 95 % quantiles of its prediction.
+
+        Raises:
+            ValueError: if there is no prediction.
+        """
+        if self.noise is None or self.ratio is None:
+            raise ValueError("noise must be there, got None: nothing was predicted")
+        return self.noise.predicted[0] <= self.ratio <= self.noise.predicted[2]
 
     def accuracy_without(self, fraction: float) -> float:
         """Return the test accuracy with a fraction of the columns removed, from the curve.

@@ -6,7 +6,7 @@ All that is measured is measured on one iterate, the weights after the last step
 
 with the start W_0, the noise of all steps N and what the gradients added, G. N is known to the bit,
 from the seed of the noise, so that the three parts can be told apart
-(:func:`heavytail.experiments.prediction.replay`).
+(:func:`heavytail.experiments.replay.replay`).
 """
 
 import math
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import heavytail
 from heavytail.experiments import data
 from heavytail.experiments.models import VGG11, FullyConnected
-from heavytail.experiments.prediction import ERROR, replay
+from heavytail.experiments.replay import replay
 from heavytail.experiments.results import (
+    ERROR,
     FRACTIONS,
     HILL,
     LEVELS,

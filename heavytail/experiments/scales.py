@@ -13,7 +13,7 @@ import torch
 
 import heavytail
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.prediction import ERROR
+from heavytail.experiments.results import ERROR
 
 WAY = (0.5, 0.9)  # of the way from the floor to the ceiling
 STEPS = {"ecg5000": 2000, "mnist": 6000}  # of a run

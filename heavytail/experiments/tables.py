@@ -9,6 +9,7 @@ from typing import Any
 from heavytail import _checks
 from heavytail.experiments.results import Config
 from heavytail.experiments.scales import CONTROLS, SCALES, STEPS, Shape, three_digits
+from heavytail.noise import KINDS
 
 SIZES = ("quick", "paper")
 
@@ -149,6 +150,32 @@ def _deep(layers: int) -> Config:
     return Config(data="ecg5000", hidden_layers=layers)
 
 
+def _prediction() -> list[Config]:
+    """Return runs of a start and noise each of their own, whatever they have in common.
+
+    First those to which the prediction applies; then some whose gradients add more and more beside
+    the same noise, and some with longer training, a larger learning rate or a second layer.
+    """
+    law: dict[str, Any] = {"alpha": 1.75}
+    found = [
+        Config(data="ecg5000", kind=kind, scale=scale, **law)
+        for _, kind, scale in product(range(5), KINDS, (0.003, 0.01, 0.03))
+    ]
+    for (lr, steps), kind in product(
+        ((0.001, 500), (0.01, 200), (0.01, 1000), (0.1, 300), (0.1, 1000)), KINDS
+    ):
+        scale = round(0.02 * (lr * steps) ** (-1 / 1.75), 5)
+        found.append(Config(data="mnist", kind=kind, scale=scale, lr=lr, steps=steps, **law))
+    loud = Config(data="ecg5000", kind="shared", scale=0.01, **law)
+    found += [
+        replace(loud, steps=20_000),
+        replace(loud, lr=0.1),
+        replace(loud, lr=0.3),
+        replace(loud, hidden_layers=2),
+    ]
+    return [replace(config, seed=seed) for seed, config in enumerate(found)]
+
+
 _MNIST = Config(data="mnist", steps=STEPS["mnist"])
 _SHARED = Shape("mnist", "shared", 1.75)
 
@@ -192,6 +219,12 @@ TABLES: dict[str, Table] = {
         "The same at width 10,000",
         _official_wide(),
         30,
+        True,
+    ),
+    "prediction": Table(
+        "The pruning ratio before training and after: each run with a start and noise of its own",
+        tuple(_prediction()),
+        _quick(_prediction()),
         True,
     ),
     "mnist-wide": _table(

@@ -12,8 +12,8 @@ from heavytail import StableNoise, hidden_weights
 from heavytail.experiments import data, runs
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.prediction import ERROR, replay
-from heavytail.experiments.results import FRACTIONS, LEVELS, Config, Result, decode, encode
+from heavytail.experiments.replay import replay
+from heavytail.experiments.results import ERROR, FRACTIONS, LEVELS, Config, Result, decode, encode
 from heavytail.experiments.runs import in_sweep, run, seen
 from heavytail.experiments.sweep import Store, sweep
 from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
@@ -166,6 +166,25 @@ def test_the_index_of_the_noise_is_found_in_the_weights(kind):
     assert abs(alpha - 1.75) < 4 * stderr < 0.5
     other = run(replace(config, alpha=1.2, scale=0.6)).layers[0].noise_index
     assert abs(other[0] - 1.75) > 4 * other[1]
+
+
+def test_gradients_that_move_nothing_leave_the_ratio_in_its_band():
+    result = run(replace(SMALL, lr=1e-9, scale=0.02 * 1e8 ** (1 / 1.75)))  # the noise of lr 0.1
+    assert result.gradient < 1e-6
+    assert result.ratio == result.noise.replayed
+    assert result.inside
+
+
+def test_large_gradients_leave_the_band():
+    """Negative control: where the gradients rule, start plus noise predicts nothing."""
+    result = run(replace(SMALL, lr=1.0, scale=0.0005, steps=400))
+    assert result.gradient > 1
+    assert not result.inside
+
+
+def test_a_band_needs_a_prediction():
+    with pytest.raises(ValueError, match="noise must be there, got None"):
+        _ = run(QUIET).inside
 
 
 def test_without_noise():
