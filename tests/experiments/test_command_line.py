@@ -331,6 +331,7 @@ def test_the_tables_are_offered(capsys, monkeypatch):
         "mnist-wide",
         "official",
         "official-wide",
+        "prediction",
         "cifar10-vgg11",
         "cifar10-table",
         "cifar100-table",
