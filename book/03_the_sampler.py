@@ -525,9 +525,9 @@ for alpha in (0.7, 1.1, 1.75):
 # A draw in single precision needs one 64-bit random word for its angle and its uniform (in double
 # two), three sines, two logarithms and one exponential. The package makes
 # them block by block, in blocks that stay in the processor's cache, so that memory is read and
-# written once. On a processor with AVX-512 the sines of single precision and the logarithms are
-# numpy's: the library that torch calls for them is half as fast on processors that are not Intel's.
-# On a GPU the same map is compiled into one kernel.
+# written once. Under Linux, on a processor with AVX-512, the sines of single precision and the
+# logarithms are numpy's: the library that torch calls for them is slow on processors that are not
+# Intel's. On a GPU the same map is compiled into one kernel.
 
 # %% mystnb={"figure": {"caption": "Nanoseconds a draw at \u03b1 = 1.75, one thread of one machine, from a recorded run; lower is better. The grey bar is one 64-bit word of torch's generator, which a draw in single precision needs.", "name": "fig-sampler-speed"}, "image": {"alt": "Horizontal bars of the time per draw: scipy is the slowest, then Pyro and the textbook formula in torch, then heavytail in double and in single precision; the bar of one random word is the shortest."}} tags=["hide-input"]
 record = json.loads(Path("results/samplers.json").read_text())

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from heavytail import _checks
 
-# Bytes of a block of draws: long enough to make the cost of calls small, short enough for seven of
-# them, all that a block needs, to stay in the cache.
+# Bytes of a block of draws: long enough to make the cost of calls small, short enough for the eight
+# of them that a block needs to stay in the cache.
 _BLOCK = 1 << 19
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
@@ -52,7 +52,7 @@ def draw(
     return out
 
 
-def block(device: torch.device, dtype: torch.dtype) -> int:
+def block_length(device: torch.device, dtype: torch.dtype) -> int:
     """Return how many draws are made at a time."""
     return _BLOCK // dtype.itemsize if device.type == "cpu" else _DEVICE_BLOCK
 
@@ -68,7 +68,7 @@ class Room:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.block = block(like.device, like.dtype)
+        self.block = block_length(like.device, like.dtype)
         self.words = empty_words(like[: self.block])
         columns = self.words.shape[0] * ROW if like.device.type == "cpu" else 0
         self.pair, self.scratch = like.new_empty((5, columns)).split([2, 3])

@@ -1,13 +1,13 @@
-"""Sine and logarithms in place, by the faster of two libraries.
+"""Sine and logarithms of a block of draws, in place.
 
-torch gives them to MKL, which takes a slow path on processors that are not Intel's. numpy has loops
-for AVX-512 whoever made the processor, on Linux. Both are right to a few roundings; which one
-computes depends on the machine alone, so that a draw is the same in every process on it.
+Where a processor has AVX-512, numpy computes them on Linux: it has loops of its own for that. torch
+calls MKL, which takes a slow path on processors that are not Intel's. Both are right to a few
+roundings. The choice is made once: same machine, same torch and numpy, same bits.
 """
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,25 +16,37 @@ from torch import Tensor
 BY_NUMPY = sys.platform == "linux" and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _in_place(
-    by_torch: Callable[[Tensor], Tensor], by_numpy: Any, *dtypes: torch.dtype
-) -> Callable[[Tensor], Tensor]:
-    """Return a function that overwrites its argument, by numpy for these dtypes."""
+class Functions(NamedTuple):
+    """Each overwrites its argument, floating point, and returns it."""
 
+    sin_: Callable[[Tensor], Tensor]
+    log_: Callable[[Tensor], Tensor]
+    log2_: Callable[[Tensor], Tensor]
+    log1p_: Callable[[Tensor], Tensor]
+
+
+TORCH = Functions(torch.sin_, torch.log_, torch.log2_, torch.log1p_)
+
+
+def of_blocks() -> Functions:
+    """Return those for memory of our own on a CPU: no autograd, no tracing looks at it."""
+    return _NUMPY if BY_NUMPY else TORCH
+
+
+def _by_numpy(function: Any) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
-        # A tensor that lies elsewhere, or is traced, has no memory that numpy could see.
-        seen = type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not (BY_NUMPY and seen and x.dtype in dtypes):
-            return by_torch(x)
         values = x.numpy()
         with np.errstate(all="ignore"):  # as torch does
-            by_numpy(values, out=values)
+            function(values, out=values)
         return x
 
     return apply
 
 
-sin_ = _in_place(torch.sin_, np.sin, torch.float32)  # numpy's own for float64 is slow
-log_ = _in_place(torch.log_, np.log, torch.float32, torch.float64)
-log2_ = _in_place(torch.log2_, np.log2, torch.float32, torch.float64)
-log1p_ = _in_place(torch.log1p_, np.log1p, torch.float32, torch.float64)
+def _sin_(x: Tensor) -> Tensor:
+    # In double precision numpy takes the sine of the C library, number by number.
+    return _single_sin_(x) if x.dtype == torch.float32 else x.sin_()
+
+
+_single_sin_ = _by_numpy(np.sin)
+_NUMPY = Functions(_sin_, _by_numpy(np.log), _by_numpy(np.log2), _by_numpy(np.log1p))

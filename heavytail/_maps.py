@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from heavytail._functions import log1p_, log2_, log_, sin_
+from heavytail import _functions
 
 _HALF_PI = math.pi / 2
 
@@ -45,9 +45,9 @@ def symmetric_from_uniforms(
         alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``.
         angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
         uniform: same shape and dtype; in (0, 1).
-        scratch: room for the steps of a float ``alpha``, shape ``(3, *angle.shape)``, as
-            ``angle`` else. ``uniform`` is then overwritten too, and the draws lie in the room. None
-            makes room and leaves the inputs alone.
+        scratch: on a CPU, room for the steps of a float ``alpha``, shape ``(3, *angle.shape)``, as
+            ``angle`` else. ``uniform`` is then overwritten too, the draws lie in the room, and are
+            those without it up to rounding. None makes room and leaves the inputs alone.
 
     Returns:
         Draws, of the broadcast shape. Inputs are not checked: this is the inner loop.
@@ -63,6 +63,7 @@ def symmetric_from_uniforms(
         log_power = torch.log2(torch.sin(V) * ratio) * (-1 / alpha)
         return torch.exp2(torch.log2(S * ratio) + log_power).copysign(angle)
     V, S, minus_C, ratio = _room(angle, uniform, scratch)
+    sin_, log_, log2_, log1p_ = _functions.TORCH if scratch is None else _functions.of_blocks()
     torch.abs(angle, out=V)
     if alpha < 1:
         sin_(_affine(-1, V, _HALF_PI, S).mul_(alpha))
@@ -71,7 +72,7 @@ def symmetric_from_uniforms(
     else:
         sin_(_affine(alpha, V, (2 - alpha) * _HALF_PI, S))
         sin_(_affine(1 - alpha, V, (alpha - 2) * _HALF_PI, minus_C))
-        log_(ratio.copy_(uniform)).div_(minus_C)  # no copy where the two are one
+        (torch.log(uniform, out=ratio) if scratch is None else log_(ratio)).div_(minus_C)
     # W / C > 0 from here on. Powers of 2 rather than of e: on some processors they cost less.
     log_power = log2_(sin_(V).mul_(ratio)).mul_(-1 / alpha)
     if alpha < 0.5:  # the power alone may leave the floats
@@ -138,6 +139,7 @@ def log_positive_from_uniforms(
         return torch.zeros_like(angle)
     # U = pi [angle > 0] - angle. Few passes over memory: the sampler of type III runs through here.
     V, S, D, minus_W = _room(angle, uniform, scratch)
+    sin_, log_, _, log1p_ = _functions.TORCH if scratch is None else _functions.of_blocks()
     precise, plain = (D, S) if alpha < 0.5 else (S, D)
     less: float = min(alpha, 1 - alpha)
     torch.gt(angle, 0, out=precise).mul_(math.pi * less)

@@ -39,8 +39,8 @@ KINDS = ("shared", "independent", "isotropic")
 NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the paper
 COLUMNS = ("filter", "kernel")
 
-# Numbers a block of noise has on a CPU: it stays in a core's cache until it is added. Elsewhere
-# a block only bounds the memory.
+# Numbers a block of noise has on a CPU: it stays in the cache until it is added. Elsewhere a block
+# only bounds the memory.
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
 

@@ -102,10 +102,10 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     ax.set_ylabel("estimate of α")
 
 
-# What a column of numbers holds: a number, with a unit or an error where it has one, or a dash.
+# What a column of numbers holds: numbers, some with a unit or an error; a dash or nothing.
 _NUMBER = re.compile(
-    r"[–-]?|([<>≤≥] )?[-−+]?(10\^)?-?(\d[\d,]*\.?\d*|\.\d+)(e[-+]\d+)?"
-    r"( ?(%|×|x|[mµn]?s|[kKMG]i?B))?( ± [\d.]+)?"
+    r"[–−-]?|nan|inf|([<>≤≥] )?[-−+]?(10\^)?-?(\d[\d,]*\.?\d*|\.\d+)(e[-+]\d+)?"
+    r"( ?(%|×|x|[mµμn]?s|[kKMG]i?B))?( ± [\d.]+)?"
 )
 
 
@@ -114,12 +114,23 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     A hyphen before a digit is shown as a minus sign, ``10^x`` and ``1e+06`` as powers of ten. A
     column of numbers stands to the right, as numbers are read.
+
+    Raises:
+        ValueError: if a row has another number of entries than there are titles.
     """
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"a row must have {len(columns)} entries, got {row!r}")
     shown = [[_typeset(cell) for cell in row] for row in (columns, *rows)]
-    numeric = [all(map(_NUMBER.fullmatch, cells)) for cells in zip(*rows, strict=True)]
-    rule = ["---:" if right else "---" for right in numeric] or ["---"] * len(columns)
+    by_column = [[row[k] for row in rows] for k in range(len(columns))]
+    rule = ["---:" if _is_numeric(cells) else "---" for cells in by_column]
     lines = [shown[0], rule, *shown[1:]]
     display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    some = any(re.search(r"\d", cell) for cell in cells)
+    return some and all(map(_NUMBER.fullmatch, cells))
 
 
 def _typeset(cell: str) -> str:
@@ -152,7 +163,7 @@ def slider(
         figures: drawn alike, of one size, at least one; each is closed before the next is drawn.
         labels: one for each figure, what the slider says beside it.
         moves: what the slider moves.
-        name: by which a page refers to the figure.
+        name: by which a page refers to the figure; small letters, digits and hyphens.
         caption: of all of them.
         alt: the alternative text.
         start: place of the figure shown first.

@@ -150,14 +150,15 @@ def symmetric_blocks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """Yield draws of S(alpha)S(1) in blocks of these sizes; their memory is used again and again.
+    """Yield draws of S(alpha)S(1) in blocks of these sizes.
 
-    The draws are those of :func:`symmetric_stable` with ``sizes`` one after another; arguments are
-    its, checked. Short blocks are drawn several together, which costs less a number.
+    A block is good until the next one is asked for. Several short ones are drawn at once, which is
+    faster: nothing else may draw from the generator in between. On a CPU the draws are those of
+    :func:`symmetric_stable` with ``sizes`` one after another. Arguments are its, checked.
     """
     lengths = [_draws.rows_of(n) * _draws.ROW for n in sizes]  # each begins with fresh words
     longest = max(lengths, default=0)
-    together = max(1, _draws.block(device, dtype) // max(longest, 1))
+    together = max(1, _draws.block_length(device, dtype) // max(longest, 1))
     flat = torch.empty(min(together, len(sizes)) * longest, device=device, dtype=dtype)
     room = _draws.Room(flat)
     for start in range(0, len(sizes), together):

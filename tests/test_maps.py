@@ -3,7 +3,9 @@ import math
 import mpmath
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from heavytail import _functions
 from heavytail._draws import uniforms
 from heavytail._maps import s1_shift
 from heavytail.stable import (
@@ -94,7 +96,10 @@ def test_a_tensor_of_indices_is_the_same_map(alpha, angle, uniform):
 
 @pytest.mark.parametrize("transform", [symmetric_from_uniforms, log_positive_from_uniforms])
 @pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0, 1.75])
-def test_scratch_changes_no_bit_and_without_it_no_input(transform, alpha, angle, uniform):
+def test_scratch_changes_no_bit_and_without_it_no_input(
+    transform, alpha, angle, uniform, monkeypatch
+):
+    monkeypatch.setattr(_functions, "BY_NUMPY", False)
     alpha = alpha if transform is symmetric_from_uniforms else alpha / 2
     inputs = angle.clone(), uniform.clone()
     plain = transform(alpha, angle, uniform)
@@ -103,6 +108,34 @@ def test_scratch_changes_no_bit_and_without_it_no_input(transform, alpha, angle,
     room = torch.empty(3, len(angle), dtype=angle.dtype)
     assert torch.equal(transform(alpha, angle, uniform, scratch=room), plain)
     assert torch.equal(angle, inputs[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0, 1.75, 2.0])
+def test_numpy_computes_the_same_draws(alpha, dtype, angle, uniform, monkeypatch):
+    monkeypatch.setattr(_functions, "BY_NUMPY", True)
+    angle, uniform = angle.to(dtype), uniform.to(dtype)
+    room = torch.empty(3, len(angle), dtype=dtype)
+    plain = symmetric_from_uniforms(alpha, angle, uniform)
+    drawn = symmetric_from_uniforms(alpha, angle, uniform.clone(), scratch=room)
+    # Errors of the exponent of 2 are multiplied by its size.
+    few = 200 * torch.finfo(dtype).eps
+    assert torch.allclose(drawn, plain, rtol=few, atol=few)
+    if alpha < 1:
+        plain = log_positive_from_uniforms(alpha, angle, uniform)
+        drawn = log_positive_from_uniforms(alpha, angle, uniform.clone(), scratch=room)
+        assert torch.allclose(drawn, plain, rtol=few, atol=few)
+
+
+def test_a_map_can_be_traced(angle, uniform):
+    """Whatever follows the operations of torch finds all of them."""
+
+    def draw(angle, uniform):
+        return symmetric_from_uniforms(1.5, angle, uniform)
+
+    traced = make_fx(draw)(angle[:10], uniform[:10])
+    others = angle[10:20], uniform[10:20]
+    assert torch.allclose(traced(*others), draw(*others))
 
 
 # What floating point could spoil.

@@ -130,9 +130,14 @@ def test_numbers_stand_to_the_right(monkeypatch):
     plots.show_table(["a", "b"], [])
     rules = [table.data.splitlines()[1] for table in shown]
     assert rules == ["| ---: | --- | --- |", "| --- | --- |"]
-    for text in texts:
+    for text in (*texts, "", "–"):
         plots.show_table(["a"], [[text]])
         assert shown[-1].data.splitlines()[1] == "| --- |", text
+
+
+def test_a_row_has_an_entry_for_each_title():
+    with pytest.raises(ValueError, match=r"a row must have 2 entries, got \['1'\]"):
+        plots.show_table(["a", "b"], [["1", "2"], ["1"]])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from heavytail.stable import (
     log_positive_from_uniforms,
     log_positive_stable,
     stable,
+    symmetric_blocks,
     symmetric_from_uniforms,
 )
 from tests.oracles import (
@@ -31,6 +32,21 @@ HALF_PI = math.pi / 2
 
 
 # The laws.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1, 0, 513], [1000] * 5, [700] * 400, [140_001, 5], [512] * 300 + [7]]
+)
+def test_blocks_are_draws_one_after_another(sizes, dtype):
+    """Though several are drawn at once, and each is overwritten when the next is asked for."""
+    one, other = (torch.Generator().manual_seed(3) for _ in range(2))
+    for n, block in zip(
+        sizes, symmetric_blocks(1.5, sizes, one, torch.device("cpu"), dtype), strict=True
+    ):
+        assert torch.equal(block, symmetric_stable(1.5, n, generator=other, dtype=dtype))
+        block.fill_(math.nan)
+    assert torch.equal(one.get_state(), other.get_state())
 
 
 def test_positive_at_1_is_the_constant_1(generator):

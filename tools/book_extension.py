@@ -94,7 +94,7 @@ def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
 
 
 class NumberSliders(SphinxTransform):
-    """Make a figure that a cell shows as HTML one of the page's figures: numbered, with a name."""
+    """Make figures of the HTML that ``heavytail.plots.slider`` shows: numbered, with a name."""
 
     default_priority = 300  # before labels are collected
 
@@ -105,7 +105,7 @@ class NumberSliders(SphinxTransform):
     )
 
     def apply(self, **options: Any) -> None:
-        """Replace each of them."""
+        """Replace that HTML by figures."""
         for shown in list(self.document.findall(nodes.raw)):
             found = self._FIGURE.fullmatch(shown.astext().strip())
             if found is None:

@@ -4,7 +4,7 @@ A trained weight is the start, the noise of all steps and what the gradients add
 
     W_K = W_0 + N + G.
 
-The seed of the noise gives W_0 + N exactly, and G is what is left.
+The seed of the noise gives W_0 + N, up to the rounding of the sum; G is what is left.
 """
 
 import copy

@@ -199,7 +199,7 @@ class Result:
             ValueError: if there is no prediction.
         """
         if self.noise is None or self.ratio is None:
-            raise ValueError("noise must be there, got None: nothing was predicted")
+            raise ValueError("ratio and noise must be there: the run diverged, or had no noise")
         return self.noise.predicted[0] <= self.ratio <= self.noise.predicted[2]
 
     def accuracy_without(self, fraction: float) -> float:

@@ -4,8 +4,8 @@ All that is measured is measured on one iterate, the weights after the last step
 
     W_K = W_0 + N + G,
 
-with the start W_0, the noise of all steps N and what the gradients added, G. N is known to the bit,
-from the seed of the noise, so that the three parts can be told apart
+with the start W_0, the noise of all steps N and what the gradients added, G. N is known, from the
+seed of the noise, so that the three parts can be told apart
 (:func:`heavytail.experiments.replay.replay`).
 """
 

@@ -183,7 +183,7 @@ def test_large_gradients_leave_the_band():
 
 
 def test_a_band_needs_a_prediction():
-    with pytest.raises(ValueError, match="noise must be there, got None"):
+    with pytest.raises(ValueError, match="ratio and noise must be there"):
         _ = run(QUIET).inside
 
 

@@ -38,7 +38,14 @@ def test_each_prediction_has_a_start_and_noise_of_its_own():
     assert [config.seed for config in configs] == list(range(len(configs)))
     trusted = [c for c in configs if c == replace(c, data="ecg5000", lr=0.01, steps=2000)]
     assert len([c for c in trusted if c.hidden_layers == 1]) == 45
-    assert all(c.width == 200 and c.steps <= 2000 for c in TABLES["prediction"].quick)
+    quick = TABLES["prediction"].quick
+    assert {(c.data, c.kind, c.hidden_layers) for c in quick} == {
+        (c.data, c.kind, c.hidden_layers) for c in configs
+    }
+    for small, large in ((c, configs[c.seed]) for c in quick):
+        assert small == replace(large, width=200, steps=large.steps // 10, scale=small.scale)
+        assert small.scale == pytest.approx(large.scale * 10 ** (1 / 1.75), rel=0.005)
+    assert max(c.lr for c in quick if c.data == "mnist") == 0.1  # the gradients count there
 
 
 @pytest.mark.parametrize("name", GRIDS)
