@@ -911,8 +911,8 @@ assert everyone["independent"] > 1.5 * everyone["isotropic"]
 # - **Type III** moves it in a uniformly random direction: the unit answers to a random
 #   combination of all inputs.
 #
-# (The cosine with the diagonal is 1 for type I. That of a random direction is about 0.08, that of an
-# axis 1/8.) The norm, and with it the order in which pruning removes columns, does not see the
+# (The cosine with the diagonal is 1 for type I, and 1/8 for an axis; for a random direction its
+# median is 0.08, here, of a hundred, a little less.) The norm, and with it the order in which pruning removes columns, does not see the
 # direction. The network may.
 #
 # ## Takeaway

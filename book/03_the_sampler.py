@@ -258,9 +258,11 @@ plt.show()
 # is. Every cosine becomes a sine of something positive. With $\delta = 2 - \alpha$ and
 # $\alpha \ge 1$,
 #
-# $$ \cos U = \sin V, \qquad
-# S = |\sin \alpha U| = \sin(\alpha V + \delta \tfrac\pi2), \qquad
-# C = \cos((1 - \alpha) U) = \sin((\alpha - 1) V + \delta \tfrac\pi2), $$
+# $$ \begin{aligned}
+# \cos U &= \sin V, \\
+# S &= |\sin \alpha U| = \sin(\alpha V + \delta \tfrac\pi2), \\
+# C &= \cos((1 - \alpha) U) = \sin((\alpha - 1) V + \delta \tfrac\pi2),
+# \end{aligned} $$
 #
 # and collecting the powers leaves a single one:
 #
@@ -614,7 +616,7 @@ takeaway = f"""
 > The logarithm of the density, by the same contour, was within
 > {worst_of_all:.0e} of the reference at all 560 points checked.
 """
-display(Markdown(takeaway))
+display(Markdown(plots.typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises

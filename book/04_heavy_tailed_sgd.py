@@ -159,7 +159,7 @@ assert losses[when + 20] < losses[when]
 #
 # ```{math}
 # :label: eq-number-of-jumps
-# m(r) \;=\; n\, t\, \sigma^\alpha\, c\, r^{-\alpha}, \qquad t = \eta K .
+# m(r) \;=\; n\, t\, \sigma^\alpha\, c\, r^{-\alpha}, \qquad t = \eta K
 # ```
 #
 # for $r$ well above a typical step, $\sigma \eta^{1/\alpha} \sqrt d$. The learning rate enters
@@ -218,7 +218,8 @@ ratios = sorted(
 )
 midway = ratios[steps // 2]
 print(
-    f"noise over gradient, a step: {ratios[0]:.0f} at least, {midway:.0f}"
+    f"noise over gradient, a step: {midway:.0f} in the median, "
+    f"{ratios[0]:.0f} at least"
 )
 singly = sum(float(a.square().sum()) for a in parts["gradient"]) ** 0.5
 aligned = float(total["gradient"][-1]) / singly

@@ -579,7 +579,7 @@ takeaway = f"""
 > 1 − 1/α: at α = 1.3, 0.23; measured {-slow.slope:.2f}. That of ReLU
 > at σ = 0.5 is {-relu.slope:.2f}.
 """
-display(Markdown(takeaway))
+display(Markdown(plots.typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises

@@ -348,7 +348,7 @@ columns = ["α", "100 bins of [−5, 5]", "floor"]
 plots.show_table([*columns, "120 bins of [−30, 30]", "floor"], rows)
 
 # %% [markdown]
-# The distance is its floor, within its own scatter of 0.001: the particles differ from the density
+# The distance is its floor, within a standard error or two, 0.001 each: the particles differ from the density
 # as so many independent draws from it would. Bins say little about tails, where only a few particles lie. Count those beyond a
 # level instead.
 

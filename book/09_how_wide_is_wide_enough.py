@@ -370,11 +370,11 @@ takeaway = f"""
 > **Takeaway.** The width needed grows like
 > $(1/\\varepsilon^2)^{{\\alpha/(2 - \\alpha)}}$. To keep
 > half of the columns at ε = 0.1 takes {small:.0f} columns at α = 1.2,
-> and $10^{{{required_width(1.9, 0.5, 0.1, 0.05, log10=True):.0f}}}$ at
+> and $10^{{{required_width(1.9, 0.5, 0.1, 0.05, log10=True):.1f}}}$ at
 > α = 1.9. At ε² = 0.1, the bound of the experiments, even Gaussian
 > columns of one coordinate lose {100 * ratio:.0f} %: with noise of type
-> I little is left for the tail to do. With type III all of the gain is
-> the tail's, and at α = 1.75 it grows with the width.
+> I and α near 2 little is left for the tail to do. With type III all of
+> the gain is the tail's, and at α = 1.75 it grows with the width.
 """
 display(Markdown(takeaway))
 

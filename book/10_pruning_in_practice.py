@@ -19,8 +19,8 @@
 #
 # *A mask of zeros makes nothing smaller. What is left to do until the network is?*
 #
-# This page prunes one trained network in three ways, looks at what each costs in accuracy, and then
-# makes it physically smaller: fewer numbers, less time, the same outputs. It runs in about half a
+# This page prunes three trained networks in three ways, looks at what each costs in accuracy, and then
+# makes one physically smaller: fewer numbers, less time, the same outputs. It runs in about half a
 # minute.
 
 # %% tags=["remove-cell"]
@@ -111,7 +111,7 @@ for name, model in nets.items():
     print(f"{name}: test accuracy {100 * test_accuracy(model):.1f} %")
     assert test_accuracy(model) > 0.85
 
-# %% mystnb={"figure": {"caption": "Column norms, sorted. Without noise the longest is not twice the shortest; Gaussian noise changes little; with heavy-tailed noise a few are far longer than the others.", "name": "fig-sorted-norms"}, "image": {"alt": "Log-log plot of norm against rank: two nearly flat lines, between 0.4 and 1.2, without noise and with Gaussian noise; for heavy-tailed noise a line that starts ten times higher and falls to theirs."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Column norms, sorted. Without noise the longest is not twice the shortest; Gaussian noise lengthens all alike; heavy-tailed noise of the same median makes a few far longer.", "name": "fig-sorted-norms"}, "image": {"alt": "Log-log plot of norm against rank: two nearly flat lines, between 0.4 and 1.2, without noise and with Gaussian noise; for heavy-tailed noise a line that starts ten times higher and falls to that of Gaussian noise."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.5, 3.2))
 norms = {}
 for (name, model), color in zip(
@@ -274,19 +274,21 @@ plots.slider(
     start=gone.index(0.5),
     caption="Left, the sorted norms, with those removed in grey. Right, "
     "the test accuracy without them. The network with heavy-tailed noise "
-    "keeps the few columns that carry its matrix, and is the first to "
-    "lose accuracy.",
+    "keeps the few columns that carry its matrix, and with seven tenths "
+    "gone it has lost most.",
     alt="Left, sorted column norms of three networks, the shortest of "
     "them shaded as removed. Right, their test accuracies against the "
     "fraction removed, with a dot at the chosen one: all above 90 "
-    "percent at first; that with heavy-tailed noise falls first.",
+    "percent at first; from 0.7 on that with heavy-tailed noise is the "
+    "lowest.",
 )
 
 # %% [markdown]
 # Read the table at $\varepsilon^2 = 0.1$ against the one by fractions. At equal *error* heavy-tailed
 # noise lets more columns go, and Gaussian noise does not, as {eq}`eq-error-with-start` says. At equal
 # *fraction* it is the other way round, and the grey lines say why. Without noise, keeping the longest
-# columns is far better than keeping random ones; with heavy-tailed noise it is no better than chance.
+# columns is far better than keeping random ones; with heavy-tailed noise, up to a fifth kept, it is no
+# better than chance.
 # (That the norm says so much without noise is the gradients' work. Where they move the weights less,
 # it says less: [](12_experiments.ipynb), exercise 2.) With
 # noise the length of a column says which one the noise has hit, and little about what it does. The

@@ -334,8 +334,8 @@ takeaway = f"""
 > that was small from the start. Noise that the data cannot see raised
 > the pruning ratio from {ratios["none"]:.2f} to
 > {ratios["I, α = 1.75"]:.2f} and changed no output. In these
-> experiments, of one seed each, no bound was better with noise than
-> without. Whether heavy tails help generalisation is another question:
+> experiments, of one seed each, no bound below 100 % was better with
+> noise than without. Whether heavy tails help generalisation is another question:
 > it needs test minus training error, beside the ratio, over many α, σ
 > and seeds.
 """

@@ -755,7 +755,7 @@ takeaway = f"""
 > is not run again. And 32 networks trained in company have the bits
 > they would have had alone.
 """
-display(Markdown(takeaway))
+display(Markdown(plots.typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises

@@ -298,14 +298,16 @@ show(
         "The ratio is known before training.",
         f"{sum(inside)} of {len(inside)} runs on ECG5000 in the 5 to 95 % "
         "band. A run's noise on its start, without training, gives its "
-        f"ratio within {100 * max(small):.1f} % in {len(small)} runs.",
-        4,
+        f"ratio within {100 * max(small):.1f} % in {len(small)} runs, all "
+        "with a gradient part of at most 0.15 of the start.",
+        12,
     ),
     (
         "B",
         "At an equal fraction removed, noise does not help.",
-        "The network without noise keeps more accuracy, on the digits, "
-        "on ECG5000 and on MNIST.",
+        "On the digits and on MNIST the network without noise keeps more "
+        "accuracy; on ECG5000 too with types II and III. There type I, "
+        "unseen, is within 0.4 points of it up to eight tenths.",
         12,
     ),
 )
@@ -331,7 +333,7 @@ steps = {
     ]
     for kind in ("none", *summary.NUMERALS)
 }
-assert min(map(min, steps.values())) > 1
+assert min(min(steps[kind]) for kind in summary.NUMERALS) > 1
 show(
     (
         "B",
@@ -344,10 +346,10 @@ show(
     ),
     (
         "B",
-        "A step of training is faster than the official code's, noise "
-        "included.",
+        "A step of training with noise is faster than the official "
+        "code's.",
         "; ".join(
-            f"{summary.NUMERALS.get(kind, kind)} {min(v):.2f} to "
+            f"{summary.NUMERALS.get(kind, 'no noise')} {min(v):.1f} to "
             f"{max(v):.1f} times"
             for kind, v in steps.items()
         )
@@ -370,4 +372,4 @@ show(
 
 # %% [markdown]
 # CIFAR-10 and CIFAR-100, the wide VGG-11 and MNIST at width 10,000 are coded and tested, and not
-# recorded: they need a GPU ([](13_on_a_gpu.ipynb)).
+# recorded: the VGG-11 needs a GPU, the others an hour to a day without one ([](13_on_a_gpu.ipynb)).

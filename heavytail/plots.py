@@ -102,9 +102,8 @@ def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     ax.set_ylabel("estimate of α")
 
 
-# What a column of numbers holds: numbers, some with a unit or an error; a dash or nothing.
-_NUMBER = re.compile(
-    r"[–−-]?|nan|inf|([<>≤≥] )?[-−+]?(10\^)?-?(\d[\d,]*\.?\d*|\.\d+)(e[-+]\d+)?"
+_NUMBER = re.compile(  # with a unit or an error
+    r"∞|nan|inf|([<>≤≥] )?[-−+]?(10\^)?-?(\d[\d,]*\.?\d*|\.\d+)(e[-+]\d+)?"
     r"( ?(%|×|x|[mµμn]?s|[kKMG]i?B))?( ± [\d.]+)?"
 )
 
@@ -113,7 +112,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table under its column titles; entries are Markdown, without a vertical bar.
 
     A hyphen before a digit is shown as a minus sign, ``10^x`` and ``1e+06`` as powers of ten. A
-    column of numbers stands to the right, as numbers are read.
+    column of numbers, all or nearly all of it, stands to the right, as numbers are read.
 
     Raises:
         ValueError: if a row has another number of entries than there are titles.
@@ -121,7 +120,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row must have {len(columns)} entries, got {row!r}")
-    shown = [[_typeset(cell) for cell in row] for row in (columns, *rows)]
+    shown = [[typeset(cell) for cell in row] for row in (columns, *rows)]
     by_column = [[row[k] for row in rows] for k in range(len(columns))]
     rule = ["---:" if _is_numeric(cells) else "---" for cells in by_column]
     lines = [shown[0], rule, *shown[1:]]
@@ -129,12 +128,14 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
-    some = any(re.search(r"\d", cell) for cell in cells)
-    return some and all(map(_NUMBER.fullmatch, cells))
+    """Return whether most cells that hold something hold a number, or one with its range."""
+    filled = [cell for cell in cells if cell.strip("–−- ")]
+    numbers = [cell for cell in filled if _NUMBER.fullmatch(re.sub(r" \[[^\]]*\]$", "", cell))]
+    return 3 * len(numbers) > 2 * len(filled)
 
 
-def _typeset(cell: str) -> str:
-    """Return a cell with its numbers as a reader writes them."""
+def typeset(cell: str) -> str:
+    """Return Markdown with its numbers as a reader writes them: minus signs, powers of ten."""
     cell = re.sub(r"(?<![\w.$^{])-(?=\d)", "−", cell)
     cell = re.sub(r"(?<![$\w])10\^(-?[\d.]+)", r"$10^{\1}$", cell)
     return re.sub(r"\b(\d[\d.]*)e([+-]\d+)\b", _power, cell)
@@ -188,7 +189,7 @@ def slider(
     label = html.escape(labels[start])
     return HTML(
         f'<figure class="slider" id="{html.escape(name)}">'
-        f'<div role="img" aria-label="{html.escape(alt)}">'
+        f'<div role="img" tabindex="0" aria-label="{html.escape(alt)}">'
         f'{shown}</div><label>{html.escape(moves)} <input type="range" min="0" '
         f'max="{len(frames) - 1}" value="{start}" aria-valuetext="{label}" oninput="{show}"> '
         f'<output>{label}</output></label><script type="application/json">{data}</script>'

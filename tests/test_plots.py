@@ -118,18 +118,32 @@ def test_a_table_is_markdown(capsys):
     assert "Markdown" in capsys.readouterr().out
 
 
-NUMBERS = ["3", "-0.5", "12,345.6", ".05", "1e-06", "10^-3.5", "0.5 ± 0.02", "98 %", "–", "3.2 ms"]
+NUMBERS = [
+    "3",
+    "∞",
+    "0.2 [0.1, 0.3]",
+    "-0.5",
+    "12,345.6",
+    ".05",
+    "1e-06",
+    "10^-3.5",
+    "0.5 ± 0.02",
+    "98 %",
+    "–",
+    "3.2 ms",
+]
 
 
 def test_numbers_stand_to_the_right(monkeypatch):
     shown = []
     monkeypatch.setattr(plots, "display", shown.append)
-    texts = ["type I", "0.2 [0.1, 0.3]", "5000 × 784", "1-2", "not yet", "2 layers", "a", "b", "c"]
-    rows = [[number, text, "1"] for number, text in zip(NUMBERS, [*texts, "d"], strict=True)]
+    texts = ["type I", "0.2 to 0.3", "5000 × 784", "1-2", "not yet", "2 layers", "a", "b", "c"]
+    texts += ["d"] * (len(NUMBERS) - len(texts))
+    rows = [[number, text, "1"] for number, text in zip(NUMBERS, texts, strict=True)]
     plots.show_table(["number", "text", "one"], [*rows, ["", "", "not run"]])
     plots.show_table(["a", "b"], [])
     rules = [table.data.splitlines()[1] for table in shown]
-    assert rules == ["| ---: | --- | --- |", "| --- | --- |"]
+    assert rules == ["| ---: | --- | ---: |", "| --- | --- |"]
     for text in (*texts, "", "–"):
         plots.show_table(["a"], [[text]])
         assert shown[-1].data.splitlines()[1] == "| --- |", text
@@ -154,5 +168,5 @@ def test_a_row_has_an_entry_for_each_title():
         ("`b0363c1`", "`b0363c1`"),
     ],
 )
-def test_numbers_of_a_table_are_typeset(cell, shown):
-    assert plots._typeset(cell) == shown
+def test_numbers_of_a_table_aretypeset(cell, shown):
+    assert plots.typeset(cell) == shown

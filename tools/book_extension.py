@@ -2,7 +2,8 @@
 
 Executed notebooks are cached by what they depend on, not only by their own cells; the page's
 mathematics is set by a MathJax that lies beside it, not on another host; figures with a slider are
-numbered like the others; and each page says which version it is.
+numbered like the others; no line begins with the mark that ends a formula; and each page says which
+version it is.
 """
 
 import hashlib
@@ -117,6 +118,26 @@ class NumberSliders(SphinxTransform):
             shown.parent.replace(shown, figure)
 
 
+class KeepPunctuation(SphinxTransform):
+    """Keep a formula and the marks after it on one line: browsers would break between the two."""
+
+    default_priority = 900
+
+    _MARKS = re.compile(r"[.,;:!?)\]’”]+")
+
+    def apply(self, **options: Any) -> None:
+        """Put them into one element, which look.css does not break."""
+        for formula in list(self.document.findall(nodes.math)):
+            line = formula.parent
+            after = line[min(line.index(formula) + 1, len(line) - 1)]
+            marks = self._MARKS.match(after) if isinstance(after, nodes.Text) else None
+            if marks is not None:
+                line.replace(after, nodes.Text(after[marks.end() :]))
+                together = nodes.inline(classes=["together"])
+                line.replace(formula, together)
+                together += [formula, nodes.Text(marks[0])]
+
+
 def _drop_thebe(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
@@ -136,4 +157,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("build-finished", _copy_mathjax)
     app.add_transform(NumberSliders)
+    app.add_transform(KeepPunctuation)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
