@@ -370,10 +370,11 @@ def _noise_steps(
                 if isotropic:
                     normals[layer][k].normal_(std=math.sqrt(2), generator=generator)
         uniforms = _draws.uniforms_from_words(drawn.flatten(0, 1))
+        room = like.new_empty((3, len(uniforms[0])))  # with it, as in a draw, to the bit
         if isotropic:
-            xi = log_positive_from_uniforms(alpha / 2, *uniforms).mul_(0.5).exp_()
+            xi = log_positive_from_uniforms(alpha / 2, *uniforms, scratch=room).mul_(0.5).exp_()
         else:
-            xi = symmetric_from_uniforms(alpha, *uniforms)
+            xi = symmetric_from_uniforms(alpha, *uniforms, scratch=room)
         for k, row in enumerate(xi.view(len(drawn), -1)):
             blocks: list[tuple[int, slice, Tensor, Tensor | None]] = []
             for layer, (n, _) in enumerate(shapes):
