@@ -560,7 +560,7 @@ ours = {
     row.config: row
     for row in recorded("official") + recorded("official-wide")
 }
-rows, judged, inside = [], 0, 0
+rows, judged, inside, chance = [], 0, 0, 0.0
 for theirs in official["runs"]:
     setting = (theirs[n] for n in ("kind", "alpha", "scale", "width"))
     found = ours[tables.official(*setting)].finished
@@ -587,12 +587,12 @@ for theirs in official["runs"]:
             (high, 5e-4),
         ):
             judged += 1
+            chance += 2 / (len(found) + 1)
             least, most = min(ratios) - slack, max(ratios) + slack
             inside += least <= ratio <= most
 head = ["width", "noise", "α", "its σ", "its ratio: mean [range]"]
 head += ["accuracy, %", "our ratio: median [range]", "accuracy, %"]
 plots.show_table(head, rows)
-chance = judged * 2 / 31  # 30 runs of a row
 print(f"within our range: {inside} of {judged} ratios;")
 print(f"outside by chance alone: {chance:.1f} expected")
 # Rows share their draws, so that this mean is no test: a wide bar.
@@ -603,7 +603,7 @@ assert judged - inside <= 6
 # The two agree, in the ratio and in the accuracy, as far as so few runs can tell. (Settings of which we
 # have one seed of the script, or do not know how many, are shown and not judged.) Look at the upper
 # ends of our ranges, near 1 at nearly every setting of type I. That is one jump and not many: a seed
-# draws the same bits at each setting, and one seed of thirty drew it. Three seeds of a heavy-tailed law
+# draws the same bits at each setting, and one seed of sixty drew it. Three seeds of a heavy-tailed law
 # do not show that.
 #
 # ## Takeaway
