@@ -479,6 +479,8 @@ assert hits >= binom.ppf(1e-3, 45, 0.9)
 # trained ratio and the replayed one then differ by what $G$ does, and by nothing else.
 
 # %% mystnb={"figure": {"caption": "How far the replayed ratio, start plus own noise without gradient, lies above the trained one, against the share of the gradient part; each mark is a recorded run. Left of 0.15 (dotted) all are within two percent. To the right the gradient shows, always with the same sign.", "name": "fig-replay"}, "image": {"alt": "A scatter plot with a logarithmic horizontal axis from 0.005 to 1. Marks lie on zero up to a share of about 0.05 and below two percent up to 0.2; one lies just below zero. Two marks of type I on MNIST stand at 10 and 13 percent for shares of 0.57 and 0.8."}} tags=["hide-input"]
+marks = {"ecg5000": "o", "mnist": "^"}
+names = {"ecg5000": "ECG5000", "mnist": "MNIST"}
 
 
 def excess_of(result):
@@ -487,8 +489,6 @@ def excess_of(result):
 
 
 fig, ax = plt.subplots()
-marks = {"ecg5000": "o", "mnist": "^"}
-names = {"ecg5000": "ECG5000", "mnist": "MNIST"}
 for kind in kinds:
     for data, mark in marks.items():
         some = [
