@@ -72,6 +72,7 @@ def symmetric_from_uniforms(
     else:
         sin_(_affine(alpha, V, (2 - alpha) * _HALF_PI, S))
         sin_(_affine(1 - alpha, V, (alpha - 2) * _HALF_PI, minus_C))
+        # An out= refuses a uniform that needs a gradient: there is none at a float alpha.
         (torch.log(uniform, out=ratio) if scratch is None else log_(ratio)).div_(minus_C)
     # W / C > 0 from here on. Powers of 2 rather than of e: on some processors they cost less.
     log_power = log2_(sin_(V).mul_(ratio)).mul_(-1 / alpha)

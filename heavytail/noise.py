@@ -143,8 +143,8 @@ def noise_blocks(
     most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     step = max(1, most // max(d, 1))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    sizes = [(rows.stop - rows.start) * d for rows in blocks]
     if kind == "independent":
+        sizes = [(rows.stop - rows.start) * d for rows in blocks]
         for rows, xi in zip(blocks, symmetric_blocks(alpha, sizes, **source), strict=True):
             yield rows, xi.view(rows.stop - rows.start, d), None
         return

@@ -134,11 +134,11 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return 3 * len(numbers) > 2 * len(filled)
 
 
-def typeset(cell: str) -> str:
+def typeset(text: str) -> str:
     """Return Markdown with its numbers as a reader writes them: minus signs, powers of ten."""
-    cell = re.sub(r"(?<![\w.$^{])-(?=\d)", "−", cell)
-    cell = re.sub(r"(?<![$\w])10\^(-?[\d.]+)", r"$10^{\1}$", cell)
-    return re.sub(r"\b(\d[\d.]*)e([+-]\d+)\b", _power, cell)
+    text = re.sub(r"(?<![\w.$^{])-(?=\d)", "−", text)
+    text = re.sub(r"(?<![$\w])10\^(-?[\d.]+)", r"$10^{\1}$", text)
+    return re.sub(r"\b(\d[\d.]*)e([+-]\d+)\b", _power, text)
 
 
 def _power(number: re.Match[str]) -> str:

@@ -17,6 +17,8 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from docutils import nodes
+from docutils.utils import new_document
 
 import heavytail
 from tools import accessible, book_extension, docstrings, notebooks, stamp
@@ -496,6 +498,19 @@ SLIDERS = {
     "09_how_wide_is_wide_enough": "fraction of columns kept",
     "10_pruning_in_practice": "columns removed",
 }
+
+
+def test_a_mark_stays_with_its_formula():
+    """And no other text is touched, though it be equal."""
+    document = new_document("page")
+    line = nodes.paragraph()
+    document += line
+    line += [nodes.emphasis("", "x"), nodes.Text(", "), nodes.math("", "a"), nodes.Text(", ")]
+    line += [nodes.math("", "b"), nodes.Text(" and "), nodes.math("", "c")]
+    text = line.astext()
+    book_extension.KeepPunctuation(document).apply()
+    assert line.astext() == text == "x, a, b and c"
+    assert [part.astext() for part in line.findall(nodes.inline)] == ["a,"]
 
 
 def test_every_figure_has_a_number_and_a_name(site):

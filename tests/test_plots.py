@@ -155,7 +155,7 @@ def test_a_row_has_an_entry_for_each_title():
 
 
 @pytest.mark.parametrize(
-    ("cell", "shown"),
+    ("text", "shown"),
     [
         ("-0.5 ± 0.1", "−0.5 ± 0.1"),
         ("1-2", "1-2"),
@@ -168,5 +168,5 @@ def test_a_row_has_an_entry_for_each_title():
         ("`b0363c1`", "`b0363c1`"),
     ],
 )
-def test_numbers_of_a_table_aretypeset(cell, shown):
-    assert plots.typeset(cell) == shown
+def test_numbers_are_typeset(text, shown):
+    assert plots.typeset(text) == shown

@@ -128,14 +128,13 @@ class KeepPunctuation(SphinxTransform):
     def apply(self, **options: Any) -> None:
         """Put them into one element, which look.css does not break."""
         for formula in list(self.document.findall(nodes.math)):
-            line = formula.parent
-            after = line[min(line.index(formula) + 1, len(line) - 1)]
+            line, place = formula.parent, formula.parent.index(formula)
+            after = formula.next_node(descend=False, siblings=True)
             marks = self._MARKS.match(after) if isinstance(after, nodes.Text) else None
             if marks is not None:
-                line.replace(after, nodes.Text(after[marks.end() :]))
-                together = nodes.inline(classes=["together"])
-                line.replace(formula, together)
-                together += [formula, nodes.Text(marks[0])]
+                together = nodes.inline("", "", formula, nodes.Text(marks[0]), classes=["together"])
+                # By place: another text of the line may be equal to this one.
+                line[place : place + 2] = [together, nodes.Text(after[marks.end() :])]
 
 
 def _drop_thebe(

@@ -152,7 +152,7 @@ def _deep(layers: int) -> Config:
     return Config(data="ecg5000", hidden_layers=layers)
 
 
-def _prediction() -> list[Config]:
+def _prediction() -> tuple[Config, ...]:
     """Return runs that each have a seed of their own.
 
     First those to which the prediction applies; then some whose gradients add more and more beside
@@ -176,9 +176,10 @@ def _prediction() -> list[Config]:
         replace(loud, lr=0.3),
         replace(loud, hidden_layers=2),
     ]
-    return [replace(config, seed=seed) for seed, config in enumerate(found)]
+    return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
+_PREDICTION = _prediction()
 _MNIST = Config(data="mnist", steps=STEPS["mnist"])
 _SHARED = Shape("mnist", "shared", 1.75)
 
@@ -226,8 +227,8 @@ TABLES: dict[str, Table] = {
     ),
     "prediction": Table(
         "The pruning ratio before training and after: each run with a start and noise of its own",
-        tuple(_prediction()),
-        tuple(map(_small, (*_prediction()[:9], *_prediction()[-7:]))),
+        _PREDICTION,
+        tuple(map(_small, (*_PREDICTION[:9], *_PREDICTION[-7:]))),
         True,
     ),
     "mnist-wide": _table(
