@@ -70,7 +70,6 @@ def case(kind: str, data: Dataset, rounds: int) -> dict[str, Any]:
         "masked": masked,
         "compact": heavytail.compact(masked),
         "compact, exact size": heavytail.compact(masked, multiple_of=1),
-        "low rank": heavytail.factorize(dense, error=ERROR),
     }
     x = data.x_train[torch.arange(EXAMPLES) % len(data.x_train)]
     times = milliseconds(models, x, rounds)
@@ -87,14 +86,11 @@ def case(kind: str, data: Dataset, rounds: int) -> dict[str, Any]:
         }
         for name, model in models.items()
     }
-    rank = heavytail.factorization_report(models["low rank"])
     return {
         "columns kept": report.kept,
         "fraction kept": round(report.kept / report.units, 4),
         "relative error": round(report.error, 4),
         "largest difference of outputs, compact and masked": f"{apart:.1e}",
-        "rank kept": rank.kept,
-        "relative error, low rank": round(rank.error, 4),
         "models": rows,
     }
 

@@ -14,7 +14,8 @@ import torch
 from scipy.stats import levy_stable
 
 from benchmarks.timing import command_line, fastest
-from heavytail import Stable, _integrals
+from heavytail import Stable
+from heavytail.laws import _integrals
 from tests.oracles import stable_log_density
 
 ALPHAS = (0.5, 0.8, 0.99, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.1, 1.5, 1.75, 1.9, 2 - 1e-6)

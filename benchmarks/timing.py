@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments._files import write_text
 from heavytail.experiments.provenance import origin
 
@@ -32,7 +32,7 @@ def least(
     measures: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = False
 ) -> dict[str, float]:
     """Return the least of what each candidate measures itself; arguments as for `fastest`."""
-    rounds = _checks.count("rounds", rounds, 1)
+    rounds = _check.count("rounds", rounds, 1)
     best = dict.fromkeys(measures, math.inf)
     for round_ in range(rounds + warm_up):
         for name, measure in measures.items():

@@ -40,7 +40,7 @@ from IPython.display import Markdown, display
 
 import heavytail
 from heavytail import plots
-from heavytail.stable import symmetric_from_uniforms
+from heavytail.laws.draws import symmetric_from_uniforms
 
 plots.use_style()
 # Double precision, so that no printed digit depends on rounding.

@@ -45,7 +45,7 @@ from scipy.integrate import quad
 
 import heavytail
 from heavytail import plots
-from heavytail.stable import (
+from heavytail.laws.draws import (
     stable_from_uniforms,
     symmetric_from_uniforms,
 )

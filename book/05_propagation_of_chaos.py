@@ -43,9 +43,10 @@ from IPython.display import Markdown, display
 from scipy import stats
 
 import heavytail
-from heavytail import fokker_planck, plots
+from heavytail import plots
 from heavytail.experiments.rates import problem as recorded_problem
 from heavytail.experiments.rates import read
+from heavytail.limit import fokker_planck
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)

@@ -44,8 +44,9 @@ import torch
 from IPython.display import Markdown, display
 
 import heavytail
-from heavytail import fokker_planck, plots
-from heavytail.fokker_planck import Density
+from heavytail import plots
+from heavytail.limit import fokker_planck
+from heavytail.limit.fokker_planck import Density
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)

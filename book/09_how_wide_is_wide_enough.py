@@ -44,10 +44,10 @@ from heavytail import (
     pruning_error_law,
     required_width,
 )
+from heavytail.compression.prediction import accumulated_scale
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import train
-from heavytail.prediction import accumulated_scale
 
 plots.use_style()
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"

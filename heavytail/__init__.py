@@ -1,8 +1,9 @@
 """heavytail: stable laws, noise for any torch optimizer, the mean-field limit, and pruning."""
 
-from heavytail import fokker_planck
-from heavytail.compaction import compact
-from heavytail.compress import (
+from heavytail.compression.bound import compression_bound, quantize
+from heavytail.compression.compaction import compact
+from heavytail.compression.prediction import Prediction, plan_scale, predict_pruning
+from heavytail.compression.pruning import (
     LayerReport,
     PruneReport,
     column_norms,
@@ -10,20 +11,16 @@ from heavytail.compress import (
     prune,
     relative_error,
 )
-from heavytail.coupling import Rates, chaos_error, euler_error, linear_gap_scale
-from heavytail.factorization import LowRank, factorization_report, factorize
-from heavytail.generalization import compression_bound, quantize
-from heavytail.meanfield import MeanField, Trajectory, simulate
-from heavytail.noise import (
-    LambdaNoise,
-    StableNoise,
-    hidden_weights,
-    noise_tail_constant,
-    noise_vectors,
+from heavytail.compression.width import (
+    Certificate,
+    ColumnLaw,
+    PruningErrorLaw,
+    certificate,
+    pruning_error_law,
+    required_width,
 )
-from heavytail.prediction import Prediction, plan_scale, predict_pruning
-from heavytail.stable import Stable, positive_stable, stable, symmetric_stable, tail_constant
-from heavytail.tails import (
+from heavytail.laws.draws import Stable, positive_stable, stable, symmetric_stable, tail_constant
+from heavytail.laws.tails import (
     HillCurve,
     TailEstimate,
     hill,
@@ -31,13 +28,15 @@ from heavytail.tails import (
     log_moment,
     stable_mle,
 )
-from heavytail.width import (
-    Certificate,
-    ColumnLaw,
-    PruningErrorLaw,
-    certificate,
-    pruning_error_law,
-    required_width,
+from heavytail.limit import fokker_planck
+from heavytail.limit.coupling import Rates, chaos_error, euler_error, linear_gap_scale
+from heavytail.limit.particles import MeanField, Trajectory, simulate
+from heavytail.noise import (
+    LambdaNoise,
+    StableNoise,
+    hidden_weights,
+    noise_tail_constant,
+    noise_vectors,
 )
 
 __version__ = "0.1.0"
@@ -48,7 +47,6 @@ __all__ = [
     "HillCurve",
     "LambdaNoise",
     "LayerReport",
-    "LowRank",
     "MeanField",
     "Prediction",
     "PruneReport",
@@ -64,8 +62,6 @@ __all__ = [
     "compact",
     "compression_bound",
     "euler_error",
-    "factorization_report",
-    "factorize",
     "fokker_planck",
     "hidden_weights",
     "hill",

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heavytail import _checks, _layers
-from heavytail.stable import (
+from heavytail import _check
+from heavytail import layers as _layers
+from heavytail.laws.draws import (
     log_positive_stable,
     symmetric_blocks,
     symmetric_stable,
@@ -83,10 +84,10 @@ def noise_vectors(
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
-    _checks.one_of("kind", kind, KINDS)
-    alpha = _checks.index("alpha", alpha, 2)
-    n, d = _checks.count("n", n), _checks.count("d", d)
-    device, dtype = _checks.place(generator, device, dtype)
+    _check.one_of("kind", kind, KINDS)
+    alpha = _check.index("alpha", alpha, 2)
+    n, d = _check.count("n", n), _check.count("d", d)
+    device, dtype = _check.place(generator, device, dtype)
     out = torch.empty((n, d), device=device, dtype=dtype)
     for rows, noise, factors in noise_blocks(kind, alpha, n, d, generator, device, dtype):
         out[rows] = noise if factors is None else noise.mul_(factors)
@@ -111,8 +112,8 @@ def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
     of the subordinator, P(A > x) ~ x^{-alpha/2} / Gamma(1 - alpha/2), is multiplied by
     E (sqrt(2) \|G\|)^alpha.
     """
-    _checks.one_of("kind", kind, KINDS)
-    c, d = tail_constant(alpha), _checks.count("d", d, 1)
+    _check.one_of("kind", kind, KINDS)
+    c, d = tail_constant(alpha), _check.count("d", d, 1)
     if kind == "shared":
         return float(d ** (alpha / 2)) * c
     if kind == "independent" or alpha == 2:
@@ -296,9 +297,9 @@ class StableNoise:
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
         self.alpha = alpha
         self.scale = scale
-        self._kind = _checks.one_of("kind", kind, KINDS)
-        self._column = _checks.one_of("column", column, COLUMNS)
-        self._seed = _checks.seed("seed", seed)
+        self._kind = _check.one_of("kind", kind, KINDS)
+        self._column = _check.one_of("column", column, COLUMNS)
+        self._seed = _check.seed("seed", seed)
         self._chosen: dict[int, Tensor] = {}
         for chosen in params:
             if not isinstance(chosen, Tensor) or not chosen.is_floating_point():
@@ -332,7 +333,7 @@ class StableNoise:
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._alpha = _checks.index("alpha", value, 2)
+        self._alpha = _check.index("alpha", value, 2)
 
     @property
     def scale(self) -> float:
@@ -341,7 +342,7 @@ class StableNoise:
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = _checks.nonnegative("scale", value)
+        self._scale = _check.nonnegative("scale", value)
 
     @property
     def kind(self) -> str:
@@ -384,9 +385,9 @@ class StableNoise:
             if state[name] != getattr(self, name):
                 mine = getattr(self, name)
                 raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
-        alpha = _checks.index("alpha", state["alpha"], 2)
-        scale = _checks.nonnegative("scale", state["scale"])
-        seed = _checks.seed("seed", state["seed"])
+        alpha = _check.index("alpha", state["alpha"], 2)
+        scale = _check.nonnegative("scale", state["scale"])
+        seed = _check.seed("seed", state["seed"])
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
         generators = {}
@@ -497,8 +498,8 @@ class LambdaNoise:
         missing = {"steps", "first_scale"} - set(state)
         if missing:
             raise ValueError(f"the state lacks {sorted(missing)}")
-        steps = _checks.count("steps", state["steps"])
-        first = _checks.nonnegative("first_scale", state["first_scale"])
+        steps = _check.count("steps", state["steps"])
+        first = _check.nonnegative("first_scale", state["first_scale"])
         self._steps, self._first = steps, first
         self._set()
 

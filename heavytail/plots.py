@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
 from torch import Tensor
 
+from heavytail.laws.tails import HillCurve
 from heavytail.noise import NUMERALS
-from heavytail.tails import HillCurve
 
 # Okabe and Ito's palette, one colour and one dash pattern for each kind of noise, so that a
 # figure reads without colour too.

@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from heavytail import (
     LambdaNoise,
     StableNoise,
-    _functions,
     hidden_weights,
     noise_vectors,
     positive_stable,
     tail_constant,
 )
+from heavytail.laws import _functions
 from heavytail.noise import KINDS
 from tests.oracles import p_of_count, stable_phi, z_of_cosines
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments import records, results, runs, scales, summary, tables
 from heavytail.experiments.data import load
 from heavytail.experiments.results import Config
@@ -136,7 +136,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 
     def integer(text: str) -> int:
         try:
-            return _checks.count("it", int(text), least)
+            return _check.count("it", int(text), least)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}") from None
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments import _archives
 from heavytail.experiments._archives import Arrays, Bytes, Root
 
@@ -111,7 +111,7 @@ def load(name: str, root: Root = None) -> Dataset:
         FileNotFoundError: if the files are nowhere and cannot be downloaded; the message says
             which files to put where.
     """
-    _checks.one_of("name", name, _LOADERS)
+    _check.one_of("name", name, _LOADERS)
     return replace(_LOADERS[name](root), name=name)
 
 
@@ -213,8 +213,8 @@ def gaussian_classes(
 
     Source: ours.
     """
-    train, test = _checks.count("train", train, 1), _checks.count("test", test, 1)
-    generator = torch.Generator().manual_seed(_checks.seed("seed", seed))
+    train, test = _check.count("train", train, 1), _check.count("test", test, 1)
+    generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     means = _class_means(classes, inputs, bayes_error, generator).float()
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
@@ -239,15 +239,15 @@ def class_means(classes: int, inputs: int, *, bayes_error: float, seed: int) -> 
     Raises:
         TypeError, ValueError: as there.
     """
-    generator = torch.Generator().manual_seed(_checks.seed("seed", seed))
+    generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     return _class_means(classes, inputs, bayes_error, generator)
 
 
 def _class_means(
     classes: int, inputs: int, bayes_error: float, generator: torch.Generator
 ) -> Tensor:
-    classes = _checks.count("classes", classes, 2)
-    inputs = _checks.count("inputs", inputs, classes)
+    classes = _check.count("classes", classes, 2)
+    inputs = _check.count("inputs", inputs, classes)
     m = _separation(classes, bayes_error)
     normal = torch.randn((inputs, classes), generator=generator, device="cpu", dtype=torch.float64)
     directions, triangle = torch.linalg.qr(normal)
@@ -260,7 +260,7 @@ def _separation(classes: int, bayes_error: float) -> float:
     """Return the m of :func:`gaussian_classes`, to 1e-10."""
     from scipy import integrate, optimize, special  # slow to import
 
-    bayes_error = _checks.real("bayes_error", bayes_error)
+    bayes_error = _check.real("bayes_error", bayes_error)
     if not 0 < bayes_error < 1 - 1 / classes:
         raise ValueError(
             f"bayes_error must be in (0, 1 - 1/{classes}), got {bayes_error:g}: guessing has "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heavytail import _checks, _draws
+from heavytail import _check
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
@@ -27,8 +27,9 @@ from heavytail.experiments.train import (
     _batches,
     accuracy,
 )
+from heavytail.laws import _blocks as _draws
+from heavytail.laws.draws import log_positive_from_uniforms, symmetric_from_uniforms
 from heavytail.noise import _BLOCK, KINDS, add_block, noise_blocks
-from heavytail.stable import log_positive_from_uniforms, symmetric_from_uniforms
 
 # A network of more weights gains nothing from company: its steps hide what calls cost.
 _STACKED = 1 << 17
@@ -63,10 +64,10 @@ class Noise:
     seed: int
 
     def __post_init__(self) -> None:
-        _checks.index("alpha", self.alpha, 2)
-        _checks.nonnegative("scale", self.scale)
-        _checks.one_of("kind", self.kind, KINDS)
-        _checks.seed("seed", self.seed)
+        _check.index("alpha", self.alpha, 2)
+        _check.nonnegative("scale", self.scale)
+        _check.one_of("kind", self.kind, KINDS)
+        _check.seed("seed", self.seed)
 
 
 def train_together(
@@ -120,15 +121,15 @@ def train_together(
         TypeError, ValueError: on an argument outside the sets above; nothing is trained then. An
             interrupt leaves each model either trained or as it was.
     """
-    lr, steps = _checks.nonnegative("lr", lr), _checks.count("steps", steps)
-    batch_size = _checks.count("batch_size", batch_size, 1)
+    lr, steps = _check.nonnegative("lr", lr), _check.count("steps", steps)
+    batch_size = _check.count("batch_size", batch_size, 1)
     for name, given in (("noises", noises), ("seeds", seeds)):
         if len(given) != len(models):
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     for noise in noises:
         if not isinstance(noise, Noise | None):
             raise TypeError(f"noises must hold Noise or None, got {noise!r}")
-    seeds = [_checks.seed("each of seeds", seed) for seed in seeds]
+    seeds = [_check.seed("each of seeds", seed) for seed in seeds]
     weights = [_weights(model) for model in models]
     _check_alike(weights, data)
     on_cpu = _on_cpu(data.x_train)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from heavytail import _checks
+from heavytail import _check
 
 SCALINGS = ("standard", "mean_field")
 
@@ -59,13 +59,13 @@ class FullyConnected(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        inputs, width = _checks.count("inputs", inputs, 1), _checks.count("width", width, 1)
-        outputs = _checks.count("outputs", outputs, 1)
-        hidden_layers = _checks.count("hidden_layers", hidden_layers, 1)
-        _checks.one_of("scaling", scaling, SCALINGS)
+        inputs, width = _check.count("inputs", inputs, 1), _check.count("width", width, 1)
+        outputs = _check.count("outputs", outputs, 1)
+        hidden_layers = _check.count("hidden_layers", hidden_layers, 1)
+        _check.one_of("scaling", scaling, SCALINGS)
         if scaling == "mean_field" and hidden_layers > 1:
             raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
-        device, dtype = _checks.place(generator, device, dtype)
+        device, dtype = _check.place(generator, device, dtype)
 
         def linear(fan_in: int, fan_out: int, bound: float) -> nn.Linear:
             weight = torch.empty((fan_out, fan_in), device=device, dtype=dtype)
@@ -158,10 +158,10 @@ class VGG11(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        outputs = _checks.count("outputs", outputs, 1)
-        channels = _checks.count("channels", channels, 1)
-        width = _checks.positive("width", width)
-        device, dtype = _checks.place(generator, device, dtype)
+        outputs = _check.count("outputs", outputs, 1)
+        channels = _check.count("channels", channels, 1)
+        width = _check.positive("width", width)
+        device, dtype = _check.place(generator, device, dtype)
 
         self.body = nn.Sequential()
         for number in _VGG11:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from heavytail import _checks
-from heavytail.coupling import Rates, chaos_error, euler_error
+from heavytail import _check
 from heavytail.experiments._files import write_text
 from heavytail.experiments.provenance import origin
-from heavytail.meanfield import MeanField
+from heavytail.limit.coupling import Rates, chaos_error, euler_error
+from heavytail.limit.particles import MeanField
 
 
 def problem(h: str, signs: str | None = None) -> MeanField:
@@ -46,7 +46,7 @@ class Study:
     """One fit.
 
     Attributes:
-        error: ``"chaos"`` or ``"euler"``, the function of :mod:`heavytail.coupling`.
+        error: ``"chaos"`` or ``"euler"``, the function of :mod:`heavytail.limit.coupling`.
         h: the neuron, see :func:`problem`.
         alpha: stability index in (0, 2].
         x: the widths, or the numbers of steps.
@@ -78,7 +78,7 @@ class Study:
     coupled: bool = True
 
     def __post_init__(self) -> None:
-        _checks.one_of("error", self.error, ("chaos", "euler"))
+        _check.one_of("error", self.error, ("chaos", "euler"))
         if self.error == "euler" and not self.coupled:
             raise ValueError("coupled must be True for 'euler', which has no control, got False")
         problem(self.h, self.signs)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments import data
 from heavytail.experiments.train import Score
 from heavytail.noise import KINDS
@@ -64,20 +64,20 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _checks.one_of("data", self.data, data.NAMES)
-        _checks.one_of("network", self.network, NETWORKS)
-        _checks.one_of("kind", self.kind, ("none", *KINDS))
+        _check.one_of("data", self.data, data.NAMES)
+        _check.one_of("network", self.network, NETWORKS)
+        _check.one_of("kind", self.kind, ("none", *KINDS))
         plain: dict[str, Any] = {
-            name: _checks.count(name, getattr(self, name), 1)
+            name: _check.count(name, getattr(self, name), 1)
             for name in ("width", "hidden_layers", "steps", "batch_size")
         }
         if self.network == "vgg11" and self.hidden_layers != 1:
             raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
-        plain["lr"] = _checks.positive("lr", self.lr)
-        plain["scale"] = _checks.nonnegative("scale", self.scale)
-        plain["seed"] = _checks.seed("seed", self.seed)
+        plain["lr"] = _check.positive("lr", self.lr)
+        plain["scale"] = _check.nonnegative("scale", self.scale)
+        plain["seed"] = _check.seed("seed", self.seed)
         if self.stop_accuracy is not None:
-            plain["stop_accuracy"] = _checks.fraction("stop_accuracy", self.stop_accuracy)
+            plain["stop_accuracy"] = _check.fraction("stop_accuracy", self.stop_accuracy)
         if self.kind == "none":
             if self.alpha is not None or self.scale != 0:
                 raise ValueError(
@@ -87,7 +87,7 @@ class Config:
         elif self.alpha is None:
             raise ValueError(f"alpha must be in (0, 2] for noise of kind {self.kind}, got None")
         else:
-            plain["alpha"] = _checks.index("alpha", self.alpha, 2)
+            plain["alpha"] = _check.index("alpha", self.alpha, 2)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -217,7 +217,7 @@ class Result:
             )
         fractions = [point.fraction for point in self.curve]
         scores = [point.test.accuracy for point in self.curve]
-        return float(np.interp(_checks.fraction("fraction", fraction), fractions, scores))
+        return float(np.interp(_check.fraction("fraction", fraction), fractions, scores))
 
 
 def encode(result: Result) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments._files import drafts, write_text
 from heavytail.experiments.provenance import commit, origin
 
@@ -264,7 +264,7 @@ def sweep(
     if executor is not None and processes is not None:
         raise ValueError(f"processes must be None beside an executor, got {processes}")
     if processes is not None:
-        processes = _checks.count("processes", processes)
+        processes = _check.count("processes", processes)
     report, missing = Report(), []
     for config in wanted:
         if store.read(config) is not None:  # reads it: a damaged file is found now

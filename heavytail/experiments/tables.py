@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments.results import Config
 from heavytail.experiments.scales import CONTROLS, SCALES, STEPS, Shape, three_digits
 from heavytail.noise import KINDS
@@ -32,7 +32,7 @@ class Table:
 
     def configs(self, size: str) -> tuple[Config, ...]:
         """Return the runs of a size, ``"quick"`` or ``"paper"``."""
-        return self.paper if _checks.one_of("size", size, SIZES) == "paper" else self.quick
+        return self.paper if _check.one_of("size", size, SIZES) == "paper" else self.quick
 
 
 def _noisy(shape: Shape, scale: float, alpha: float | None = None) -> Config:

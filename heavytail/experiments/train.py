@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from heavytail import _checks
+from heavytail import _check
 from heavytail.experiments import checkpoint as _checkpoint
 from heavytail.experiments._files import drafts
 from heavytail.experiments.data import Dataset
@@ -111,15 +111,15 @@ def train(
         TypeError, ValueError: on an argument outside the sets above, or a checkpoint of another
             training.
     """
-    steps, seed = _checks.count("steps", steps), _checks.seed("seed", seed)
-    batch_size = _checks.count("batch_size", batch_size, 1)
-    evaluate_every = _checks.count("evaluate_every", evaluate_every, 1)
+    steps, seed = _check.count("steps", steps), _check.seed("seed", seed)
+    batch_size = _check.count("batch_size", batch_size, 1)
+    evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
     if stop_accuracy is not None:
-        stop_accuracy = _checks.fraction("stop_accuracy", stop_accuracy)
+        stop_accuracy = _check.fraction("stop_accuracy", stop_accuracy)
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
-    checkpoint_every = _checks.count("checkpoint_every", checkpoint_every, 1)
+    checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     evaluated: list[int] = []
@@ -229,7 +229,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
 @torch.no_grad()
 def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
     """Return loss and accuracy; arguments and errors are those of :func:`accuracy`."""
-    batch_size = _checks.count("batch_size", batch_size, 1)
+    batch_size = _check.count("batch_size", batch_size, 1)
     if len(x) == 0 or y.shape != (len(x),):
         raise ValueError(
             f"a score needs examples and a label each, got {len(x)} and shape {tuple(y.shape)}"
@@ -277,8 +277,8 @@ def spawn_seeds(seed: int, n: int) -> list[int]:
         seed: >= 0.
         n: how many, >= 0.
     """
-    generator = torch.Generator().manual_seed(_checks.seed("seed", seed))
+    generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     seeds: list[int] = torch.randint(
-        2**31, (_checks.count("n", n),), generator=generator, device="cpu"
+        2**31, (_check.count("n", n),), generator=generator, device="cpu"
     ).tolist()
     return seeds

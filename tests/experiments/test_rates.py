@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from heavytail.coupling import chaos_error, euler_error
 from heavytail.experiments.rates import Study, problem, read, record, studies
+from heavytail.limit.coupling import chaos_error, euler_error
 
 CHAOS = Study("chaos", "tanh", 1.5, (8, 16), 64, seeds=3, first_seed=7, size=2)
 EULER = Study("euler", "relu", 1.5, (2, 4), 8, seeds=3, first_seed=10, size=5)

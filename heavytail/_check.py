@@ -1,0 +1,282 @@
+"""Bad input stops at the door: each check names the value and the allowed set.
+
+A wrong type is a ``TypeError``, a wrong value a ``ValueError``. The checks return the value in
+plain form, so that what follows them need not look again. An allowed set is written as the message
+says it, an interval such as ``"(0, 2]"``.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from functools import cache
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FINITE = "(-inf, inf)"
+POSITIVE = "(0, inf)"
+NONNEGATIVE = "[0, inf)"
+
+
+def number(name: str, value: object, interval: str = FINITE) -> float:
+    """Return a real number of an interval as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number in {interval}, got {value!r}")
+    try:
+        plain = float(value)
+    except OverflowError:
+        plain = math.copysign(math.inf, value)
+    if not _inside(plain, interval):
+        raise ValueError(f"{name} must be in {interval}, got {plain:g}")
+    return plain
+
+
+def numbers(name: str, value: object, interval: str = FINITE) -> float | Tensor:
+    """Return a number of an interval, or a real floating-point tensor of them, detached.
+
+    Looking at a tensor on an accelerator waits for the device; a float costs nothing.
+    """
+    if not isinstance(value, Tensor):
+        return number(name, value, interval)
+    entries = tensor(name, value).detach()
+    bad = ~_inside(entries, interval)
+    if bad.any():
+        raise ValueError(f"{name} must be in {interval}, got {entries[bad].flatten()[0]:g}")
+    return entries
+
+
+@cache
+def _ends(interval: str) -> tuple[float, bool, float, bool]:
+    """Return the lower end, whether it belongs to the interval, and the same for the upper."""
+    low, high = interval[1:-1].split(",")
+    return float(low), interval[0] == "[", float(high), interval[-1] == "]"
+
+
+def _inside(value: Any, interval: str) -> Any:
+    low, with_low, high, with_high = _ends(interval)
+    above = value >= low if with_low else value > low  # nan is nowhere
+    below = value <= high if with_high else value < high
+    return above & below
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """Return a real floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor, got {value!r:.60}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    return value
+
+
+def count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+    """Return an integer in [least, most]; None is no bound."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    plain = int(value)
+    if most is None and plain < least:
+        raise ValueError(f"{name} must be >= {least}, got {plain}")
+    if most is not None and not least <= plain <= most:
+        raise ValueError(f"{name} must be in [{least}, {most}], got {plain}")
+    return plain
+
+
+def seed(name: str, value: object) -> int:
+    """Return a seed in [0, 2^64), what a generator takes."""
+    plain = count(name, value)
+    if plain >= 2**64:
+        raise ValueError(f"{name} must be in [0, 2^64), got {plain}")
+    return plain
+
+
+def shape(name: str, value: object) -> torch.Size:
+    """Return an integer or a sequence of integers as a shape."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return torch.Size([count(f"each entry of {name}", entry) for entry in value])
+    if isinstance(value, Integral):
+        return torch.Size([count(name, value)])
+    raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> str:
+    """Return a word of the allowed ones."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {sorted(allowed)}, got {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {sorted(allowed)}, got {value!r}")
+    return value
+
+
+def broadcasts(name: str, value: object, size: torch.Size) -> None:
+    """Refuse a tensor that does not broadcast to ``size``."""
+    if not isinstance(value, Tensor):
+        return
+    try:
+        fits = torch.broadcast_shapes(value.shape, size) == size
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to size {tuple(size)}, got shape {tuple(value.shape)}"
+        )
+
+
+def place(
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> tuple[torch.device, torch.dtype]:
+    """Return where a draw is made and in which precision.
+
+    Without ``device`` a draw is made where its generator lives, else on torch's default device;
+    without ``dtype`` in torch's default dtype.
+    """
+    if dtype is None:
+        dtype = torch.get_default_dtype()
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    if generator is None:
+        return torch.get_default_device() if device is None else torch.device(device), dtype
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+    if device is not None and torch.device(device).type != generator.device.type:
+        raise ValueError(
+            f"the generator must live on the draw's device: got a generator on "
+            f"{generator.device} and device {torch.device(device)}"
+        )
+    return generator.device if device is None else torch.device(device), dtype
+
+
+# What follows is of old: it goes as its last user does.
+
+
+def real(name: str, value: object) -> float:
+    """Return ``value`` as a finite float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def index(name: str, value: object, upper: float) -> float:
+    """Return a stability index in (0, upper]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number in (0, {upper:g}], got {value!r}")
+    if not 0 < float(value) <= upper:  # nan fails here too
+        raise ValueError(f"{name} must be in (0, {upper:g}], got {float(value):g}")
+    return float(value)
+
+
+def index_or_tensor(name: str, value: object, upper: float) -> float | Tensor:
+    """Return a stability index, or a tensor of them, in (0, upper].
+
+    Looking at a tensor on an accelerator waits for the device; a float costs nothing.
+    """
+    if not isinstance(value, Tensor):
+        return index(name, value, upper)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    value = value.detach()
+    bad = ~((value > 0) & (value <= upper))
+    if bad.any():
+        raise ValueError(f"{name} must be in (0, {upper:g}], got {value[bad].flatten()[0]:g}")
+    return value
+
+
+def nonnegative(name: str, value: object) -> float:
+    """Return a finite float >= 0."""
+    number = real(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {number:g}")
+    return number
+
+
+def positive(name: str, value: object) -> float:
+    """Return a finite float > 0."""
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be > 0, got {number:g}")
+    return number
+
+
+def nonnegative_or_tensor(name: str, value: object) -> float | Tensor:
+    """Return a finite float >= 0, or a tensor of them."""
+    if not isinstance(value, Tensor):
+        return nonnegative(name, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    value = value.detach()
+    bad = ~(torch.isfinite(value) & (value >= 0))
+    if bad.any():
+        raise ValueError(f"{name} must be finite and >= 0, got {value[bad].flatten()[0]:g}")
+    return value
+
+
+def positive_or_tensor(name: str, value: object) -> float | Tensor:
+    """Return a finite float > 0, or a tensor of them."""
+    number = real_or_tensor(name, value)
+    numbers = _as_tensor(number)
+    bad = ~(numbers > 0)
+    if bad.any():
+        raise ValueError(f"{name} must be finite and > 0, got {numbers[bad][0]:g}")
+    return number
+
+
+def skewness_or_tensor(name: str, value: object) -> float | Tensor:
+    """Return a skewness, or a tensor of them, in [-1, 1]."""
+    number = real_or_tensor(name, value)
+    numbers = _as_tensor(number)
+    bad = ~(numbers.abs() <= 1)
+    if bad.any():
+        raise ValueError(f"{name} must be in [-1, 1], got {numbers[bad][0]:g}")
+    return number
+
+
+def _as_tensor(number: float | Tensor) -> Tensor:
+    """Return a tensor, of a float with all of its digits."""
+    return number if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
+
+
+def real_or_tensor(name: str, value: object) -> float | Tensor:
+    """Return a finite float, or a tensor of them."""
+    if not isinstance(value, Tensor):
+        return real(name, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    value = value.detach()
+    bad = ~torch.isfinite(value)
+    if bad.any():
+        raise ValueError(f"{name} must be finite, got {value[bad][0]:g}")
+    return value
+
+
+def any_tensor(name: str, value: object) -> Tensor:
+    """Return a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {value!r}")
+    return value
+
+
+def fraction(name: str, value: object) -> float:
+    """Return a float in [0, 1]."""
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {number:g}")
+    return number
+
+
+def broadcasts_with(name: str, value: Tensor, size: torch.Size) -> None:
+    """Refuse a tensor that does not broadcast with the shape ``size``."""
+    try:
+        torch.broadcast_shapes(value.shape, size)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must broadcast with shape {tuple(size)}, got shape {tuple(value.shape)}"
+        ) from None

@@ -1,0 +1,1 @@
+"""The stable laws: draws, densities, and the tail index from data."""

@@ -1,0 +1,1 @@
+"""The mean-field limit: particles, their coupling, the density of the limit."""

@@ -1,0 +1,349 @@
+r"""The law of the one-dimensional mean-field limit, as a partial differential equation.
+
+The limit d theta = b(theta, Law theta_t) dt + sigma dL, with L symmetric alpha-stable, has at time
+t a density rho_t, which solves
+
+    d_t rho = -d_theta(b(theta, rho) rho) - sigma^alpha (-Laplace)^{alpha/2} rho.
+
+The line becomes a circle, [-box, box) with m equal steps. A time step dt is Strang's: half a step
+of noise, exactly, by exp(-sigma^alpha |k|^alpha dt / 2) in Fourier; a step of transport,
+d_t rho = -d_theta(b rho), by Fourier in theta and Runge and Kutta's fourth order in time, with b
+taken anew from rho in each stage, in as many pieces as stability needs; half a step of noise.
+Mass is kept. The error is of order 2 in dt, also if b depends on rho; in dx it falls faster than
+any power while rho and b are smooth. Two things are not the line's: the tails overlap
+(:func:`image_error`), and b is brought smoothly to 0 over the outer tenth, to be periodic. What
+transport moves must stay within 0.9 box: beyond, it stops and piles up.
+
+Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506-517; Jourdain, Meleard and Woyczynski, Nonlinear
+SDEs driven by Levy processes and related PDEs, ALEA 4 (2008) 1-29.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heavytail import _check
+
+Drift = Callable[[Tensor, Tensor, float], Tensor]
+Elementwise = Callable[[Tensor, Tensor], Tensor]
+
+_EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
+_REACH = 0.8  # the part of the box that box_for leaves for use
+_STABLE = 2.0  # |b| k dt of a piece: the stages are stable up to 2.8
+_BELOW = 1e-8  # how far below 0 rounding may bring rho, in parts of its maximum
+_CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
+
+
+@dataclass(frozen=True)
+class Density:
+    """A density on the circle [-box, box), by its values at equal steps.
+
+    Attributes:
+        theta: shape (m,), float64, m even: the points -box, -box + dx, ..., box - dx.
+        rho: shape (m,), float64, finite: the density there, per unit of theta.
+
+    Raises:
+        TypeError, ValueError: on tensors other than these.
+    """
+
+    theta: Tensor
+    rho: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in (("theta", self.theta), ("rho", self.rho)):
+            if _check.any_tensor(name, value).dtype != torch.float64:
+                raise TypeError(f"{name} must be float64, got {value.dtype}")
+            _check.real_or_tensor(name, value)
+        theta, m = self.theta, self.theta.numel()
+        if theta.dim() != 1 or m == 0 or m % 2 or self.rho.shape != theta.shape:
+            got = f"{tuple(theta.shape)} and {tuple(self.rho.shape)}"
+            raise ValueError(f"theta and rho must have one shape (m,), m even, got {got}")
+        box = -float(theta[0])
+        grid = torch.arange(-m // 2, m // 2, dtype=theta.dtype, device=theta.device) * (2 * box / m)
+        if not (box > 0 and float((theta - grid).abs().max()) <= 1e-9 * box):
+            raise ValueError(
+                "theta must be -box, -box + dx, ..., box - dx in equal steps, got values from "
+                f"{float(theta[0]):g} to {float(theta[-1]):g}, {m} of them"
+            )
+
+    @classmethod
+    def start(
+        cls,
+        box: float,
+        *,
+        density: Callable[[Tensor], Tensor] | None = None,
+        mean: float = 0.0,
+        std: float = 1.0,
+        points: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> "Density":
+        """Return the law at time 0: N(mean, std^2), or a density given as a function.
+
+        Args:
+            box: half-width of the box, > 0, see :func:`box_for`.
+            density: smooth; maps theta, (m,), float64, to values >= 0, (m,), of mass 1 within
+                1 %, then scaled to 1. None is the Gaussian.
+            mean: of the Gaussian, finite.
+            std: of the Gaussian, > 0; with ``density``, the width of its finest feature.
+            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8,
+                enough for the start. Transport makes finer features: a drift that falls at the
+                rate r, b' = -r, those of width std * exp(-r T), if noise does not fill them;
+                take 16 * box / width points then, or more.
+            device: where to compute; None is torch's default device.
+
+        Raises:
+            TypeError, ValueError: on an argument outside the sets above.
+        """
+        box, std, mean = (
+            _check.positive("box", box),
+            _check.positive("std", std),
+            _check.real("mean", mean),
+        )
+        enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
+        if (m := _check.count("points", enough if points is None else points, 16)) % 2:
+            raise ValueError(f"points must be even, got {m}")
+        where = torch.get_default_device() if device is None else torch.device(device)
+        theta = torch.arange(-m // 2, m // 2, dtype=torch.float64, device=where) * (2 * box / m)
+        z = (theta - mean) / std
+        rho = torch.exp(-(z**2) / 2) / (std * math.sqrt(2 * math.pi))
+        if density is not None:
+            rho = _check.any_tensor("density(theta)", density(theta)).to(theta)
+        least, mass = float(rho.min()), float(rho.sum()) * 2 * box / m
+        if rho.shape != theta.shape or not (least >= 0 and abs(mass - 1) <= 0.01):
+            raise ValueError(
+                f"the density must have shape ({m},), values >= 0 and mass 1 within 0.01 in the "
+                f"box, got shape {tuple(rho.shape)}, least value {least:g} and mass {mass:g}"
+            )
+        return cls(theta, rho / mass)
+
+    @property
+    def box(self) -> float:
+        """The half-width of the box."""
+        return -float(self.theta[0])
+
+    @property
+    def dx(self) -> float:
+        """The grid's step."""
+        return 2 * self.box / len(self.theta)
+
+    @property
+    def mass(self) -> float:
+        """The integral of rho; 1 but for rounding."""
+        return float(self.rho.sum()) * self.dx
+
+    @property
+    def min(self) -> float:
+        """The least value of rho; below 0 by rounding only, if the grid is fine enough."""
+        return float(self.rho.min())
+
+    def cdf(self, x: Tensor) -> Tensor:
+        r"""Return the integral of rho from -box to x, of its Fourier series term by term.
+
+            F(x) = a_0 (x + box) + 2 Re sum_{k > 0} a_k (exp(ik(x + box)) - 1) / (ik)
+
+        ``x`` has any shape, in [-box, box], else a ValueError; F has its shape, float64.
+        """
+        x = _check.any_tensor("x", x).to(self.theta)
+        if (outside := ~(x.abs() <= self.box)).any():
+            raise ValueError(f"x must be in [-{self.box:g}, {self.box:g}], got {x[outside][0]:g}")
+        a = torch.fft.rfft(self.rho)[1:-1] / len(self.rho)  # the highest wave is rounding
+        k = torch.arange(1, len(a) + 1, dtype=x.dtype, device=x.device) * (math.pi / self.box)
+        parts = [  # in blocks: points times wave numbers are many
+            self.rho.mean() * y + 2 * ((torch.exp(1j * k * y[:, None]) - 1) @ (a / (1j * k))).real
+            for y in (x.flatten() + self.box).split(256)
+        ]
+        return torch.cat(parts).reshape(x.shape)
+
+    def probability(self, edges: Tensor) -> Tensor:
+        """Return P(edges[i] < theta <= edges[i + 1]), shape (n - 1,), for n edges in the box."""
+        return self.cdf(edges).diff()
+
+    def beyond(self, x: float) -> float:
+        """Return P(|theta| > x), 0 <= x <= box: all that the interval [-x, x] does not hold.
+
+        The tail's images lie in that interval too: on a stable tail this is low by the part
+
+            x^alpha sum_{k > 0} (2 box k - x)^{-alpha} - (2 box k + x)^{-alpha},
+
+        for x well below the box alpha times :func:`image_error`.
+        """
+        x = _check.nonnegative("x", x)
+        return 1 - float(self.probability(self.theta.new_tensor([-x, x])))
+
+
+def image_error(alpha: float, x: float, box: float) -> float:
+    r"""Return by which part of itself a stable tail at x grows as the line becomes a circle.
+
+    A tail (c alpha / 2) |x|^{-alpha-1}, where c = sigma^alpha t C_alpha under a bounded drift
+    (:func:`heavytail.tail_constant`), meets its images at x + 2 box k. Whatever c, they add
+
+        sum_{k > 0} ((2 box k - x) / x)^{-alpha-1} + ((2 box k + x) / x)^{-alpha-1},
+
+    0 at alpha = 2. A ``ValueError`` unless ``alpha`` is in (0, 2] and 0 < x < box.
+    """
+    alpha, box = _check.index("alpha", alpha, 2), _check.positive("box", box)
+    if not (x := _check.positive("x", x)) < box:
+        raise ValueError(f"x must be below the box's half-width {box:g}, got {x:g}")
+    r, power = x / (2 * box), alpha + 1
+    q = torch.tensor([1 - r, 1 + r], dtype=torch.float64, device="cpu")
+    return float(torch.special.zeta(power, q).sum() * r**power) if alpha < 2 else 0.0
+
+
+def box_for(
+    alpha: float, sigma: float, T: float, reach: float, *, tolerance: float = 0.01, std: float = 1.0
+) -> float:
+    """Return a half-width of the box whose images change rho_T(reach) by ``tolerance`` at most.
+
+    At least 5/4 of ``reach``, so that the drift is as given there, and 8 standard deviations of
+    start and Gaussian noise, sqrt(std^2 + 2 sigma^2 T), more than it; beyond that as
+    :func:`image_error` asks at ``reach``, or at the size of the body if that is larger.
+
+    Args:
+        alpha: stability index in (0, 2].
+        sigma: scale of the noise, >= 0.
+        T: time, >= 0.
+        reach: the largest |theta| of interest, > 0, start and transport included.
+        tolerance: relative change, > 0.
+        std: width of the start, > 0.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+    """
+    alpha, reach = _check.index("alpha", alpha, 2), _check.positive("reach", reach)
+    sigma, T = _check.nonnegative("sigma", sigma), _check.nonnegative("T", T)
+    tolerance, std = _check.positive("tolerance", tolerance), _check.positive("std", std)
+    x = max(reach, std + sigma * float(T ** (1 / alpha)))
+    box = max(x / _REACH, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
+    while image_error(alpha, x, box) > tolerance:
+        box *= 1.01
+    return box
+
+
+def mean_field_drift(
+    h: Elementwise, dh: Elementwise, dloss: Elementwise, x: Tensor, y: Tensor
+) -> Drift:
+    r"""Return b(theta, rho) = -mean_x[ d_1 loss(integral h_x rho, y) d_theta h_x(theta) ].
+
+    Args:
+        h: the neuron, h(x, theta): x of shape (N, 1) and theta of shape (m,) give (N, m).
+        dh: its derivative in theta, of the same shapes.
+        dloss: the loss's derivative in its first argument: outputs (N,) and y (N,) give (N,).
+        x: inputs, (N, 1), N >= 1, floating point, finite.
+        y: targets, (N,), floating point, finite.
+
+    Returns:
+        A function of the grid (m,), the density (m,) and the grid's step, with values (m,). The
+        integral is over the box: an unbounded h loses what lies beyond it.
+
+    Raises:
+        TypeError, ValueError: on data of other shapes or values.
+    """
+    x, y = _check.any_tensor("x", x), _check.any_tensor("y", y)
+    _check.real_or_tensor("x", x)
+    _check.real_or_tensor("y", y)
+    if y.dim() != 1 or not len(y) or x.shape != (len(y), 1):
+        got = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"x and y must have shapes (N, 1) and (N,), N >= 1, got {got}")
+    known: list[Tensor] = []  # the grid, and h, dh and y there: the same in all steps
+
+    def drift(theta: Tensor, density: Tensor, dx: float) -> Tensor:
+        if not known or known[0] is not theta:
+            known[:] = [theta, h(x.to(theta), theta), dh(x.to(theta), theta), y.to(theta)]
+        _, value, slope, target = known
+        b: Tensor = dloss(value @ density * dx, target) @ slope / -len(x)
+        return b
+
+    return drift
+
+
+def evolve(
+    start: Density, drift: Drift | None, *, alpha: float, sigma: float, T: float, steps: int
+) -> Density:
+    """Return the density a time T later, by the scheme at the top of this module.
+
+    Transport must not carry mass into the outer tenth, where it stops. Tails lie there by right,
+    but start and noise have brought them. So the mass there is counted before and after each
+    transport; and what transport has brought, less what it took away, may not be more than the
+    rest and 1e-3. (It moves tails too, but if the box is wide for the way that it carries, that is
+    a part of what lies there.)
+
+    Args:
+        start: the density at time 0, of mass 1, or what an earlier call has returned.
+        drift: maps theta (m,), the density (m,) and the grid's step to b (m,), finite, all of
+            them float64 and on the start's device. None is no drift. All that it moves must stay
+            within 0.9 box.
+        alpha: stability index in (0, 2].
+        sigma: scale of the noise, >= 0.
+        T: time, >= 0.
+        steps: number of time steps, >= 1.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above, or a start that is no density.
+        ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum, the sign of a grid
+            too coarse; if the mass is off 1 by more than 1e-8, the sign of time steps too long; if
+            transport has brought too much into the outer tenth; or if b is not finite.
+    """
+    alpha, sigma = _check.index("alpha", alpha, 2), _check.nonnegative("sigma", sigma)
+    dt = _check.nonnegative("T", T) / _check.count("steps", steps, 1)
+    theta, dx, m = start.theta, start.dx, len(start.theta)
+    wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
+    fade = torch.exp(-((sigma * wave) ** alpha) * dt / 2)
+    derivative = -1j * wave  # the highest wave has no sine on the grid: irfft drops it
+    outer = ((theta.abs() / start.box - _EDGE) / (1 - _EDGE)).clamp(0, 1)
+    window = torch.sigmoid(1 / outer - 1 / (1 - outer))  # 1 inside, 0 at the edge, smooth
+
+    def filtered(values: Tensor, factor: Tensor) -> Tensor:
+        out: Tensor = torch.fft.irfft(torch.fft.rfft(values) * factor, n=m)
+        return out
+
+    def transport(rho: Tensor, drift: Drift) -> Tensor:
+        def change(rho: Tensor) -> Tensor:
+            return filtered(drift(theta, rho, dx) * window * rho, derivative)
+
+        b = _check.any_tensor("the drift", drift(theta, rho, dx))
+        if b.shape != theta.shape:
+            raise ValueError(f"the drift must have shape ({m},), got {tuple(b.shape)}")
+        if not math.isfinite(fastest := float((b * window).abs().max())):
+            raise ArithmeticError(f"the drift must be finite, got {fastest}")
+        pieces = max(1, math.ceil(fastest * dt * math.pi / dx / _STABLE))
+        tau = dt / pieces
+        for _ in range(pieces):
+            k1 = change(rho)
+            k2 = change(rho + tau / 2 * k1)
+            k3 = change(rho + tau / 2 * k2)
+            k4 = change(rho + tau * k3)
+            rho = rho + tau / 6 * (k1 + 2 * (k2 + k3) + k4)
+        return rho
+
+    def fault(rho: Tensor) -> tuple[str, str] | None:
+        """Return what is wrong with a density, and what is likely to help."""
+        mass, least, most = float(rho.sum()) * dx, float(rho.min()), float(rho.max())
+        if not abs(mass - 1) <= 1e-8:
+            return f"the mass is {mass:.12g}", "the steps are too long"
+        if not least >= -_BELOW * most:
+            values = f"the least density is {least:.3g}, the largest {most:.3g}"
+            return values, "the grid is too coarse (see Density.start), or the steps too long"
+        return None
+
+    beyond = (theta.abs() > _EDGE * start.box).to(theta.dtype) * dx
+    rho, carried = start.rho, 0.0
+    if found := fault(rho):
+        raise ValueError(f"start must be a density of mass 1: {found[0]}")
+    for step in range(1, steps + 1):
+        rho = filtered(rho, fade)
+        if drift is not None:
+            carried -= float(beyond @ rho)
+            rho = transport(rho, drift)
+            carried += float(beyond @ rho)
+        rho = filtered(rho, fade)
+        if found := fault(rho):
+            raise ArithmeticError(f"after step {step} {found[0]}: {found[1]}")
+        if carried > _CARRIED and 2 * carried > _CARRIED + float(beyond @ rho):
+            raise ArithmeticError(
+                f"by step {step} transport has carried the mass {carried:.3g} beyond "
+                f"{_EDGE:g} box = {_EDGE * start.box:g}, where it stops: take a larger box"
+            )
+    return Density(theta, rho)

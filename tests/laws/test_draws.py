@@ -1,0 +1,444 @@
+import cmath
+import math
+import os
+import shutil
+
+import pytest
+import torch
+from scipy import stats
+
+from heavytail import positive_stable, symmetric_stable, tail_constant
+from heavytail.laws._blocks import compiled, empty_words, redraw, uniforms, uniforms_from_words
+from heavytail.laws.draws import (
+    log_positive_from_uniforms,
+    log_positive_stable,
+    stable,
+    symmetric_blocks,
+    symmetric_from_uniforms,
+)
+from heavytail.laws.maps import s1_shift
+from tests.oracles import (
+    p_of_count,
+    stable_phi,
+    stable_tail,
+    textbook_draws,
+    z_of_cosines,
+    z_of_laplace,
+)
+
+ALPHAS = [0.3, 0.5, 0.8, 1 - 1e-6, 1.0, 1 + 1e-6, 1.1, 1.5, 1.75, 2 - 1e-6, 2.0]
+DTYPES = [torch.float32, torch.float64]
+HALF_PI = math.pi / 2
+
+
+# The laws.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1, 0, 513], [1000] * 5, [700] * 400, [140_001, 5], [512] * 300 + [7]]
+)
+def test_blocks_are_draws_one_after_another(sizes, dtype):
+    """Though several are drawn at once, and each is overwritten when the next is asked for."""
+    one, other = (torch.Generator().manual_seed(3) for _ in range(2))
+    for n, block in zip(
+        sizes, symmetric_blocks(1.5, sizes, one, torch.device("cpu"), dtype), strict=True
+    ):
+        assert torch.equal(block, symmetric_stable(1.5, n, generator=other, dtype=dtype))
+        block.fill_(math.nan)
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+def test_positive_at_1_is_the_constant_1(generator):
+    for dtype in DTYPES:
+        assert torch.equal(
+            positive_stable(1.0, 1000, generator=generator, dtype=dtype),
+            torch.ones(1000, dtype=dtype),
+        )
+    near = positive_stable(1 - 1e-9, 1000, generator=generator, dtype=torch.float64)
+    assert float((near - 1).abs().median()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_characteristic_function(alpha, dtype, generator):
+    x = symmetric_stable(alpha, 200_000, generator=generator, dtype=dtype)
+    assert torch.isfinite(x).all()
+    for u in (0.25, 0.5, 1.0, 2.0):
+        assert abs(z_of_cosines(x, u, stable_phi(alpha))) < 4
+
+
+def test_characteristic_function_tells_a_wrong_law(generator):
+    x = symmetric_stable(1.75, 200_000, generator=generator)
+    assert abs(z_of_cosines(x, 0.25, stable_phi(1.7))) > 4
+    normal = torch.randn(200_000, generator=generator)  # the other convention at alpha = 2
+    assert abs(z_of_cosines(normal, 1.0, stable_phi(2.0))) > 4
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 0.6, 0.875, 0.999])
+def test_laplace_transform(alpha, generator):
+    x = positive_stable(alpha, 200_000, generator=generator, dtype=torch.float64)
+    assert (x > 0).all()
+    for s in (0.25, 1.0, 4.0):
+        assert abs(z_of_laplace(x, s, lambda s: math.exp(-(s**alpha)))) < 4
+    assert abs(z_of_laplace(x, 4.0, lambda s: math.exp(-(s ** (0.9 * alpha))))) > 4
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.3, 1.9])
+def test_sums_are_stable(alpha, generator):
+    x, y, z = symmetric_stable(alpha, (3, 50_000), generator=generator, dtype=torch.float64)
+    scaled = (x + y) / 2 ** (1 / alpha)
+    assert stats.ks_2samp(scaled, z).pvalue > 1e-5
+    assert stats.ks_2samp((x + y) / 2, z).pvalue < 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_in_the_far_tail(dtype, generator):
+    n, alpha = 5_000_000, 1.1
+    x = symmetric_stable(alpha, n, generator=generator, dtype=dtype).abs()
+    for level in (1e2, 1e3, 1e4, 1e5):
+        count = int((x > level).sum())
+        assert p_of_count(count, n * stable_tail(alpha, level)) > 1e-5
+    assert p_of_count(int((x > 1e3).sum()), n * stable_tail(1.15, 1e3)) < 1e-5
+
+
+def test_tail_constant_is_the_limit_of_the_tail():
+    for alpha in (1.1, 1.5, 1.9):
+        x = 1e6
+        assert stable_tail(alpha, x) * x**alpha == pytest.approx(tail_constant(alpha), rel=1e-4)
+    assert tail_constant(1.0) == pytest.approx(2 / math.pi)  # Cauchy
+    assert tail_constant(2.0) == 0
+
+
+# What floating point could spoil.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uniforms_fill_their_intervals(dtype, generator):
+    angle, uniform = uniforms(torch.empty(1_000_000, dtype=dtype), generator)
+    assert (angle != 0).all()
+    assert float(angle.abs().max()) <= float(torch.tensor(HALF_PI, dtype=dtype))
+    assert 0 < float(uniform.min()) < float(uniform.max()) < 1
+    half = stats.uniform(-HALF_PI, math.pi)
+    assert stats.kstest(angle[:100_000].double(), half.cdf).pvalue > 1e-5
+    assert stats.kstest(uniform[:100_000].double(), "uniform").pvalue > 1e-5
+    # Both come from one stream of words: they must be independent all the same.
+    assert abs(float(torch.corrcoef(torch.stack([angle.abs(), uniform]))[0, 1])) < 5e-3
+
+
+def test_log_positive_where_the_draw_overflows(generator):
+    log_A = log_positive_stable(0.02, 10_000, generator=generator, dtype=torch.float32)
+    assert torch.isfinite(log_A).all()
+    assert float(log_A.max()) > math.log(torch.finfo(torch.float32).max)
+
+
+# The same at full size: pytest -m long.
+
+
+def in_parts(alpha, parts=100, n=1_000_000):
+    """Yield 10^8 draws in single precision, a million at a time."""
+    seeded = torch.Generator().manual_seed(8)
+    for _ in range(parts):
+        yield symmetric_stable(alpha, n, generator=seeded, dtype=torch.float32)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.8, 1.0, 1.1, 1.75, 2.0])
+def test_no_draw_of_a_hundred_million_is_nan_or_infinite(alpha):
+    assert all(bool(torch.isfinite(x).all()) for x in in_parts(alpha))
+
+
+@pytest.mark.long
+def test_the_tail_of_a_hundred_million_draws():
+    alpha, n, levels = 1.1, 10**8, torch.tensor([1e4, 1e5, 1e6, 2e6])
+
+    def counts(parts):
+        return sum((x.abs() > levels[:, None]).sum(1) for x in parts).tolist()
+
+    ours = counts(in_parts(alpha))
+    for count, level in zip(ours, levels.tolist(), strict=True):
+        assert p_of_count(count, n * stable_tail(alpha, level)) > 1e-5
+    assert ours[-1] > 0  # a draw beyond 2e6
+    seeded = torch.Generator().manual_seed(8)
+    naive = counts(textbook_draws(alpha, 10**6, generator=seeded) for _ in range(100))
+    assert naive[-1] == 0  # where seven are expected: its tail has ended
+
+
+# The path of an accelerator, tried on the CPU: the same words, one kernel.
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and "CI" not in os.environ, reason="no g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, as the compiler loads
+@pytest.mark.parametrize("transform", [symmetric_from_uniforms, log_positive_from_uniforms])
+def test_the_compiled_map_is_the_eager_one_in_one_kernel(transform, generator):
+    from torch._inductor import metrics
+
+    like = torch.empty(100_000)
+    words = redraw(empty_words(like), generator)
+    metrics.reset()
+    for alpha in (0.3, 0.7, 0.99):
+        index = torch.full((), alpha)
+        fused = compiled(transform)(words, len(like), index)
+        eager = transform(index, *(bits[: len(like)] for bits in uniforms_from_words(words)))
+        assert torch.allclose(fused, eager, rtol=3e-5, atol=1e-5)
+    assert metrics.generated_kernel_count == 1  # for all draws and all indices
+
+
+def test_without_a_compiler_a_draw_is_slower_and_warns_once(monkeypatch, generator):
+    def refuse(*_, **__):
+        def run(*_):
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    like = torch.empty(1000)
+    words = redraw(empty_words(like), generator)
+    run = compiled.__wrapped__(symmetric_from_uniforms)
+    with pytest.warns(UserWarning, match="not compiled and slower: no compiler"):
+        first = run(words, len(like), 1.5)
+    assert torch.equal(run(words, len(like), 1.5), first)  # a second warning is an error
+
+
+# Skewed laws.
+
+
+def skewed_phi(alpha, beta, u, form):
+    """Return the characteristic function of the standard skewed law at u > 0."""
+    if alpha == 1:
+        return cmath.exp(-u * (1 + 2j / math.pi * beta * math.log(u)))
+    tangent = math.tan(math.pi * alpha / 2)
+    if form == "S0":
+        return cmath.exp(-(u**alpha) * (1 + 1j * beta * tangent * (u ** (1 - alpha) - 1)))
+    return cmath.exp(-(u**alpha) * (1 - 1j * beta * tangent))
+
+
+def worst_z(x, phi):
+    """Return the largest z-score of the means of cos(ux) and sin(ux), u in {1/4, 1/2, 1, 2}."""
+    scores = []
+    for u in (0.25, 0.5, 1.0, 2.0):
+        mean, twice, root_n = phi(u), phi(2 * u), math.sqrt(x.numel())
+        cosine, sine = float(torch.cos(u * x).mean()), float(torch.sin(u * x).mean())
+        scores.append(
+            (cosine - mean.real) / math.sqrt((1 + twice.real) / 2 - mean.real**2) * root_n
+        )
+        scores.append((sine - mean.imag) / math.sqrt((1 - twice.real) / 2 - mean.imag**2) * root_n)
+    return max(map(abs, scores))
+
+
+@pytest.mark.parametrize("beta", [-1.0, -0.5, 0.0, 1.0])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_skewed_characteristic_function(alpha, beta, generator):
+    x = stable(
+        alpha, beta, 200_000, parameterization="S0", generator=generator, dtype=torch.float64
+    )
+    assert torch.isfinite(x).all()
+    assert worst_z(x, lambda u: skewed_phi(alpha, beta, u, "S0")) < 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1.0), (0.8, -0.5), (1.0, 0.7), (1.75, 0.9)])
+def test_skewed_law_in_the_form_s1(alpha, beta, dtype, generator):
+    x = stable(alpha, beta, 200_000, generator=generator, dtype=dtype).double()
+    assert worst_z(x, lambda u: skewed_phi(alpha, beta, u, "S1")) < 4
+    assert worst_z(x, lambda u: skewed_phi(alpha, -beta, u, "S1")) > 4
+
+
+def test_totally_skewed_laws_live_on_a_half_line(generator):
+    x = stable(0.6, 1.0, 100_000, generator=generator, dtype=torch.float64)
+    assert float(x.min()) > -1e-14
+    A = positive_stable(0.6, 100_000, generator=generator, dtype=torch.float64)
+    scale = math.cos(0.3 * math.pi) ** (1 / 0.6)  # that of the law with E exp(-sA) = exp(-s^0.6)
+    assert stats.ks_2samp(scale * x, A).pvalue > 1e-5
+    assert stats.ks_2samp(x, A).pvalue < 1e-5
+
+
+def test_loc_and_scale_in_both_forms():
+    def draw(alpha, form, **options):
+        seeded = torch.Generator().manual_seed(3)
+        return stable(alpha, 0.7, 1000, parameterization=form, generator=seeded, **options)
+
+    options = {"loc": 5.0, "scale": 3.0, "dtype": torch.float64}
+    for alpha in (0.8, 1.0, 1.6):
+        standard = draw(alpha, "S0", dtype=torch.float64)
+        assert torch.allclose(draw(alpha, "S0", **options), 3 * standard + 5)
+        shift = math.tan(math.pi * alpha / 2) if alpha != 1 else 2 / math.pi * math.log(3)
+        assert torch.allclose(draw(alpha, "S1", **options), 3 * (standard + 0.7 * shift) + 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"beta": 1.5}, ValueError, r"beta must be in \[-1, 1\], got 1\.5"),
+        ({"beta": math.nan}, ValueError, "beta must be finite"),
+        ({"beta": "0"}, TypeError, "beta must be a real number"),
+        ({"beta": torch.tensor([0.0, -2.0])}, ValueError, r"beta must be in \[-1, 1\], got -2"),
+        ({"loc": math.inf}, ValueError, "loc must be finite"),
+        ({"scale": -1.0}, ValueError, "scale must be >= 0"),
+        ({"loc": torch.ones(3)}, ValueError, "loc must broadcast to size"),
+        ({"parameterization": "S2"}, ValueError, r"must be one of \['S0', 'S1'\]"),
+    ],
+)
+def test_bad_skewed_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        stable(1.5, **{"beta": 0.5, "size": 2, **arguments})
+
+
+@pytest.mark.parametrize("beta", [1.0, -1.0])
+@pytest.mark.parametrize("alpha", [0.02, 0.05, 0.3, 0.9])
+def test_no_draw_leaves_the_half_line(alpha, beta, generator):
+    for form in ("S0", "S1"):
+        x = stable(
+            alpha,
+            beta,
+            50_000,
+            loc=1 / 3,
+            scale=1.7,
+            parameterization=form,
+            generator=generator,
+            dtype=torch.float64,
+        )
+        end = 1 / 3
+        if form == "S0":
+            end = float(1 / 3 - s1_shift(*torch.tensor([alpha, beta, 1.7], dtype=torch.float64)))
+        assert (beta * (x - end) >= 0).all()
+
+
+# The interface.
+
+
+@pytest.mark.parametrize("alpha", [1.5, torch.tensor([[0.7], [1.5]])])
+def test_same_seed_same_bits_whatever_the_threads(alpha):
+    threads = torch.get_num_threads()
+    draws = []
+    try:
+        for number in (1, 2, 3, 5):
+            torch.set_num_threads(number)
+            seeded = torch.Generator().manual_seed(5)
+            draws.append(symmetric_stable(alpha, (2, 70_001), generator=seeded))
+            assert torch.get_num_threads() == number  # a draw takes one, and gives the rest back
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(draws[0], other) for other in draws[1:])
+
+
+def test_a_longer_draw_begins_like_a_shorter_one():
+    short, long = (
+        symmetric_stable(1.5, n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        for n in (1_000, 40_000)
+    )
+    assert torch.equal(short, long[:1_000])
+
+
+def test_the_global_generator_is_used_only_without_another(generator):
+    state = torch.get_rng_state()
+    symmetric_stable(1.5, 10, generator=generator)
+    positive_stable(0.5, 10, generator=generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(3)
+    first = symmetric_stable(1.5, 10)
+    torch.manual_seed(3)
+    assert torch.equal(symmetric_stable(1.5, 10), first)
+
+
+def test_shape_dtype_and_scale(generator):
+    assert symmetric_stable(1.5, (), generator=generator).shape == ()
+    assert symmetric_stable(1.5, 0, generator=generator).shape == (0,)
+    assert positive_stable(0.5, [2, 3], generator=generator).shape == (2, 3)
+    assert symmetric_stable(1.5, 4, dtype=torch.float64).dtype == torch.float64
+    torch.set_default_dtype(torch.float64)
+    assert symmetric_stable(1.5, 4).dtype == torch.float64
+    one, scaled = (
+        symmetric_stable(1.5, 9, scale=scale, generator=torch.Generator().manual_seed(1))
+        for scale in (1.0, torch.linspace(0, 4, 9))
+    )
+    assert torch.equal(scaled, one * torch.linspace(0, 4, 9))
+
+
+def test_indices_broadcast(generator):
+    alpha = torch.tensor([0.6, 1.0, 1.75, 2.0], dtype=torch.float64)[:, None]
+    x = symmetric_stable(alpha, (4, 100_000), generator=generator, dtype=torch.float64)
+    for row, index in zip(x, alpha.flatten().tolist(), strict=True):
+        assert abs(z_of_cosines(row, 1.0, stable_phi(index))) < 4
+    x = positive_stable(alpha / 2, (4, 100_000), generator=generator, dtype=torch.float64)
+    assert abs(z_of_laplace(x[2], 1.0, lambda s: math.exp(-(s**0.875)))) < 4
+    assert torch.equal(x[3], torch.ones_like(x[3]))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "error"),
+    [
+        (0, ValueError),
+        (-1.0, ValueError),
+        (2.5, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        ("1.5", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        (torch.tensor([1.5, 2.5]), ValueError),
+        (torch.tensor([1.5, math.nan]), ValueError),
+        (torch.tensor([1]), TypeError),
+    ],
+)
+def test_bad_alpha(alpha, error):
+    with pytest.raises(error, match=r"alpha must be .*, got "):
+        symmetric_stable(alpha, 2)
+    with pytest.raises(error, match="alpha must be"):
+        positive_stable(alpha, 2)
+
+
+def test_the_message_names_value_and_set():
+    with pytest.raises(ValueError, match=r"^alpha must be in \(0, 2\], got 2\.5$"):
+        symmetric_stable(2.5, 3)
+    with pytest.raises(ValueError, match=r"^alpha must be in \(0, 1\], got 1\.5$"):
+        positive_stable(1.5, 3)
+    with pytest.raises(ValueError, match=r"^alpha must be in \(0, 2\], got 0$"):
+        tail_constant(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"scale": -1.0}, ValueError),
+        ({"scale": math.inf}, ValueError),
+        ({"scale": "1"}, TypeError),
+        ({"scale": torch.tensor([1.0, -1.0, 1.0])}, ValueError),
+        ({"scale": torch.ones(2)}, ValueError),
+        ({"dtype": torch.float16}, ValueError),
+        ({"dtype": torch.int64}, ValueError),
+        ({"dtype": "float32"}, TypeError),
+        ({"scale": torch.ones(3, dtype=torch.complex64)}, TypeError),
+        ({"scale": 10**400}, ValueError),
+        ({"generator": 7}, TypeError),
+        ({"generator": torch.Generator(), "device": "meta"}, ValueError),
+    ],
+)
+def test_bad_arguments(arguments, error):
+    with pytest.raises(error, match=next(iter(arguments))):
+        symmetric_stable(1.5, 3, **arguments)
+
+
+@pytest.mark.parametrize(("size", "error"), [(-1, ValueError), (2.0, TypeError), ("3", TypeError)])
+def test_bad_size(size, error):
+    with pytest.raises(error, match="size must be"):
+        symmetric_stable(1.5, size)
+
+
+def test_a_refused_call_draws_nothing(generator):
+    state = generator.get_state()
+    for arguments in ({"scale": torch.ones(2)}, {"scale": -1.0}, {"dtype": "float32"}):
+        with pytest.raises((TypeError, ValueError)):
+            symmetric_stable(1.5, 3, generator=generator, **arguments)
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_draws_carry_no_gradient():
+    assert not symmetric_stable(torch.tensor(1.5, requires_grad=True), 3).requires_grad
+    with_scale = symmetric_stable(1.5, 3, scale=torch.tensor(2.0, requires_grad=True))
+    assert not with_scale.requires_grad
+
+
+def test_an_index_that_does_not_broadcast():
+    with pytest.raises(ValueError, match=r"alpha must broadcast to size \(3,\), got shape \(2,\)"):
+        symmetric_stable(torch.tensor([1.0, 1.5]), 3)

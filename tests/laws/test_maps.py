@@ -1,0 +1,293 @@
+import math
+
+import mpmath
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from heavytail.laws import _functions
+from heavytail.laws._blocks import uniforms
+from heavytail.laws.draws import (
+    log_positive_from_uniforms,
+    stable_from_uniforms,
+    symmetric_from_uniforms,
+)
+from heavytail.laws.maps import s1_shift
+from tests.oracles import textbook
+
+DTYPES = [torch.float32, torch.float64]
+HALF_PI = math.pi / 2
+
+
+def bits(n, generator, dtype=torch.float32):
+    """Draw the two inputs of the maps."""
+    return uniforms(torch.empty(n, dtype=dtype), generator)
+
+
+@pytest.fixture
+def angle(generator):
+    """Angles over all magnitudes, of both signs: the poles and the middle."""
+    magnitude = HALF_PI * 10 ** (-9 * torch.rand(10_000, generator=generator, dtype=torch.float64))
+    sign = torch.randint(0, 2, (10_000,), generator=generator) * 2 - 1
+    return magnitude * sign
+
+
+@pytest.fixture
+def uniform(generator):
+    return torch.rand(10_000, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+
+
+# Against what they must be exactly.
+
+
+def test_alpha_2_is_box_muller(angle, uniform):
+    exact = torch.sign(angle) * 2 * torch.cos(angle) * torch.sqrt(-torch.log(uniform))
+    assert torch.allclose(symmetric_from_uniforms(2.0, angle, uniform), exact, rtol=1e-9)
+
+
+def test_alpha_1_is_the_tangent(angle, uniform):
+    exact = 1 / torch.tan(angle)  # tan(U) in the distance V to the pole; W cancels
+    assert torch.allclose(symmetric_from_uniforms(1.0, angle, uniform), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.8, 0.999, 1.001, 1.1, 1.75, 1.999])
+def test_map_is_the_textbook_formula(alpha, angle, uniform):
+    middle = angle.abs() > 0.01  # nearer to the pole the textbook's cos(U) has lost digits
+    v, u = angle[middle], uniform[middle]
+    U = torch.sign(v) * (HALF_PI - v.abs())
+    W = -torch.log(u) if alpha >= 1 else -torch.log1p(-u)
+    assert torch.allclose(symmetric_from_uniforms(alpha, v, u), textbook(alpha, U, W), rtol=1e-10)
+
+
+def test_positive_half_is_levy(angle, uniform):
+    U = torch.where(angle > 0, math.pi - angle.abs(), angle.abs())
+    exact = 1 / (4 * torch.cos(U / 2) ** 2 * -torch.log1p(-uniform))
+    near_pole = angle > 0  # cos(U/2) = sin((pi - U)/2), without the cancellation
+    exact[near_pole] = 1 / (
+        4 * torch.sin(angle[near_pole] / 2) ** 2 * -torch.log1p(-uniform[near_pole])
+    )
+    assert torch.allclose(log_positive_from_uniforms(0.5, angle, uniform), exact.log(), atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.6, 0.95])
+def test_positive_map_is_kanters_formula(alpha, angle, uniform):
+    middle = angle.abs() > 0.01
+    v, u = angle[middle], uniform[middle]
+    U = torch.where(v > 0, math.pi - v.abs(), v.abs())
+    W = -torch.log1p(-u)
+    kanter = (
+        torch.sin(alpha * U)
+        * torch.sin((1 - alpha) * U) ** ((1 - alpha) / alpha)
+        / torch.sin(U) ** (1 / alpha)
+        * W ** (-(1 - alpha) / alpha)
+    )
+    found = log_positive_from_uniforms(alpha, v, u)
+    assert torch.allclose(found, kanter.log(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 1.4, 2.0])
+def test_a_tensor_of_indices_is_the_same_map(alpha, angle, uniform):
+    index = torch.full_like(angle, alpha)
+    scalar, tensor = (symmetric_from_uniforms(a, angle, uniform) for a in (alpha, index))
+    assert torch.allclose(scalar, tensor, rtol=1e-13)
+    scalar, tensor = (log_positive_from_uniforms(a, angle, uniform) for a in (alpha / 2, index / 2))
+    assert torch.allclose(scalar, tensor, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("transform", [symmetric_from_uniforms, log_positive_from_uniforms])
+@pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0, 1.75])
+def test_scratch_changes_no_bit_and_without_it_no_input(
+    transform, alpha, angle, uniform, monkeypatch
+):
+    monkeypatch.setattr(_functions, "BY_NUMPY", False)
+    alpha = alpha if transform is symmetric_from_uniforms else alpha / 2
+    inputs = angle.clone(), uniform.clone()
+    plain = transform(alpha, angle, uniform)
+    assert torch.equal(angle, inputs[0])
+    assert torch.equal(uniform, inputs[1])
+    room = torch.empty(3, len(angle), dtype=angle.dtype)
+    assert torch.equal(transform(alpha, angle, uniform, scratch=room), plain)
+    assert torch.equal(angle, inputs[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0, 1.75, 2.0])
+def test_numpy_computes_the_same_draws(alpha, dtype, angle, uniform, monkeypatch):
+    monkeypatch.setattr(_functions, "BY_NUMPY", True)
+    angle, uniform = angle.to(dtype), uniform.to(dtype)
+    room = torch.empty(3, len(angle), dtype=dtype)
+    plain = symmetric_from_uniforms(alpha, angle, uniform)
+    drawn = symmetric_from_uniforms(alpha, angle, uniform.clone(), scratch=room)
+    # Errors of the exponent of 2 are multiplied by its size.
+    few = 200 * torch.finfo(dtype).eps
+    assert torch.allclose(drawn, plain, rtol=few, atol=few)
+    if alpha < 1:
+        plain = log_positive_from_uniforms(alpha, angle, uniform)
+        drawn = log_positive_from_uniforms(alpha, angle, uniform.clone(), scratch=room)
+        assert torch.allclose(drawn, plain, rtol=few, atol=few)
+
+
+def test_a_map_can_be_traced(angle, uniform):
+    """Whatever follows the operations of torch finds all of them."""
+
+    def draw(angle, uniform):
+        return symmetric_from_uniforms(1.5, angle, uniform)
+
+    traced = make_fx(draw)(angle[:10], uniform[:10])
+    others = angle[10:20], uniform[10:20]
+    assert torch.allclose(traced(*others), draw(*others))
+
+
+# What floating point could spoil.
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.1, 1.75, 2.0])
+def test_float32_is_float64_rounded(alpha, generator):
+    angle, uniform = bits(1_000_000, generator)
+    x32 = symmetric_from_uniforms(alpha, angle, uniform).double()
+    x64 = symmetric_from_uniforms(alpha, angle.double(), uniform.double())
+    relative = ((x32 - x64) / x64).abs()
+    assert float(relative.median()) < 3e-7
+    assert float(relative[x64.abs().topk(1000).indices].max()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [0.5, 0.9, 1.0, 1.1, 1.75, 2.0])
+def test_the_extreme_bits_are_finite(alpha, dtype):
+    grid_bits = 31 if dtype == torch.float32 else 63
+    ends = torch.tensor([0.5 / 2.0**grid_bits, 1.0], dtype=torch.float64)
+    angle = torch.cat([-ends, ends]) * HALF_PI
+    uniform = torch.tensor(
+        [0.5 / 2.0**grid_bits, 1 - torch.finfo(dtype).eps / 2], dtype=torch.float64
+    )
+    v, u = (grid.flatten().to(dtype) for grid in torch.meshgrid(angle, uniform, indexing="ij"))
+    for index in (alpha, torch.full_like(v, alpha)):
+        assert torch.isfinite(symmetric_from_uniforms(index, v, u)).all()
+    assert torch.isfinite(log_positive_from_uniforms(alpha / 2, v, u)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.3])
+def test_small_indices_overflow_only_where_the_draw_does(alpha, generator):
+    angle, uniform = bits(500_000, generator)
+    angle[:9] = HALF_PI  # rounded, where the sine of the angle's complement is 0
+    x32 = symmetric_from_uniforms(alpha, angle, uniform)
+    x64 = symmetric_from_uniforms(alpha, angle.double(), uniform.double())
+    assert not torch.isnan(x32).any()
+    fits = x64.abs() < 1e38
+    assert torch.isfinite(x32[fits]).all()
+    assert torch.isinf(x32[x64.abs() > 4e38]).all()
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.01, 0.1, 0.3, 0.7])
+def test_log_positive_in_float32_is_float64_rounded(alpha, generator):
+    angle, uniform = bits(500_000, generator)
+    exact = log_positive_from_uniforms(alpha, angle.double(), uniform.double())
+    found = log_positive_from_uniforms(alpha, angle, uniform).double()
+    # Its terms are of the order of 1/alpha; the law of A spreads as far.
+    assert float((alpha * (found - exact)).abs().max()) < 1e-5
+
+
+def test_the_textbook_formula_fails_in_float32():
+    """The negative control of the test above: cos(float32(pi/2)) is negative."""
+    U = torch.tensor(HALF_PI, dtype=torch.float32)
+    assert torch.isnan(textbook(1.5, U, torch.ones(())))
+    U = torch.tensor(HALF_PI, dtype=torch.float64)
+    assert torch.isfinite(textbook(1.5, U, torch.ones(())))
+
+
+# The skewed map.
+
+
+def test_without_skewness_the_map_is_the_symmetric_one(generator):
+    v, u = bits(50_000, generator, torch.float64)
+    for alpha in (0.4, 0.9, 1.2, 1.9, 2.0):
+        skewed = stable_from_uniforms(alpha, 0.0, v, u)
+        assert torch.allclose(skewed, symmetric_from_uniforms(alpha, v, u), rtol=1e-12)
+
+
+def test_the_skewed_map_at_1_is_its_own_formula(angle, uniform):
+    middle = angle.abs() > 0.01
+    v, u = angle[middle], uniform[middle]
+    U, W = torch.sign(v) * (HALF_PI - v.abs()), -torch.log(u)
+    for beta in (-1.0, 0.4):
+        c = HALF_PI + beta * U
+        exact = (c * torch.tan(U) - beta * torch.log(HALF_PI * W * torch.cos(U) / c)) / HALF_PI
+        found = stable_from_uniforms(1.0, beta, v, u)
+        assert torch.allclose(found, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.5, 1.7])
+@pytest.mark.parametrize("beta", [-0.6, 0.0, 0.3])
+def test_the_skewed_map_is_differentiable(alpha, beta):
+    v = torch.tensor([-1.4, -0.9, -0.2, 0.3, 0.8, 1.5], dtype=torch.float64)
+    u = torch.tensor([0.3, 0.7, 0.1, 0.5, 0.9, 0.2], dtype=torch.float64)
+    free = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (alpha, beta)]
+    for found, i in (
+        (stable_from_uniforms(*free, v, u), 0),
+        (stable_from_uniforms(*free, v, u), 1),
+    ):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[i] = 1e-6
+        ahead, behind = (
+            stable_from_uniforms(alpha + s * step[0], beta + s * step[1], v, u) for s in (1, -1)
+        )
+        for j in range(len(v)):
+            (slope,) = torch.autograd.grad(found[j], free[i], retain_graph=True)
+            difference = float(ahead[j] - behind[j]) / 2e-6
+            assert float(slope) == pytest.approx(difference, rel=1e-6, abs=1e-7)
+
+
+def exact_skewed_map(alpha, beta, v, u):
+    """Return the textbook's X_1 - t of the map for alpha > 1, with 50 digits."""
+    with mpmath.workdps(50):
+        alpha, v, u = (mpmath.mpf(value) for value in (alpha, v, u))
+        U, W = mpmath.sign(v) * (mpmath.pi / 2 - abs(v)), -mpmath.log(u)
+        t, e = beta * mpmath.tan(mpmath.pi * alpha / 2), 1 - alpha
+        N = mpmath.cos(e * U) + t * mpmath.sin(e * U)
+        E = (N / (W * mpmath.cos(U))) ** (e / alpha)
+        return (mpmath.sin(alpha * U) + t * mpmath.cos(alpha * U)) / mpmath.cos(U) * E - t
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, -0.9])
+@pytest.mark.parametrize("alpha", [2.0, 2 - 1e-7])
+def test_the_derivative_in_alpha_at_2(alpha, beta):
+    for v, u in ((-1.398, 0.4), (-0.904, 0.8), (0.2, 0.05), (1.1, 0.6)):
+        index = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
+        angle, uniform = (torch.tensor([value], dtype=torch.float64) for value in (v, u))
+        x = stable_from_uniforms(index, beta, angle, uniform)
+        (slope,) = torch.autograd.grad(x.sum(), index)
+        with mpmath.workdps(50):
+            step = mpmath.mpf(10) ** -15
+            ahead = exact_skewed_map(mpmath.mpf(alpha) + step, beta, v, u)
+            behind = exact_skewed_map(mpmath.mpf(alpha) - step, beta, v, u)
+            exact = float((ahead - behind) / (2 * step))
+        assert float(slope) == pytest.approx(exact, rel=1e-8, abs=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-9, -9.9e-9])
+def test_next_to_alpha_1_the_map_is_smooth(gap):
+    """On its side of 1, against a parabola through three points of that side."""
+    v, u = (torch.tensor([value], dtype=torch.float64) for value in (0.7, 0.4))
+    alpha = torch.tensor(1 + gap, dtype=torch.float64, requires_grad=True)
+    x = stable_from_uniforms(alpha, 0.4, v, u)
+    (slope,) = torch.autograd.grad(x.sum(), alpha)
+    h = 1e-4 if gap >= 0 else -1e-4
+    one, two, three = (float(stable_from_uniforms(1 + k * h, 0.4, v, u)) for k in (1, 2, 3))
+    # Next to 1 parts of the map take an index up to 2e-8 away.
+    assert float(x.detach()) == pytest.approx(3 * one - 3 * two + three, abs=3e-8)
+    # the derivative at 0 of the parabola, whose error is of the order of h^2
+    assert float(slope) == pytest.approx((-2.5 * one + 4 * two - 1.5 * three) / h, rel=1e-5)
+
+
+def test_the_shift_of_s1():
+    for alpha in (0.3, 1 - 1e-12, 1 + 1e-12, 1 + 1e-5, 1.5, 1.999, 2.0):
+        index = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
+        one = torch.ones((), dtype=torch.float64)
+        shift = s1_shift(index, 0.5 * one, 2 * one)
+        (slope,) = torch.autograd.grad(shift, index)
+        with mpmath.workdps(40):
+            argument = mpmath.pi * mpmath.mpf(alpha) / 2
+            exact = mpmath.tan(argument) if alpha < 2 else 0
+            bend = mpmath.pi / 2 * (1 + exact**2)
+        assert float(shift.detach()) == pytest.approx(float(exact), rel=1e-11, abs=1e-15)
+        assert float(slope) == pytest.approx(float(bend), rel=1e-11)

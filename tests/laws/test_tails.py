@@ -1,0 +1,401 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.stats import levy_stable
+
+from heavytail import symmetric_stable
+from heavytail.laws._integrals import log_density
+from heavytail.laws.tails import (
+    HillCurve,
+    TailEstimate,
+    _negative_log_likelihood,
+    _start,
+    hill,
+    hill_curve,
+    log_moment,
+    stable_mle,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The estimators are called on small tensors, many times."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pareto(alpha, size, generator):
+    """Draw with P(|X| > x) = x^-alpha for x >= 1, of both signs."""
+    u = 1 - torch.rand(size, generator=generator, dtype=torch.float64)
+    return u ** (-1 / alpha) * (torch.randint(0, 2, u.shape, generator=generator) * 2 - 1)
+
+
+def stable(alpha, size, generator, scale=1.0):
+    return symmetric_stable(alpha, size, scale=scale, generator=generator, dtype=torch.float64)
+
+
+def covered(estimates, alpha, width=1.96):
+    return sum(abs(e.alpha - alpha) < width * e.stderr for e in estimates)
+
+
+def p_of_coverage(estimates, alpha, level=0.95, width=1.96):
+    """Return the p-value of the number of intervals that hold alpha."""
+    count = covered(estimates, alpha, width)
+    return stats.binomtest(count, len(estimates), level).pvalue
+
+
+# Hill.
+
+
+@pytest.mark.parametrize(("alpha", "k"), [(0.7, 100), (1.9, 100), (3.5, 1999)])
+def test_hill_covers_on_pareto_data(alpha, k, generator):
+    estimates = [hill(x, k) for x in pareto(alpha, (1000, 2000), generator)]
+    # The interval holds alpha where a Gamma(k) variable is within 1.96 sqrt(k) of k: 0.950.
+    law = stats.gamma(k)
+    level = law.cdf(k + 1.96 * math.sqrt(k)) - law.cdf(k - 1.96 * math.sqrt(k))
+    assert level == pytest.approx(0.95, abs=1e-3)
+    assert p_of_coverage(estimates, alpha, level) > 1e-5
+    assert p_of_coverage(estimates, alpha, level, width=1.5) < 1e-5  # a stderr too small
+    assert p_of_coverage(estimates, alpha * 1.1, level) < 1e-5
+
+
+def test_hill_on_pareto_data_is_gamma(generator):
+    alpha, k = 1.5, 30
+    inverse = [k * alpha / hill(x, k).alpha for x in pareto(alpha, (2000, 200), generator)]
+    assert stats.kstest(inverse, stats.gamma(k).cdf).pvalue > 1e-5
+    assert stats.kstest(inverse, stats.gamma(k + 1).cdf).pvalue < 1e-5
+
+
+def test_hill_of_four_values_by_hand():
+    x = torch.tensor([[math.e, -(math.e**4)], [1.0, 0.5]], dtype=torch.float64)
+    assert hill(x, 1).alpha == pytest.approx(1 / 3)
+    assert hill(x, 2).alpha == pytest.approx(1 / 2.5)  # (4 + 1) / 2 - 0
+    estimate = hill(x, 3)
+    assert estimate.alpha == pytest.approx(3 / (5 + 3 * math.log(2)))
+    assert estimate.stderr == pytest.approx(estimate.alpha / math.sqrt(3))
+    assert (estimate.method, estimate.n, estimate.k, estimate.block) == ("hill", 4, 3, None)
+    assert math.isnan(estimate.scale)
+    assert math.isnan(estimate.scale_stderr)
+
+
+def test_hill_is_biased_on_stable_data_near_2(generator):
+    """The tail of S(1.9)S is a power only where one value in some ten thousand lies."""
+    estimate = hill(stable(1.9, 100_000, generator), 1000)
+    assert estimate.alpha - 1.9 > 5 * estimate.stderr
+    assert estimate.alpha == pytest.approx(2.59, abs=4 * estimate.stderr)
+    far = hill(stable(1.9, 5_000_000, generator), 100)  # one value in 50 000
+    assert abs(far.alpha - 1.9) < 3 * far.stderr
+    lighter = hill(stable(1.2, 100_000, generator), 1000)
+    assert abs(lighter.alpha - 1.2) < 3 * lighter.stderr
+
+
+def test_the_curve_is_hill_at_every_k(generator):
+    x = stable(1.5, 300, generator)
+    x[::10] = 0
+    curve = hill_curve(x)
+    assert isinstance(curve, HillCurve)
+    assert torch.equal(curve.k, torch.arange(1, 270))
+    assert curve.n == 300
+    for ks in (None, [5, 200, 5], torch.tensor([269, 1]), range(1, 4)):
+        curve = hill_curve(x, ks)
+        estimates = [hill(x, k) for k in curve.k.tolist()]
+        expected = torch.tensor([e.alpha for e in estimates], dtype=torch.float64)
+        assert torch.allclose(curve.alpha, expected, rtol=1e-12)
+        expected = torch.tensor([e.stderr for e in estimates], dtype=torch.float64)
+        assert torch.allclose(curve.stderr, expected, rtol=1e-12)
+
+
+def test_the_curve_is_flat_on_pareto_data_only(generator):
+    for alpha, x, flat in (
+        (1.9, pareto(1.9, 100_000, generator), True),
+        (1.9, stable(1.9, 100_000, generator), False),
+    ):
+        curve = hill_curve(x, [1000, 3000, 10_000, 30_000])
+        assert bool(((curve.alpha - alpha).abs() < 4 * curve.stderr).all()) == flat
+
+
+def test_hill_keeps_its_digits(generator):
+    """The spacings are summed: the logarithm of a large common factor takes no digits."""
+    x = pareto(1.5, 100_000, generator)
+    ranks = x.abs().sort(descending=True).values
+    for k in (1, 500, 99_999):
+        exact = math.fsum(torch.log(ranks[:k] / ranks[k]).tolist()) / k
+        assert 1 / hill(x * 2.0**900, k).alpha == pytest.approx(exact, rel=1e-10)
+
+
+def test_the_largest_values_equal(generator):
+    x = torch.cat([torch.full((5,), 7.0), torch.ones(20)])
+    with pytest.raises(ValueError, match=r"the 4 largest \|x\| must not all be equal, got 7\.0"):
+        hill(x, 3)
+    assert math.isinf(hill_curve(x).alpha[3])
+    assert math.isfinite(hill_curve(x).alpha[4])
+    assert hill(x, 5).alpha == pytest.approx(1 / math.log(7))
+
+
+# Sums.
+
+
+@pytest.mark.parametrize("block", [2, 8, 32])
+@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.5, 1.9, 2.0])
+def test_log_moment_covers(alpha, block, generator):
+    draws = stable(alpha, (400, 200 * block), generator, scale=3.0)
+    estimates = [log_moment(x, block) for x in draws]
+    assert p_of_coverage(estimates, alpha) > 1e-5
+    assert p_of_coverage(estimates, alpha, width=1.2) < 1e-5
+    # 1 / alpha_hat has no bias at all.
+    z = torch.tensor([(1 / e.alpha - 1 / alpha) / (e.stderr / e.alpha**2) for e in estimates])
+    assert abs(float(z.mean())) * math.sqrt(len(z)) < 4
+    assert float(z.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * len(z)))
+
+
+def test_log_moment_by_hand():
+    x = torch.tensor([1.0, 3.0, -2.0, -2.0, 5.0], dtype=torch.float64)
+    estimate = log_moment(x, 2)
+    first, second = math.log(4) - math.log(3) / 2, math.log(4) - math.log(2)
+    inverse = (first + second) / 2 / math.log(2)
+    assert estimate.alpha == pytest.approx(1 / inverse)
+    deviation = abs(first - second) / math.sqrt(2) / math.sqrt(2) / math.log(2)
+    assert estimate.stderr == pytest.approx(deviation / inverse**2)
+    assert (estimate.method, estimate.n, estimate.block) == ("log_moment", 4, 2)
+
+
+def test_log_moment_is_for_stable_terms_only(generator):
+    n = 200_000
+    shifted = log_moment(stable(1.8, n, generator) + 2, 50)
+    assert abs(shifted.alpha - 1.8) > 10 * shifted.stderr
+    assert shifted.alpha < 1.3
+    # Pareto terms are not stable, and their sums are only slowly.
+    small, large = (log_moment(pareto(1.5, n, generator), block) for block in (4, 400))
+    assert abs(small.alpha - 1.5) > 10 * small.stderr
+    assert abs(large.alpha - 1.5) < abs(small.alpha - 1.5)
+    # Values of both signs in turn: a sum is no larger than its terms.
+    with pytest.raises(ValueError, match=r"1/alpha is estimated as -.*, which must be > 0"):
+        log_moment(torch.tensor([1.0, -1.1] * 50) * (1 + 0.01 * torch.rand(100)), 2)
+
+
+def test_log_moment_of_sums_beyond_the_floats(generator):
+    x = pareto(1.5, 1000, generator)
+    x = x / x.abs().max() * 1e308
+    assert log_moment(x, 10).alpha == pytest.approx(log_moment(x / 1e308, 10).alpha, rel=1e-9)
+
+
+# Maximum likelihood.
+
+
+@pytest.mark.parametrize(("alpha", "number"), [(0.8, 4), (1.5, 8), (1.8, 4)])
+def test_mle_covers(alpha, number, generator):
+    estimates = [stable_mle(x) for x in stable(alpha, (number, 250), generator, scale=3.0)]
+    inner = [e for e in estimates if e.alpha < 2]  # at 1.8 a sample may look Gaussian
+    assert len(inner) >= 3
+    z = torch.tensor([(e.alpha - alpha) / e.stderr for e in inner])
+    assert abs(float(z.mean())) * math.sqrt(len(z)) < 4
+    assert 1e-5 < stats.chi2(len(z)).sf(float(z.square().sum())) < 1 - 1e-5
+    z = torch.tensor([(e.scale - 3) / e.scale_stderr for e in inner])
+    assert abs(float(z.mean())) * math.sqrt(len(z)) < 4
+    assert 1e-5 < stats.chi2(len(z)).sf(float(z.square().sum())) < 1 - 1e-5
+    wrong = torch.tensor([(e.alpha - 0.75 * alpha) / e.stderr for e in inner])
+    assert stats.chi2(len(z)).sf(float(wrong.square().sum())) < 1e-5
+
+
+def test_mle_is_where_scipys_likelihood_is_largest(generator):
+    x = stable(1.4, 60, generator, scale=0.5)
+    best = stable_mle(x)
+
+    def likelihood(alpha, scale):
+        return float(levy_stable.logpdf(x.numpy(), alpha, 0, scale=scale).sum())
+
+    top = likelihood(best.alpha, best.scale)
+    for da, ds in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        alpha, scale = best.alpha + da * 0.05, best.scale * (1 + 0.05 * ds)
+        assert likelihood(alpha, scale) < top
+
+
+@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.5, 1.95, 1.9999])
+def test_the_table_stands_for_the_density(alpha, generator):
+    x = stable(1.3, 40, generator).abs()
+    parameters = [alpha, 0.3]
+    theta = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
+    direct = theta[1] - log_density(x * torch.exp(-theta[1]), theta[0], 0.0).mean()
+    direct.backward()
+    value, gradient = _negative_log_likelihood(np.array(parameters), x.numpy())
+    assert value == pytest.approx(direct.item(), abs=1e-6)
+    assert gradient == pytest.approx(theta.grad.numpy(), abs=1e-5 * float(theta.grad.abs().max()))
+
+
+def test_the_start_is_near(generator):
+    for alpha in (0.6, 1.0, 1.7):
+        first, log_scale = _start(stable(alpha, 100_000, generator, 5.0).abs().log())
+        assert first == pytest.approx(alpha, rel=0.05)
+        assert log_scale == pytest.approx(math.log(5), abs=0.2)
+
+
+def test_mle_of_cauchy_data_is_near_the_cauchy_fit(generator):
+    """At alpha = 1 the likelihood has a closed form; freeing alpha gains a chi-square of 1."""
+    x = stable(1.0, 400, generator, scale=2.0)
+    estimate = stable_mle(x)
+    _, scale = stats.cauchy.fit(x.numpy(), floc=0)
+    assert abs(estimate.alpha - 1) < 4 * estimate.stderr
+    assert abs(estimate.scale - scale) < 3 * estimate.scale_stderr
+    assert (estimate.method, estimate.n, estimate.k) == ("stable_mle", 400, None)
+
+
+def test_mle_is_the_most_precise(generator):
+    x = stable(1.5, 400, generator)
+    mle = stable_mle(x)
+    for other in (hill(x, 40), log_moment(x, 8)):
+        assert mle.stderr < other.stderr
+
+
+def test_mle_at_the_ends(generator):
+    x = torch.randn(200, generator=generator, dtype=torch.float64)
+    x = x.clamp(-2.5, 2.5)  # tails lighter than Gaussian: the maximum is at 2
+    estimate = stable_mle(x)
+    assert estimate.alpha == 2
+    assert math.isnan(estimate.stderr)
+    assert estimate.scale == pytest.approx(float(x.square().mean() / 2) ** 0.5)
+    assert estimate.scale_stderr == pytest.approx(estimate.scale / math.sqrt(400))
+    # One far value, and it is no Gaussian.
+    x[0] = 30
+    assert stable_mle(x).alpha < 2
+    # Logarithms beyond the range of any index in it.
+    heavy = stable_mle((stable(1.0, 50, generator).abs().log() * 20).exp())
+    assert heavy.alpha == pytest.approx(0.3)
+    assert math.isnan(heavy.stderr)
+
+
+# All three.
+
+
+ESTIMATORS = [lambda x: hill(x, 20), lambda x: log_moment(x, 5), stable_mle]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["hill", "log_moment", "stable_mle"])
+def test_a_factor_changes_nothing(estimator, generator):
+    x = stable(1.5, 200, generator)
+    base = estimator(x)
+    assert isinstance(base, TailEstimate)
+    for factor in (2.0**-60, -3.7, 1e40):
+        scaled = estimator(factor * x)
+        assert scaled.alpha == pytest.approx(base.alpha, rel=1e-5)
+        assert scaled.stderr == pytest.approx(base.stderr, rel=1e-3)
+        if not math.isnan(base.scale):
+            assert scaled.scale == pytest.approx(abs(factor) * base.scale, rel=1e-5)
+            assert scaled.scale_stderr == pytest.approx(abs(factor) * base.scale_stderr, rel=1e-3)
+    squared = estimator(x.abs().sqrt() * x.sign())  # not a factor
+    assert abs(squared.alpha - base.alpha) > 0.1
+
+
+def test_the_order_of_the_values(generator):
+    x = stable(1.5, 240, generator)
+    mixed = x[torch.randperm(240, generator=generator)]
+    assert hill(mixed, 20) == hill(x, 20)
+    assert hill(x.view(2, 3, 40), 20) == hill(x, 20)
+    assert torch.equal(hill_curve(mixed).alpha, hill_curve(x).alpha)
+    assert log_moment(x.view(6, 40), 8) == log_moment(x, 8)
+    assert log_moment(mixed, 8) != log_moment(x, 8)  # its blocks are others
+
+
+def test_float32_and_gradients(generator):
+    x = symmetric_stable(1.5, 200, generator=generator).requires_grad_()
+    for estimator in ESTIMATORS[:2]:
+        assert estimator(x) == estimator(x.detach().double())
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["hill", "log_moment", "stable_mle"])
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([1.0, 2.0], TypeError, r"x must be a floating-point tensor, got \[1\.0, 2\.0\]"),
+        (torch.arange(100), TypeError, r"got dtype torch\.int64"),
+        (torch.ones(100, dtype=torch.complex64), TypeError, r"got dtype torch\.complex64"),
+        (torch.ones(1), ValueError, r"x must have at least \d+ values, got 1"),
+        (torch.tensor([1.0, math.inf, math.nan] * 40), ValueError, "got 80 of 120 values inf or"),
+    ],
+)
+def test_bad_values(estimator, x, error, message):
+    with pytest.raises(error, match=message):
+        estimator(x)
+
+
+@pytest.mark.parametrize(
+    ("k", "error", "message"),
+    [
+        (0, ValueError, "k must be >= 1, got 0"),
+        (1.0, TypeError, r"k must be an integer, got 1\.0"),
+        (True, TypeError, "k must be an integer, got True"),
+        (30, ValueError, r"k must be in \[1, 29\] for 30 values, got 30"),
+        (20, ValueError, r"k must be below 20, the number of values that are not 0 \(of 30\)"),
+    ],
+)
+def test_bad_k(k, error, message, generator):
+    x = torch.cat([torch.zeros(10), torch.rand(20, generator=generator) + 1])
+    with pytest.raises(error, match=message):
+        hill(x, k)
+    with pytest.raises(error, match=message.replace("k must be", "k.* must be")):
+        hill_curve(x, [3, k])
+    assert hill(x, 19).n == 30
+
+
+@pytest.mark.parametrize(
+    ("ks", "error"),
+    [
+        ([], ValueError),
+        (5, TypeError),
+        ("5", TypeError),
+        (torch.tensor([1.0]), TypeError),
+        (torch.tensor(3), TypeError),
+        (torch.tensor([0, 3]), ValueError),
+    ],
+)
+def test_bad_ks(ks, error, generator):
+    with pytest.raises(error, match="ks must"):
+        hill_curve(torch.rand(9, generator=generator), ks)
+
+
+def test_values_that_are_all_0():
+    with pytest.raises(ValueError, match="at least 2 values that are not 0, got 0"):
+        hill_curve(torch.zeros(9))
+
+
+@pytest.mark.parametrize(
+    ("block", "error", "message"),
+    [
+        (1, ValueError, "block must be >= 2, got 1"),
+        (2.0, TypeError, r"block must be an integer, got 2\.0"),
+        (51, ValueError, r"block must be in \[2, 50\], half of x, got 51"),
+    ],
+)
+def test_bad_block(block, error, message, generator):
+    with pytest.raises(error, match=message):
+        log_moment(torch.rand(100, generator=generator), block)
+
+
+def test_a_value_beyond_every_index(generator):
+    x = torch.rand(100, generator=generator, dtype=torch.float64) + 0.1
+    x[3] = 1e200
+    with pytest.raises(ValueError, match=r"within a factor e\^300 of its scale, got 1e\+200"):
+        stable_mle(x)
+    x[3] = 1e60
+    assert stable_mle(x).alpha < 1.5
+
+
+def test_zeros(generator):
+    x = torch.rand(101, generator=generator)
+    x[100] = 0
+    assert log_moment(x, 2).n == 100  # the zero is not used
+    with pytest.raises(ValueError, match="x must have no value 0, got 1 of 101"):
+        stable_mle(x)
+    x[7] = 0
+    with pytest.raises(ValueError, match="x must have no value 0, got 1 of 100"):
+        log_moment(x, 2)
+    x[6:8] = torch.tensor([1.0, -1.0])
+    with pytest.raises(ValueError, match="no block of 2 values may sum to 0, got 1"):
+        log_moment(x, 2)

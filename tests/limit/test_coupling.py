@@ -1,0 +1,379 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import heavytail
+from heavytail.limit.coupling import Rates, chaos_error, euler_error, linear_gap_scale
+from heavytail.limit.particles import MeanField, simulate
+from tests.limit.test_particles import RUN, line, smooth, within
+
+EULER = {key: value for key, value in RUN.items() if key != "steps"}
+
+# The exact case.
+
+
+def gaps(n, systems, *, curvature, alpha, steps, seed):
+    """Return theta^{i,n} - theta^{i,infinity}, by the drift: -eta A sum (f_k - m_k)."""
+    eta = 1 / steps
+    run = simulate(
+        line(curvature),
+        n,
+        **(RUN | {"steps": steps, "alpha": alpha}),
+        seed=seed,
+        systems=systems,
+        observe=lambda theta: theta.mean((1, 2)),
+        times=[eta * k for k in range(steps)],
+        dtype=torch.float32,
+    )
+    mean = 1 - (1 - curvature * eta) ** torch.arange(steps, dtype=torch.float64)
+    return -eta * curvature * (run.observed.double() - mean[:, None]).sum(0)
+
+
+def check_gaps(n, systems, seed=11, steps=10):
+    found = gaps(n, systems, curvature=1.0, alpha=1.75, steps=steps, seed=seed)
+    gamma = linear_gap_scale(n, T=1.0, steps=steps, alpha=1.75, sigma=0.5)
+    law, wrong = (heavytail.Stable(1.75, scale=scale) for scale in (gamma, 1.2 * gamma))
+
+    def p_value(law):
+        return stats.kstest(found.numpy(), lambda x: law.cdf(torch.as_tensor(x)).numpy()).pvalue
+
+    assert p_value(law) > 1e-5
+    draws = heavytail.symmetric_stable(1.75, 10**6, generator=torch.Generator().manual_seed(1))
+    median = gamma * float(draws.abs().median())
+    # The s.e. of the median of |X| is 1 / (2 f sqrt(R)), f = 2 x the density at the quantile.
+    f = 2 * float(law.log_prob(torch.tensor(median)).exp())
+    near = max(0.03 * median, 3 / (2 * f * math.sqrt(systems)))
+    assert abs(float(found.abs().median()) - median) < near
+    return p_value(wrong)
+
+
+@pytest.mark.parametrize("n", [10, 1000])
+def test_the_exact_law_of_the_linear_gap(n):
+    assert check_gaps(n, 10_000) < 1e-5  # the control: a scale wrong by 20 %
+
+
+@pytest.mark.long
+def test_the_exact_law_of_wide_linear_gaps():
+    check_gaps(100_000, 1000)
+
+
+def test_the_gap_is_common_and_that_of_the_coupling():
+    """Three ways to the same number: noise alone taken away, the drift, and the coupling."""
+    options = {**RUN, "alpha": 1.5, "dtype": torch.float64}
+    still = MeanField(
+        *(line().x, line().y), h="linear", loss=lambda f, y: 0 * f, start=line().start
+    )
+    moved, noise = (simulate(p, 50, **options, seed=4).particles for p in (line(), still))
+    gap = moved - noise - (1 - 0.9**10)
+    assert float(gap.max() - gap.min()) < 1e-10
+    run = RUN | {"alpha": 1.5}
+    rates = chaos_error(line(), [10, 50], **run, seeds=[4, 5], reference="limit")
+    assert float(rates.errors[0, 1]) == pytest.approx(abs(float(gap[0])))
+
+
+def test_the_supremum_is_over_the_steps():
+    """That of the gap by the drift; in seed 5 it is not at the end."""
+    for seed, at_the_end in ((4, True), (5, False)):
+        run = simulate(
+            line(),
+            50,
+            **(RUN | {"alpha": 1.5}),
+            seed=seed,
+            observe=torch.mean,
+            times=[k / 10 for k in range(10)],
+            dtype=torch.float64,
+        )
+        mean = 1 - 0.9 ** torch.arange(10, dtype=torch.float64)
+        gap = (0.1 * (run.observed - mean).cumsum(0)).abs()
+        options = RUN | {"alpha": 1.5, "seeds": [seed, 6], "reference": "limit"}
+        rates = chaos_error(line(), [10, 50], **options)
+        assert float(rates.errors[0, 1]) == pytest.approx(float(gap[-1]))
+        assert float(rates.sup.errors[0, 1]) == pytest.approx(float(gap.max()))
+        assert (float(gap.max()) > float(gap[-1])) is not at_the_end
+
+
+def test_the_scale_of_the_gap():
+    options = {"T": 1.5, "alpha": 1.6, "sigma": 0.5, "curvature": 0.8}
+    exact = linear_gap_scale(100, steps=None, **options)
+    fine = [linear_gap_scale(100, steps=K, **options) / exact - 1 for K in (1000, 2000)]
+    assert abs(fine[1]) < 1e-3
+    assert fine[0] / fine[1] == pytest.approx(2, abs=0.01)  # first order in the step
+    gaussian = linear_gap_scale(100, T=2.0, steps=None, alpha=2.0, sigma=1.0)
+    square = 2 - 2 * (1 - math.exp(-2)) + (1 - math.exp(-4)) / 2
+    assert gaussian == pytest.approx(math.sqrt(square / 100))
+    by_hand = 0.25 * (0.5**1.5 / 2) ** (1 / 1.5) * 8 ** (1 / 1.5 - 1)
+    assert linear_gap_scale(8, T=1.0, steps=2, alpha=1.5, sigma=0.25) == pytest.approx(by_hand)
+
+
+# Rates.
+
+
+def test_seeds_and_the_global_generator():
+    before = torch.get_rng_state()
+    options = RUN | {"steps": 2}
+    errors = [
+        chaos_error(smooth(), [10, 20], **options, seeds=seeds, reference=40).errors
+        for seeds in (3, [2, 0], [0, 1, 2], range(3), np.arange(3), torch.arange(3), np.int64(3))
+    ]
+    for same in errors[2:]:
+        assert torch.equal(errors[0], same)
+    torch.testing.assert_close(errors[1], errors[0][[2, 0]])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rates_of_known_errors():
+    seeded = torch.Generator().manual_seed(2)
+    x = torch.tensor([10.0, 20.0, 40.0, 80.0], dtype=torch.float64)
+    noise = 0.1 * torch.randn(200, 4, generator=seeded, dtype=torch.float64)
+    noise += 0.5 * torch.randn(200, 1, generator=seeded, dtype=torch.float64)  # common to all x
+    errors = 3 * x ** (-0.5) * noise.exp()
+    u = x.log() - x.log().mean()
+    of_each = errors.log() @ u / (u @ u)
+    rates = Rates(x, errors, x)
+    assert rates.slope == pytest.approx(float(of_each.mean()))
+    assert rates.slope_stderr == pytest.approx(float(of_each.std()) / 200**0.5, rel=0.1)
+    log_stderr = errors.log().std(0) / 200**0.5
+    torch.testing.assert_close(rates.stderr / rates.error, log_stderr, rtol=0.1, atol=0.0)
+    assert rates.local_slopes.shape == rates.local_stderr.shape == (3,)
+    for statistic in ("mean", "median"):
+        within(Rates(x, errors, x, statistic), -0.5, 0.1)
+    assert rates.between(20, 80).x.tolist() == [20, 40, 80]
+    assert "slope -0." in str(rates)
+    with pytest.raises(ValueError, match="at least 2 of x"):
+        rates.between(50, 90)
+
+
+X = torch.tensor([10.0, 20.0, 80.0], dtype=torch.float64)
+SIZE = torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64)
+ERRORS = torch.tensor([[16.0, 4.0, 2.0], [2.0, 4.0, 0.5], [2.0, 0.5, 1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "error"),
+    [("geometric", [4, 2, 1]), ("mean", [20 / 3, 17 / 6, 7 / 6]), ("median", [2, 4, 1])],
+)
+def test_rates_by_hand(statistic, error):
+    rates = Rates(X, ERRORS, SIZE, statistic)
+    assert rates.error.tolist() == pytest.approx(error)
+    first, second = math.log(error[1] / error[0]), math.log(error[2] / error[1])
+    assert rates.local_slopes.tolist() == pytest.approx([first / math.log(2), second / math.log(4)])
+    # The sizes' logs are 0, 1 and 3 times log 2: -4, -1 and 5 thirds off their mean.
+    slope = np.dot([-4, -1, 5], np.log(error)) / 3 / (42 / 9) / math.log(2)
+    assert rates.slope == pytest.approx(slope)
+    # Three seeds have 27 resamples; the variance of a mean of three is 2/3 of what it should be.
+    picks = list(itertools.product(range(3), repeat=3))
+    all_rates = [Rates(X, ERRORS[list(pick)], SIZE, statistic) for pick in picks]
+    for name in ("error", "slope", "local_slopes"):
+        values = np.array([np.asarray(getattr(each, name)) for each in all_rates])
+        wanted = values.std(0) * math.sqrt(3 / 2)
+        stderr = {"error": "stderr", "slope": "slope_stderr", "local_slopes": "local_stderr"}[name]
+        # 1000 draws of the 27: 2 % of a standard deviation, 4 % where a few of the 27 make it.
+        np.testing.assert_allclose(np.asarray(getattr(rates, stderr)), wanted, rtol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"statistic": "mode"}, ValueError, "statistic must be one of"),
+        ({"x": [10.0, 20.0, 80.0]}, TypeError, "x must be a tensor"),
+        ({"x": X.long()}, TypeError, "x must be a floating-point tensor"),
+        ({"x": X[:2]}, ValueError, "size must hold 2 different numbers"),
+        ({"x": X[:, None]}, ValueError, "x must hold 3 different numbers"),
+        ({"x": X[:1], "size": X[:1]}, ValueError, "x must hold 2 different numbers"),
+        ({"size": torch.ones(3)}, ValueError, "size must hold 3 different numbers"),
+        ({"size": -X}, ValueError, "size must be finite and > 0, got -10"),
+        ({"errors": ERRORS[:1]}, ValueError, r"errors must be \(2 or more, 3\), got \(1, 3\)"),
+        ({"errors": ERRORS.T[:2].T}, ValueError, r"errors must be \(2 or more, 3\), got \(3, 2\)"),
+        ({"errors": ERRORS[0]}, ValueError, r"errors must be \(2 or more, 3\), got \(3,\)"),
+        ({"errors": 0 * ERRORS}, ValueError, "errors must be finite and > 0, got 0"),
+        ({"errors": ERRORS / 0}, ValueError, "errors must be finite"),
+        ({"sup": ERRORS}, TypeError, "sup must be Rates or None"),
+    ],
+)
+def test_bad_rates(changed, error, message):
+    with pytest.raises(error, match=message):
+        Rates(**({"x": X, "errors": ERRORS, "size": SIZE} | changed))
+
+
+def test_rates_are_double():
+    rates = Rates(X.float(), ERRORS.float(), SIZE)
+    assert rates.x.dtype == rates.errors.dtype == rates.error.dtype == torch.float64
+
+
+WIDTHS = [16, 64, 256, 1024, 4096]
+
+
+def check_chaos(alpha, **options):
+    settings = {"reference": 16384, "seeds": 40} | options
+    rates = chaos_error(smooth(), WIDTHS, **(RUN | {"alpha": alpha}), **settings)
+    assert rates.slope_stderr <= 0.03
+    for each in (rates, rates.sup):
+        within(each, -0.5, 0.06)
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.75, 2.0])
+def test_propagation_of_chaos(alpha):
+    check_chaos(alpha)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 1.75, 1.9, 2.0])
+def test_propagation_of_chaos_of_wide_systems(alpha):
+    check_chaos(alpha, reference=65536, seeds=64)
+
+
+def test_uncoupled_systems_stay_apart():
+    for reference in (2048, "twins"):
+        rates = chaos_error(
+            smooth(), [64, 256, 1024], **RUN, seeds=8, reference=reference, coupled=False
+        )
+        assert abs(rates.slope) < 0.1
+        assert float(rates.error.min()) > 0.5
+
+
+def test_twins_of_bounded_neurons():
+    rates = chaos_error(smooth(), WIDTHS[:4], **RUN, seeds=64, reference="twins", tracers=64)
+    within(rates, -0.5, 0.15)
+
+
+@pytest.mark.parametrize("start", [None, torch.tensor([1.0, -1.0, 0.5])])
+def test_twins_are_independent(start):
+    """Their distance is that of two independent errors: sqrt(2) of one, less by the reference.
+
+    From one point, twins that shared their noise would be equal; drawn starts must be two as well.
+    """
+    problem = smooth(start=start)
+    one = chaos_error(problem, [32, 128], **RUN, seeds=range(100, 160), reference=512)
+    limit = one.error * (one.size / one.x).sqrt()
+    twins = chaos_error(problem, [32, 128], **RUN, seeds=100, reference="twins", tracers=32)
+    # Three standard errors of the quotient, 8 % each.
+    torch.testing.assert_close(twins.error / math.sqrt(2), limit, rtol=0.25, atol=0.0)
+
+
+def test_a_reference_that_is_near_is_corrected_for():
+    """N = 64: the distance of 56 particles is a fraction sqrt(1 - 56/64) of that from the limit."""
+    rates = chaos_error(smooth(), [16, 56], **RUN, seeds=40, reference=64)
+    assert rates.x.tolist() == [16, 56]
+    assert rates.size.tolist() == pytest.approx([64 / 3, 448])
+    assert rates.sup.size.tolist() == rates.size.tolist()
+    assert float(rates.local_slopes) == pytest.approx(-0.5, abs=0.1)  # in x it would be -1.2
+    rates = euler_error(smooth(), [8, 16], **EULER, n=200, seeds=8, reference=32)
+    assert rates.size.tolist() == pytest.approx([3 / 32, 1 / 32])
+    # Errors random and centred: the root of (1 - 1/m)(1 - 1/(2m)), m = 4 and 2, times eta.
+    centred = math.log(2 * math.sqrt(0.75 * 0.875 / (0.5 * 0.75))) / math.log(3)
+    assert rates.slope == pytest.approx(centred, abs=0.03)  # in x it would be 1.4
+
+
+def test_the_linear_case_is_slow():
+    run = RUN | {"alpha": 1.3}
+    rates = chaos_error(line(), [10, 100, 1000, 30_000], **run, seeds=200, reference="limit")
+    assert rates.slope_stderr <= 0.02
+    within(rates, -(1 - 1 / 1.3))
+    assert rates.slope > -0.4
+
+
+@pytest.mark.long
+def test_rectified_neurons_are_slow():
+    """By twins, the widest four: slower than -1/2 by at least three standard errors."""
+    widths = [2**k for k in range(7, 15)]
+    run = RUN | {"alpha": 1.3, "steps": 20}
+    rates = chaos_error(smooth(h="relu"), widths, **run, seeds=96, reference="twins")
+    wide = rates.between(widths[-4], widths[-1])
+    assert wide.slope - 3 * wide.slope_stderr > -0.5
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 1.75, 1.9])
+def test_the_euler_scheme_is_of_first_order(alpha):
+    run = EULER | {"alpha": alpha}
+    rates = euler_error(smooth(), [8, 16, 32, 64], **run, n=200, seeds=8)
+    assert abs(rates.slope - 1) < 0.05
+    assert abs(rates.sup.slope - 1) < 0.3  # a maximum of heavy-tailed terms
+    assert bool((rates.sup.error > rates.error).all())
+    assert rates.x.tolist() == [1 / 8, 1 / 16, 1 / 32, 1 / 64]
+
+
+def test_increments_add_up():
+    """Without a drift the long steps end where the short ones do."""
+    still = smooth(loss=lambda f, y: 0 * f)
+    message = r"no logarithm: got 0 at step size 0\.5, seed 7: is nothing random, or no drift"
+    with pytest.raises(ValueError, match=message):
+        euler_error(still, [2, 4], **EULER, n=5, seeds=[7, 8])
+
+
+def test_a_scheme_that_blows_up_says_where():
+    run = RUN | {"T": 1e6, "steps": 400}
+    message = "no logarithm: got (nan|inf) at width 8, seed 3: it blew up, take more steps"
+    with pytest.raises(ValueError, match=message):
+        chaos_error(smooth(h="linear"), [8, 16], **run, seeds=[3, 4], reference=32)
+
+    def start(n, generator):
+        return torch.full((n, 3), math.inf if generator.initial_seed() == 8 else 1.0)
+
+    with pytest.raises(ValueError, match="at width 8, seed 8: it blew up"):
+        chaos_error(smooth(start=start), [8, 16], **RUN, seeds=[7, 9, 8], reference=32)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"widths": [10]}, "widths must be 2 or more different integers"),
+        ({"widths": [10, 40]}, "widths must be below the reference, 40, got 40"),
+        ({"widths": torch.tensor([0, 10])}, "each of widths must be >= 1, got 0"),
+        ({"seeds": 1}, "seeds must be >= 2, got 1"),
+        ({"seeds": [1]}, r"seeds must be 2 or more different integers, got \[1\]"),
+        ({"seeds": [1, 2, 1]}, r"seeds must be 2 or more different integers, got \[1, 2, 1\]"),
+        ({"seeds": np.array([1, 2, 1])}, "seeds must be 2 or more different integers"),
+        ({"seeds": [1, 2**64]}, r"seed must be in \[0, 2\^64\)"),
+        ({"reference": "exact"}, r"reference must be one of \['limit', 'twins'\], got 'exact'"),
+        ({"reference": "limit"}, "reference 'limit' needs h = 'linear', got 'tanh'"),
+        ({"statistic": "mode"}, "statistic must be one of"),
+        ({"tracers": 0}, "tracers must be >= 1"),
+    ],
+)
+def test_bad_couplings(changed, message):
+    options = {"widths": [10, 20], "seeds": 2, "reference": 40} | RUN | changed
+    with pytest.raises(ValueError, match=message):
+        chaos_error(smooth(), **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"reference": None}, "reference, if not 'limit' or 'twins', must be an integer, got None"),
+        ({"seeds": 2.5}, r"seeds must be an integer, got 2\.5"),
+        ({"seeds": torch.ones(2)}, r"each of seeds must be an integer, got 1\.0"),
+        ({"seeds": "12"}, "seeds must be 2 or more different integers, got '12'"),
+        ({"widths": 10}, "widths must be 2 or more different integers, got 10"),
+    ],
+)
+def test_couplings_of_wrong_types(changed, message):
+    options = {"widths": [10, 20], "seeds": 2, "reference": 40} | RUN | changed
+    with pytest.raises(TypeError, match=message):
+        chaos_error(smooth(), **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "alpha", "message"),
+    [
+        ({"start": None}, 1.5, "needs a tensor start, got None"),
+        ({"signs": "alternating"}, 1.5, "needs no signs, got 'alternating'"),
+        ({}, 1.0, r"needs alpha > 1, got 1\.0"),
+    ],
+)
+def test_what_the_exact_limit_needs(changed, alpha, message):
+    problem = smooth(**({"h": "linear", "start": torch.zeros(3)} | changed))
+    with pytest.raises(ValueError, match=message):
+        chaos_error(problem, [10, 20], **(RUN | {"alpha": alpha}), seeds=2, reference="limit")
+
+
+def test_other_bad_arguments():
+    with pytest.raises(ValueError, match="each of steps must divide the reference, 10"):
+        euler_error(smooth(), [2, 3], **EULER, n=5, seeds=2, reference=10)
+    with pytest.raises(ValueError, match="steps must be below the reference"):
+        euler_error(smooth(), [2, 4], **EULER, n=5, seeds=2, reference=4)
+    with pytest.raises(ValueError, match=r"alpha must be in \(1, 2\], got 1"):
+        linear_gap_scale(10, T=1.0, steps=None, alpha=1.0, sigma=0.5)
