@@ -8,8 +8,8 @@ what is compared is a ratio within the run.
 """
 
 import time
-from collections.abc import Iterator
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -51,26 +51,17 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return x, torch.tensor(self._y[index]).long()
 
 
-def mean_step(stamps: list[float]) -> float:
-    """Return the mean time between stamps; what comes before the first one warms up."""
-    return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-
-
 def official(arrays: Arrays, width: int, batch: int, kind: str) -> float:
-    """Return the seconds a step of the official recipe, as re-enacted here."""
+    """Return the mean seconds a step of the official recipe, as re-enacted here."""
     torch.manual_seed(0)
     hidden = nn.Linear(INPUTS, width, bias=False)
     model = nn.Sequential(hidden, nn.ReLU(inplace=True), nn.Linear(width, CLASSES, bias=False))
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     loader = DataLoader(Examples(arrays), batch_size=batch, shuffle=True)
     add_noise = host_recipe(hidden.get_parameter("weight"), kind) if kind != "none" else None
-
-    def batches() -> Iterator[Any]:
-        while True:
-            yield from loader
-
+    batches = chain.from_iterable(iter(lambda: loader, None))  # epoch after epoch
     stamps, log = [], []
-    for x, y in batches():
+    for x, y in islice(batches, STEPS + 1):
         model.train()
         optimizer.zero_grad()
         out = model(x)
@@ -82,13 +73,11 @@ def official(arrays: Arrays, width: int, batch: int, kind: str) -> float:
         if add_noise is not None:
             add_noise()
         stamps.append(time.perf_counter())
-        if len(stamps) > STEPS:
-            return mean_step(stamps)
-    raise AssertionError("the batches have no end")
+    return (stamps[-1] - stamps[0]) / STEPS  # the first step warms up
 
 
 def ours(arrays: Arrays, width: int, batch: int, kind: str) -> float:
-    """Return the seconds a step of heavytail's training loop and noise."""
+    """Return the mean seconds a step of heavytail's training loop and noise."""
     x, y = map(torch.from_numpy, arrays)
     data = Dataset("random", x, y, x, y, CLASSES)
     model = FullyConnected(INPUTS, CLASSES, width=width, generator=torch.Generator().manual_seed(0))
@@ -100,63 +89,41 @@ def ours(arrays: Arrays, width: int, batch: int, kind: str) -> float:
     # Hooks run in the order in which they were attached: this one after the noise. The
     # evaluation that ends the training comes after the last stamp.
     optimizer.register_step_post_hook(lambda *_: stamps.append(time.perf_counter()))
-    train(
-        model,
-        optimizer,
-        data,
-        steps=STEPS + 1,
-        batch_size=batch,
-        seed=0,
-        evaluate_every=STEPS + 1,
-        progress=False,
-    )
-    return mean_step(stamps)
+    options: dict[str, Any] = {"steps": STEPS + 1, "evaluate_every": STEPS + 1, "seed": 0}
+    train(model, optimizer, data, batch_size=batch, **options, progress=False)
+    return (stamps[-1] - stamps[0]) / STEPS
 
 
 def milliseconds(arrays: Arrays, width: int, rounds: int) -> dict[str, float]:
     """Return the time a step of each candidate in its fastest round."""
     steps = {
-        f"{side}, {kind}, batch {batch}": partial(step, arrays, width, batch, kind)
+        f"{side.__name__}, {kind}, batch {batch}": partial(side, arrays, width, batch, kind)
         for batch in BATCHES
         for kind in ("none", *KINDS)
-        for side, step in (("official", official), ("ours", ours))
+        for side in (official, ours)
     }
     return {name: round(1e3 * seconds, 3) for name, seconds in least(steps, rounds).items()}
-
-
-def ratios(times: dict[str, float]) -> dict[str, float]:
-    """Return the official recipe's time over ours."""
-    return {
-        f"{kind}, batch {batch}": round(
-            times[f"official, {kind}, batch {batch}"] / times[f"ours, {kind}, batch {batch}"], 3
-        )
-        for batch in BATCHES
-        for kind in ("none", *KINDS)
-    }
 
 
 def record(rounds: int) -> dict[str, Any]:
     """Return the figures."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    arrays = (
-        rng.standard_normal((EXAMPLES, INPUTS), dtype=np.float32),
-        rng.integers(CLASSES, size=EXAMPLES),
-    )
+    x = rng.standard_normal((EXAMPLES, INPUTS), dtype=np.float32)
+    arrays = x, rng.integers(CLASSES, size=EXAMPLES)
     times = {f"{width}x{INPUTS}": milliseconds(arrays, width, rounds) for width in WIDTHS}
+    ratios = {
+        shape: {
+            name.removeprefix("ours, "): round(found["official" + name[4:]] / found[name], 3)
+            for name in found
+            if name.startswith("ours")
+        }
+        for shape, found in times.items()
+    }
     return {
-        "what": (
-            "milliseconds a training step without evaluation, the mean of the fastest round; "
-            "ratios: official recipe / ours; one thread, interleaved"
-        ),
-        "alpha": ALPHA,
-        "scale": SCALE,
-        "lr": LR,
-        "examples": EXAMPLES,
-        "steps a round": STEPS,
-        "rounds": rounds,
-        "milliseconds": times,
-        "ratios": {shape: ratios(figures) for shape, figures in times.items()},
+        "what": "milliseconds a training step, no evaluation; ratios: official recipe / ours",
+        **{"alpha": ALPHA, "scale": SCALE, "lr": LR, "examples": EXAMPLES},
+        **{"rounds": rounds, "milliseconds": times, "ratios": ratios},
     }
 
 

@@ -1,8 +1,6 @@
 """Files that are there whole or not at all."""
 
-import glob
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +10,11 @@ from pathlib import Path
 def replaced(path: Path) -> Iterator[Path]:
     """Yield the path of a draft, which takes the place of ``path`` at the end, in one move.
 
-    What stops in between leaves ``path`` as it was. Drafts never meet, not even those of processes
-    on two machines that have the same number, nor those of two threads.
+    What stops in between leaves ``path`` as it was. The draft's name follows from the path: what a
+    killed writer left is overwritten by the next one, and two must not write at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
+    draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft
         with draft.open("r+b") as file:  # on the disk before it takes the name
@@ -26,9 +24,12 @@ def replaced(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+# SHIM
+
+
 def drafts(path: Path) -> list[Path]:
     """Return the drafts of a file that were left behind, or are being written."""
-    return list(path.parent.glob(f".{glob.escape(path.name)}.*.draft"))
+    return list(path.parent.glob(f".{path.name}.*draft"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,8 +1,13 @@
-"""The training loop, and how a model is measured."""
+"""The training loop, its checkpoints, and how a model is measured."""
 
+import copy
+import hashlib
+import io
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from heavytail import _check
-from heavytail.experiments import checkpoint as _checkpoint
-from heavytail.experiments._files import drafts
+from heavytail.experiments._files import replaced
 from heavytail.experiments.data import Dataset
 
 
@@ -97,7 +101,7 @@ def train(
             at the start, training goes on from it, and ends with the bits it would have had
             without the break, the other arguments being the same; ``steps`` may be larger. What
             the parts hold is then the checkpoint's: the learning rate, the noise's scale, their
-            seeds. The file is left behind.
+            seeds. The file is left behind. It runs no code when read.
         checkpoint_every: steps between two states, >= 1.
         resumable: by any names, what else has a state that the checkpoint must hold: the noise,
             schedules. What draws from torch's global generator, as dropout does, is not resumed.
@@ -108,40 +112,38 @@ def train(
     Raises:
         DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
             that no step waits for the device.
-        TypeError, ValueError: on an argument outside the sets above, or a checkpoint of another
-            training.
+        TypeError, ValueError: on an argument outside the sets above, or a checkpoint that is
+            damaged or of another training; nothing is changed then.
     """
     steps, seed = _check.count("steps", steps), _check.seed("seed", seed)
     batch_size = _check.count("batch_size", batch_size, 1)
     evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
+    checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     if stop_accuracy is not None:
-        stop_accuracy = _check.fraction("stop_accuracy", stop_accuracy)
+        stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
-    checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
+    if hidden := {"model", "optimizer"} & set(resumable or {}):
+        raise ValueError(f"resumable must have other names, got {sorted(hidden)}")
+    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
+    identity = {
+        "data": (data.name, len(x)),
+        "batch_size": batch_size,
+        "seed": seed,
+        "optimizer": type(optimizer).__name__,
+        "weights": _forms(model),
+        "parts": sorted(parts),
+    }
+    path = None if checkpoint is None else Path(checkpoint)
     batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     evaluated: list[int] = []
     accuracies: list[float] = []
     taken = 0
-    if taken_names := {"model", "optimizer"} & set(resumable or {}):
-        raise ValueError(f"resumable must have other names, got {sorted(taken_names)}")
-    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
-    identity = {"data": data.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
-    if checkpoint is not None:
-        for draft in drafts(Path(checkpoint)):  # of a training that was killed while it wrote
-            draft.unlink(missing_ok=True)
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = _checkpoint.load(checkpoint)
-        _assert_of(state, identity, parts, steps)
-        for name, part in parts.items():
-            try:
-                part.load_state_dict(state["parts"][name])
-            except (KeyError, RuntimeError) as failure:
-                raise ValueError(
-                    f"the checkpoint's {name} must fit this one: {failure}"
-                ) from failure
+    if path is not None and path.exists():
+        state = _read(path, identity, steps)
+        _resume(path, parts, state["parts"])
         taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
         losses[:taken] = state["losses"]
         for _ in range(taken):
@@ -171,26 +173,72 @@ def train(
                 bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
                 if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
                     break
-            if checkpoint is not None and taken % checkpoint_every == 0 and taken < steps:
-                state = {"identity": identity, "taken": taken, "losses": losses[:taken]}
+            if path is not None and taken % checkpoint_every == 0 and taken < steps:
+                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
                 state |= {"evaluated": evaluated, "accuracies": accuracies}
                 state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-                _checkpoint.save(checkpoint, state)
+                _write(path, state)
     return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
 
 
-def _assert_of(
-    state: dict[str, Any], identity: dict[str, Any], parts: Mapping[str, object], steps: int
-) -> None:
-    """Refuse a checkpoint of another training."""
-    if state.get("identity") != identity:
-        raise ValueError(
-            f"the checkpoint must be of this training, {identity}, got {state.get('identity')}"
-        )
-    if set(state["parts"]) != set(parts):
-        raise ValueError(f"the checkpoint must hold {sorted(parts)}, got {sorted(state['parts'])}")
+# A checkpoint is the sha256 of what follows, 32 bytes, then what torch.save makes of the state.
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    try:
+        _loaded(content)
+    except pickle.UnpicklingError as failure:
+        raise TypeError(f"a state must hold tensors, numbers and strings: {failure}") from failure
+    with replaced(path) as draft:
+        draft.write_bytes(hashlib.sha256(content).digest() + content)
+
+
+def _loaded(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _read(path: Path, identity: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return the state of a checkpoint, which must be of this training."""
+    written = path.read_bytes()
+    digest, content = written[:32], written[32:]
+    try:
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("bytes with another checksum")
+        state: dict[str, Any] = _loaded(content)
+        theirs = state["identity"]
+    except (pickle.UnpicklingError, KeyError, TypeError, ValueError) as failure:
+        raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
+    for name, mine in identity.items():
+        if theirs.get(name) != mine:
+            raise ValueError(
+                f"the checkpoint {path} must be of this training, with the {name} {mine}, got "
+                f"{theirs.get(name)}"
+            )
     if state["taken"] > steps:
-        raise ValueError(f"steps must be at least the checkpoint's {state['taken']}, got {steps}")
+        raise ValueError(f"steps must be >= those of the checkpoint, {state['taken']}, got {steps}")
+    return state
+
+
+def _forms(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and type of all that a model holds: loading casts types without a word."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors}
+
+
+def _resume(path: Path, parts: Mapping[str, Resumable], states: Mapping[str, Any]) -> None:
+    """Load all the parts, or none."""
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    name = ""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+    except Exception as failure:
+        for other, part in parts.items():
+            part.load_state_dict(before[other])
+        raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
 
 
 @dataclass(frozen=True)
