@@ -1,4 +1,10 @@
-"""The networks of the experiments."""
+"""The networks of the experiments.
+
+All but the last layer is in ``body``; the last is ``head``: it is trained, gets no noise and is not
+pruned. No layer has biases. A network starts from ``generator`` (None is torch's global one), on
+``device`` (None is the generator's, else torch's default), in ``dtype`` (torch.float32 or
+torch.float64; None is torch's default).
+"""
 
 import copy
 import math
@@ -16,10 +22,7 @@ _VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
 
 
 class FullyConnected(nn.Module):
-    r"""A fully connected ReLU network without biases.
-
-    The hidden layers are in ``body``, the last layer is ``head``: it is trained, gets no noise
-    and is not pruned. There are two scalings.
+    r"""A fully connected ReLU network without biases, in one of two scalings.
 
     ``"standard"``, that of the experiments: f(x) = sum_i a_i relu(<w_i, x>) with one hidden layer.
     Every weight starts as in ``nn.Linear``, uniform on (-1/sqrt(d), 1/sqrt(d)) with d the layer's
@@ -28,9 +31,7 @@ class FullyConnected(nn.Module):
     ``"mean_field"``, that of the theory: f(x) = (1/n) sum_i A_i relu(<theta_i, x>) with n = width,
     one hidden layer. The law of a unit's start does not depend on n: theta_i as above, A_i uniform
     on (-1, 1). The gradient in theta_i is of order 1/n, so a step of the theory, of size eta, is
-    one of the optimizer with lr = n eta.
-
-    See :func:`mean_field` for how the two map into each other.
+    one of the optimizer with lr = n eta. :func:`mean_field` maps one scaling into the other.
 
     Args:
         inputs: dimension of an example, >= 1.
@@ -38,9 +39,7 @@ class FullyConnected(nn.Module):
         width: hidden units a layer, >= 1.
         hidden_layers: number of hidden layers, >= 1; 1 is the network of the theory.
         scaling: ``"standard"`` or ``"mean_field"``, the latter with one hidden layer only.
-        generator: source of the start; None is torch's global generator.
-        device: of the weights; None is the generator's device, else torch's default device.
-        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+        generator, device, dtype: of the start, as above for all networks.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
@@ -66,19 +65,14 @@ class FullyConnected(nn.Module):
         if scaling == "mean_field" and hidden_layers > 1:
             raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
         device, dtype = _check.place(generator, device, dtype)
-
-        def linear(fan_in: int, fan_out: int, bound: float) -> nn.Linear:
-            weight = torch.empty((fan_out, fan_in), device=device, dtype=dtype)
-            return _linear(weight.uniform_(-bound, bound, generator=generator))
-
-        sizes = [inputs] + [width] * hidden_layers
         self.body = nn.Sequential()
-        for fan_in, fan_out in pairwise(sizes):
-            self.body.append(linear(fan_in, fan_out, fan_in**-0.5))
-            self.body.append(nn.ReLU())
+        for fan_in, fan_out in pairwise([inputs] + [width] * hidden_layers):
+            layer = _linear(fan_in, fan_out, fan_in**-0.5, generator, device, dtype)
+            self.body.extend([layer, nn.ReLU()])
         self.scaling = scaling
         self.width = width  # compaction leaves it alone, and with it the factor 1/n
-        self.head = linear(width, outputs, 1.0 if scaling == "mean_field" else width**-0.5)
+        bound = 1.0 if scaling == "mean_field" else width**-0.5
+        self.head = _linear(width, outputs, bound, generator, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map examples of shape (N, inputs) to logits of shape (N, outputs)."""
@@ -124,13 +118,11 @@ def mean_field(model: FullyConnected) -> FullyConnected:
 
 
 class VGG11(nn.Module):
-    r"""The wide VGG-11 of the paper's experiments, for images.
+    r"""The wide VGG-11 of the paper's experiments, for images, without biases.
 
-    Eight convolutions 3 x 3 with ReLU and without biases, of 128, 256, 512, 512 and four times 1024
-    filters. A pooling by 2 x 2 follows the first, second, fourth, sixth and eighth; what is left of
-    each channel is averaged, and a linear layer without bias makes logits of the averages. All up
-    to that layer is in ``body``, the layer is ``head``: it is trained, gets no noise and is not
-    pruned. A column is a filter.
+    Eight convolutions 3 x 3 with ReLU, of 128, 256, 512, 512 and four times 1024 filters. A pooling
+    by 2 x 2 follows the first, second, fourth, sixth and eighth; what is left of each channel is
+    averaged, and a linear layer makes logits of the averages. A column is a filter.
 
     The filters start as N(0, 2 / (9 * filters)), filters being those of the layer (He et al. 2015,
     by fan-out); the head as that of :class:`FullyConnected`.
@@ -139,9 +131,7 @@ class VGG11(nn.Module):
         outputs: number of classes, >= 1.
         channels: colours of an image, >= 1.
         width: > 0; the numbers of filters are multiplied by it and rounded, to 1 at least.
-        generator: source of the start; None is torch's global generator.
-        device: of the weights; None is the generator's device, else torch's default device.
-        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+        generator, device, dtype: of the start, as above for all networks.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
@@ -160,9 +150,8 @@ class VGG11(nn.Module):
         super().__init__()
         outputs = _check.count("outputs", outputs, 1)
         channels = _check.count("channels", channels, 1)
-        width = _check.positive("width", width)
+        width = _check.number("width", width, _check.POSITIVE)
         device, dtype = _check.place(generator, device, dtype)
-
         self.body = nn.Sequential()
         for number in _VGG11:
             if not number:
@@ -170,17 +159,13 @@ class VGG11(nn.Module):
                 continue
             filters = max(1, round(width * number))
             weight = torch.empty((filters, channels, 3, 3), device=device, dtype=dtype)
-            weight.normal_(std=math.sqrt(2 / (9 * filters)), generator=generator)
             layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False, device="meta")
-            layer.weight = nn.Parameter(weight)
-            self.body.append(layer)
-            self.body.append(nn.ReLU())
+            std = math.sqrt(2 / (9 * filters))
+            layer.weight = nn.Parameter(weight.normal_(std=std, generator=generator))
+            self.body.extend([layer, nn.ReLU()])
             channels = filters
-        self.body.append(nn.AdaptiveAvgPool2d(1))
-        self.body.append(nn.Flatten())
-        weight = torch.empty((outputs, channels), device=device, dtype=dtype)
-        bound = channels**-0.5
-        self.head = _linear(weight.uniform_(-bound, bound, generator=generator))
+        self.body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+        self.head = _linear(channels, outputs, channels**-0.5, generator, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images of shape (N, channels, height, width) to logits of shape (N, outputs).
@@ -204,8 +189,16 @@ def _large_enough(x: Tensor) -> Tensor:
     return x
 
 
-def _linear(weight: Tensor) -> nn.Linear:
-    """Return a linear layer without bias that has this weight, shape (outputs, inputs)."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight)
+def _linear(
+    inputs: int,
+    outputs: int,
+    bound: float,
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> nn.Linear:
+    """Return a layer without bias that starts uniform on (-bound, bound)."""
+    weight = torch.empty((outputs, inputs), device=device, dtype=dtype)
+    layer = nn.Linear(inputs, outputs, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.uniform_(-bound, bound, generator=generator))
     return layer
