@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -237,7 +238,8 @@ def _resume(path: Path, parts: Mapping[str, Resumable], states: Mapping[str, Any
             part.load_state_dict(states[name])
     except Exception as failure:
         for other, part in parts.items():
-            part.load_state_dict(before[other])
+            with suppress(Exception):  # of one that takes no state
+                part.load_state_dict(before[other])
         raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
 
 

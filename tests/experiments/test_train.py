@@ -1,3 +1,4 @@
+import hashlib
 import random
 import signal
 import time
@@ -7,10 +8,16 @@ import pytest
 import torch
 
 from heavytail import LambdaNoise, StableNoise, hidden_weights
-from heavytail.experiments import checkpoint
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.train import DivergenceError, _batches, accuracy, spawn_seeds, train
+from heavytail.experiments.train import (
+    DivergenceError,
+    _batches,
+    accuracy,
+    score,
+    spawn_seeds,
+    train,
+)
 from tests.experiments.sweep_runs import FORKS, wait_for
 
 
@@ -33,13 +40,11 @@ def test_it_learns(digits):
     assert history.evaluated == (100, 200, 300)
     assert float(history.losses[:10].mean()) > 1.5 > 0.5 > float(history.losses[-10:].mean())
     assert 0.90 < accuracy(model, digits.x_test, digits.y_test) < 0.99
-    assert history.train_accuracies[-1] == accuracy(model, digits.x_train, digits.y_train)
 
 
 def test_same_seeds_same_bits(digits):
     first, again = (run(digits, scale=0.01, steps=20) for _ in range(2))
-    assert torch.equal(first[1].losses, again[1].losses)
-    assert all(map(torch.equal, first[0].parameters(), again[0].parameters()))
+    assert equal(first, again)
     assert not torch.equal(run(digits, steps=20, seed=5)[1].losses, run(digits, steps=20)[1].losses)
 
 
@@ -64,9 +69,6 @@ def test_divergence_is_an_error_that_names_the_step(digits):
     with pytest.raises(DivergenceError, match=r"diverged: the loss was (nan|inf) at step \d+") as e:
         run(digits, lr=1e6, evaluate_every=50)
     assert 1 < e.value.step <= 50
-
-
-def test_noise_that_ruins_the_last_step_is_seen(digits):
     with pytest.raises(DivergenceError, match="a weight was not finite at step 1"):
         run(digits, steps=1, scale=1e40)
 
@@ -79,23 +81,17 @@ def test_an_epoch_visits_every_example_once():
     assert torch.cat([next(batches) for _ in range(3)]).tolist() != torch.cat(epoch).tolist()
 
 
-def test_accuracy_counts(digits):
-    def logits(x):
-        return torch.nn.functional.one_hot(x[:, 0].long(), 3).float()
-
-    class Echo(torch.nn.Module):
-        forward = staticmethod(logits)
-
-    x, y = torch.tensor([[0.0], [1.0], [2.0], [2.0]]), torch.tensor([0, 1, 2, 0])
+def test_a_score_counts_and_averages():
+    logits = torch.tensor([[0.0, 3.0], [2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    y = torch.tensor([1, 0, 0, 1])
+    losses = (logits.logsumexp(1) - logits[range(4), y]).tolist()
     for batch_size in (1, 3, 4096):
-        assert accuracy(Echo(), x, y, batch_size=batch_size) == 0.75
-    with pytest.raises(ValueError, match="needs examples and a label each, got 0"):
-        accuracy(Echo(), x[:0], y[:0])
-    with pytest.raises(ValueError, match="got 4 and shape"):
-        accuracy(Echo(), x, y[:1])
+        found = score(torch.nn.Identity(), logits, y, batch_size=batch_size)
+        assert found.accuracy == 0.5 == accuracy(torch.nn.Identity(), logits, y)
+        assert found.loss == pytest.approx(sum(losses) / 4, rel=1e-6)  # float32 logits
 
 
-def test_accuracy_puts_each_module_back():
+def test_a_score_puts_each_module_back():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout())
     model[1].eval()
     accuracy(model, torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
@@ -106,15 +102,9 @@ def test_accuracy_puts_each_module_back():
 
 
 def test_spawned_seeds_differ_and_repeat():
-    assert spawn_seeds(4, 3) == spawn_seeds(4, 3)
     seeds = [seed for root in range(20) for seed in spawn_seeds(root, 3)]
     assert len(set(seeds)) == 60
     assert spawn_seeds(4, 5)[:3] == spawn_seeds(4, 3)
-
-
-def test_no_examples(digits):
-    with pytest.raises(ValueError, match="training needs at least one example"):
-        run(replace(digits, x_train=digits.x_train[:0], y_train=digits.y_train[:0]))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +113,10 @@ def test_no_examples(digits):
         ({"steps": -1}, "steps must be >= 0, got -1"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"evaluate_every": 0}, "evaluate_every must be >= 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be >= 1"),
         ({"stop_accuracy": 95}, r"stop_accuracy must be in \[0, 1\], got 95"),
+        ({"seed": -1}, "seed must be"),
+        ({"resumable": {"model": None}}, "resumable must have other names"),
     ],
 )
 def test_bad_arguments(options, message, digits):
@@ -131,26 +124,36 @@ def test_bad_arguments(options, message, digits):
         run(digits, **options)
 
 
+def test_no_examples(digits):
+    x, y = digits.x_train, digits.y_train
+    with pytest.raises(ValueError, match="training needs at least one example"):
+        run(replace(digits, x_train=x[:0], y_train=y[:0]))
+    for some in (x[:0], y[:0]), (x[:4], y[:1]):
+        with pytest.raises(ValueError, match="needs examples and a label each, got"):
+            score(torch.nn.Identity(), *some)
+
+
 # Checkpoints.
 
 
-def parts(method="SGD", width=50, layers=2):
-    """Return a fresh model, its optimizer and its noise, as a new process would make them."""
-    generator = torch.Generator().manual_seed(1)
-    model = FullyConnected(64, 10, width=width, hidden_layers=layers, generator=generator)
+def parts(method="SGD", width=50, layers=2, dtype=torch.float32):
+    """Return a fresh model, its optimizer and its noise, as another process would make them."""
+    options = {"width": width, "hidden_layers": layers, "dtype": dtype}
+    model = FullyConnected(64, 10, generator=torch.Generator().manual_seed(1), **options)
     options = {"lr": 0.05, "momentum": 0.9} if method == "SGD" else {"lr": 0.01, "amsgrad": True}
     optimizer = getattr(torch.optim, method)(model.parameters(), **options)
-    noise = StableNoise(
-        optimizer, hidden_weights(model), alpha=1.75, scale=0.01, kind="isotropic", seed=2
-    )
-    return model, optimizer, noise
+    law = {"alpha": 1.75, "scale": 0.01, "kind": "isotropic", "seed": 2}
+    return model, optimizer, StableNoise(optimizer, hidden_weights(model), **law)
 
 
-def go_on(digits, checkpoint=None, *, method="SGD", width=50, layers=2, **options):
+OPTIONS = {"steps": 60, "batch_size": 100, "seed": 0, "evaluate_every": 20}
+OPTIONS |= {"checkpoint_every": 7, "progress": False}
+
+
+def go_on(digits, checkpoint=None, *, form=None, **options):
     """Train a fresh model, from a checkpoint if it is there."""
-    model, optimizer, noise = parts(method, width, layers)
-    options = {"steps": 60, "batch_size": 100, "seed": 0, "evaluate_every": 20, **options}
-    options = {"resumable": {"noise": noise}, "checkpoint_every": 7, "progress": False, **options}
+    model, optimizer, noise = parts(**(form or {}))
+    options = OPTIONS | {"resumable": {"noise": noise}} | options
     return model, train(model, optimizer, digits, checkpoint=checkpoint, **options)
 
 
@@ -167,16 +170,21 @@ def equal(first, second):
 
 @pytest.mark.parametrize("method", ["SGD", "Adam"])
 def test_a_training_in_pieces_has_the_bits_of_one_without_a_break(method, digits, tmp_path):
-    whole = go_on(digits, method=method)
+    form = {"method": method}
+    whole = go_on(digits, form=form)
     for steps, resumed in ((10, 0), (33, 7), (60, 28)):
-        found = go_on(digits, tmp_path / "state", method=method, steps=steps)
+        found = go_on(digits, tmp_path / "folder" / "state", form=form, steps=steps)
         assert found[1].resumed == resumed
     assert equal(found, whole)
-    assert not equal(found, go_on(digits, method=method, seed=1))
+    assert not equal(found, go_on(digits, form=form, seed=1))
+    # Negative control: the noise is part of the state.
+    go_on(digits, tmp_path / "other", form=form, resumable=None, steps=33)
+    assert not equal(go_on(digits, tmp_path / "other", form=form, resumable=None), whole)
 
 
-def test_a_break_is_not_seen_by_what_goes_on_for_longer(digits, tmp_path):
-    """Neither the end of the shorter training nor its last measurement leaves a trace."""
+def test_neither_the_end_nor_the_last_measurement_of_a_shorter_training_leaves_a_trace(
+    digits, tmp_path
+):
     go_on(digits, tmp_path / "state", steps=45, evaluate_every=30)
     longer = go_on(digits, tmp_path / "state", steps=90, evaluate_every=30)
     assert equal(longer, go_on(digits, steps=90, evaluate_every=30))
@@ -189,31 +197,18 @@ def test_a_training_that_ends_at_its_checkpoint_is_measured_there(digits, tmp_pa
     assert found[1].evaluated == (20, 40, 50)
 
 
-def test_a_schedule_goes_on(digits, tmp_path):
+def test_schedules_go_on(digits, tmp_path):
     def scheduled(checkpoint, steps):
         model, optimizer, noise = parts()
         cooling = LambdaNoise(noise, scale=lambda k: 0.9**k)
-        optimizer.register_step_post_hook(lambda *_: cooling.step())
-        resumable = {"noise": noise, "cooling": cooling}
-        options = {"batch_size": 50, "seed": 3, "progress": False, "checkpoint_every": 4}
-        return model, train(
-            model,
-            optimizer,
-            digits,
-            steps=steps,
-            checkpoint=checkpoint,
-            resumable=resumable,
-            **options,
-        )
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        optimizer.register_step_post_hook(lambda *_: (cooling.step(), rate.step()))
+        resumable = {"noise": noise, "cooling": cooling, "rate": rate}
+        options = OPTIONS | {"steps": steps, "checkpoint": checkpoint, "resumable": resumable}
+        return model, train(model, optimizer, digits, **options)
 
     scheduled(tmp_path / "state", 10)
     assert equal(scheduled(tmp_path / "state", 20), scheduled(None, 20))
-
-
-def test_noise_that_is_not_in_the_checkpoint_begins_anew(digits, tmp_path):
-    """Negative control: the noise is part of the state."""
-    go_on(digits, tmp_path / "state", resumable=None, steps=33)
-    assert not equal(go_on(digits, tmp_path / "state", resumable=None), go_on(digits))
 
 
 def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
@@ -232,7 +227,7 @@ def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
     assert path.exists()
 
 
-LONG = {"steps": 2000, "width": 20, "layers": 1, "evaluate_every": 500}
+LONG = {"steps": 2000, "form": {"width": 20, "layers": 1}, "evaluate_every": 500}
 
 
 def kill_me_later(checkpoint):
@@ -251,35 +246,114 @@ def test_a_training_killed_at_random_moments_goes_on(digits, tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-    model, history = go_on(digits, path, **LONG, checkpoint_every=1000)
-    assert 3 <= history.resumed < 2000
-    assert equal((model, history), go_on(digits, **LONG))
-    assert list(tmp_path.iterdir()) == [path]
+    found = go_on(digits, path, **LONG, checkpoint_every=400)
+    assert 3 <= found[1].resumed < 1600
+    assert equal(found, go_on(digits, **LONG))
+    assert list(tmp_path.iterdir()) == [path]  # the next draft took the place of those left behind
 
 
-def test_the_checkpoint_of_another_training_is_refused(digits, tmp_path):
+class Stubborn:
+    """A part that a checkpoint holds, and that takes none."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        raise RuntimeError("no")
+
+
+class Opaque(Stubborn):
+    """A part whose state is code."""
+
+    def state_dict(self):
+        return {"what": Stubborn()}
+
+
+def states(*some):
+    return [repr(part.state_dict()) for part in some]
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "message"),
+    [
+        ({}, {"seed": 1}, "with the seed 1, got 0"),
+        ({}, {"batch_size": 99}, "batch_size 99, got 100"),
+        ({}, {"resumable": {}}, "parts"),
+        ({}, {"steps": 20}, "steps must be >= those of the checkpoint, 28, got 20"),
+        ({"width": 51}, {}, "weights"),
+        ({"layers": 1}, {}, "weights"),
+        ({"dtype": torch.float64}, {}, "weights .*float64.* got .*float32"),
+        ({"method": "Adam"}, {}, "optimizer Adam, got SGD"),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused_and_changes_nothing(
+    form, options, message, digits, tmp_path
+):
     path = tmp_path / "state"
     go_on(digits, path, steps=30)
+    written = path.read_bytes()
+    model, optimizer, noise = parts(**form)
+    before = states(model, optimizer, noise)
+    options = OPTIONS | {"resumable": {"noise": noise}, "checkpoint": path} | options
+    with pytest.raises(ValueError, match=message):
+        train(model, optimizer, digits.to(dtype=model.head.weight.dtype), **options)
+    assert states(model, optimizer, noise) == before
+    assert path.read_bytes() == written
+
+
+def test_a_part_that_refuses_leaves_the_others_as_they_were(digits, tmp_path):
+    some = [parts() for _ in range(2)]
+    for (model, optimizer, noise), steps in zip(some, (30, 60), strict=True):
+        before = states(model, optimizer, noise)
+        options = {"resumable": {"noise": noise, "stubborn": Stubborn()}, "steps": steps}
+        options = OPTIONS | options | {"checkpoint": tmp_path / "state"}
+        if steps == 30:
+            train(model, optimizer, digits, **options)
+        else:
+            with pytest.raises(ValueError, match="state must fit the stubborn: no"):
+                train(model, optimizer, digits, **options)
+            assert states(model, optimizer, noise) == before
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(digits, tmp_path):
+    with pytest.raises(TypeError, match="must hold tensors, numbers and strings"):
+        go_on(digits, tmp_path / "state", resumable={"opaque": Opaque()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_found(digits, tmp_path):
+    """Any bit, and any end: the digest is of all bytes."""
+    path = tmp_path / "state"
+    go_on(digits, path, steps=30)
+    whole = path.read_bytes()
+    bits = [random.Random(0).randrange(8 * len(whole)) for _ in range(30)]
+    flipped = [
+        whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :]
+        for bit in [0, 8 * len(whole) - 1, *bits]
+    ]
+    cut = [whole[:n] for n in (0, 31, 32, 33, len(whole) // 2, len(whole) - 1)] + [whole + b"x"]
+    foreign = b"cos\nsystem\n(S'exit 1'\ntR."  # a pickle that would run a command
+    dressed = hashlib.sha256(foreign).digest() + foreign
+    for content in (*flipped, *cut, foreign, dressed):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state must be a whole checkpoint, got"):
+            go_on(digits, path)
+    path.write_bytes(whole)
+    assert go_on(digits, path)[1].resumed == 28
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_fails_halfway_leaves_the_earlier_file(failure, digits, tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    go_on(digits, path, steps=10)
     before = path.read_bytes()
-    others = [{"seed": 1}, {"batch_size": 99}, {"resumable": {}}, {"steps": 20}, {"width": 51}]
-    others += [{"layers": 1}, {"method": "Adam"}]
-    for options in others:
-        with pytest.raises(ValueError, match="checkpoint"):
-            go_on(digits, path, **options)
-    with pytest.raises(ValueError, match="checkpoint must be of this training"):
-        go_on(replace(digits, name="other"), path)
+
+    def half(draft, content):
+        draft.write_text("half")
+        raise failure
+
+    monkeypatch.setattr(type(path), "write_bytes", half)
+    with pytest.raises(type(failure)):
+        go_on(digits, path)
     assert path.read_bytes() == before
-
-
-def test_what_is_no_checkpoint_of_a_training_is_refused(digits, tmp_path):
-    checkpoint.save(tmp_path / "state", {"x": 1})
-    with pytest.raises(ValueError, match=r"must be of this training, .* got None"):
-        go_on(digits, tmp_path / "state")
-    (tmp_path / "state").write_text("half a file")
-    with pytest.raises(ValueError, match="must be a checkpoint"):
-        go_on(digits, tmp_path / "state")
-
-
-def test_names_of_what_is_resumed_do_not_hide_the_model(digits):
-    with pytest.raises(ValueError, match="resumable must have other names"):
-        go_on(digits, resumable={"model": parts()[2]})
+    assert list(tmp_path.iterdir()) == [path]
