@@ -22,17 +22,3 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-# SHIM
-
-
-def drafts(path: Path) -> list[Path]:
-    """Return the drafts of a file that were left behind, or are being written."""
-    return list(path.parent.glob(f".{path.name}.*draft"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move."""
-    with replaced(path) as draft:
-        draft.write_text(text, encoding="utf-8")
