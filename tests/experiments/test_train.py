@@ -3,6 +3,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from heavytail.experiments.train import (
     spawn_seeds,
     train,
 )
-from tests.experiments.sweep_runs import FORKS, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +239,11 @@ def test_a_training_killed_at_random_moments_goes_on(digits, tmp_path):
     path, moments = tmp_path / "state", random.Random(1)
     for _ in range(3):
         before = path.stat().st_mtime_ns if path.exists() else None
-        process = FORKS.Process(target=kill_me_later, args=(path,))
+        process = get_context("forkserver").Process(target=kill_me_later, args=(path,))
         process.start()
-        wait_for(lambda: path.exists() and path.stat().st_mtime_ns != before)  # noqa: B023
+        while not path.exists() or path.stat().st_mtime_ns == before:
+            assert process.is_alive()
+            time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
