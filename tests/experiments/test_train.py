@@ -230,6 +230,10 @@ def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
 LONG = {"steps": 2000, "form": {"width": 20, "layers": 1}, "evaluate_every": 500}
 
 
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload([__name__, "sklearn.datasets"])  # imports once, not three times
+
+
 def kill_me_later(checkpoint):
     """Train until killed, in a process of its own: a checkpoint at each step."""
     go_on(load("digits"), checkpoint, **LONG, checkpoint_every=1)
@@ -239,7 +243,7 @@ def test_a_training_killed_at_random_moments_goes_on(digits, tmp_path):
     path, moments = tmp_path / "state", random.Random(1)
     for _ in range(3):
         before = path.stat().st_mtime_ns if path.exists() else None
-        process = get_context("forkserver").Process(target=kill_me_later, args=(path,))
+        process = FORKS.Process(target=kill_me_later, args=(path,))
         process.start()
         while not path.exists() or path.stat().st_mtime_ns == before:
             assert process.is_alive()
