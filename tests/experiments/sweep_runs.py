@@ -56,9 +56,7 @@ def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str,
     return draw(trial, checkpoint, log=log)
 
 
-def drive(
-    run: partial[dict[str, object]], trials: list[Trial], path: Path, processes: int
-) -> None:
+def drive(run: partial[dict[str, object]], trials: list[Trial], path: Path, processes: int) -> None:
     """Sweep, in a process group of its own; end with 7 if interrupted."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

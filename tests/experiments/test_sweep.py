@@ -208,7 +208,9 @@ def test_a_process_that_is_killed_takes_no_other_run(log, store):
     first = here(run, trials, store, processes=2)
     assert first.lost == [(trials[5], "BrokenProcessPool: its process was killed")]
     assert (first.done, first.failed) == (11, [])
+    store.checkpoint(trials[0]).parent.mkdir(parents=True)  # of one killed before it could go
     assert here(run, trials, store).done == 1
+    assert files(store) == ["runs.json"]
     assert len({process for _, process in noted(log)} - {os.getpid()}) == 3
 
 
