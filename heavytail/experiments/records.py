@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def key(config: Any) -> str:
 
 
 def _key(config: Mapping[str, Any], of: Any) -> str:
-    defaults = {part.name: part.default for part in fields(of)}
+    defaults = {p.name: plain(p.default) for p in fields(of) if p.default is not MISSING}
     said = {name: part for name, part in config.items() if part != defaults.get(name, ...)}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -117,7 +117,7 @@ class Store:
         """Write what came of a run, a result or a traceback, in place of what was there."""
         named = {**self._named(type(config)), key(config): {"config": plain(config), **outcome}}
         self._save(type(config), named)
-        shutil.rmtree(self.checkpoint(config).parent, ignore_errors=True)
+        self.forget(config)
 
     def arrange(self, configs: Sequence[Any]) -> None:
         """Put the entries of configurations of one class into their order, before all others."""
@@ -129,6 +129,10 @@ class Store:
     def checkpoint(self, config: Any) -> Path:
         """Return the path at which a run may keep its state; it goes when the run has ended."""
         return self._work / key(config) / "state.safetensors"
+
+    def forget(self, config: Any) -> None:
+        """Remove the state that a run kept."""
+        shutil.rmtree(self.checkpoint(config).parent, ignore_errors=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -195,18 +199,18 @@ def _entries(path: Path) -> list[Entry]:
     try:
         content = json.loads(text)
         found = [*content["runs"], *content.get("failed", ())]
-    except ValueError:  # some line is damaged
-        lines = text.partition('"runs": [\n')[2].splitlines()
-        found = [_parsed(line) for line in lines if line.strip("],}") not in ("", '"failed": [')]
-    except (TypeError, KeyError, AttributeError):
-        found = []
-    whole = [entry for entry in found if _is_whole(entry)]
-    if not whole and '"runs": [' not in text:
-        raise ValueError(f"{path} must be a record of runs, got {text[:60]!r}")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        _, start, lines = text.partition('"runs": [\n')
+        if not start:
+            raise ValueError(f"{path} must be a record of runs, got {text[:60]!r}") from None
+        found = [_parsed(line) for line in lines.splitlines() if line not in _AROUND]
     for entry in found:
         if not _is_whole(entry):
             warnings.warn(f"{path}: a damaged entry is passed over: {entry!r:.80}", stacklevel=4)
-    return whole
+    return [entry for entry in found if _is_whole(entry)]
+
+
+_AROUND = ("]}", "],", '"failed": [')  # lines that are no entry
 
 
 def _parsed(line: str) -> Any:

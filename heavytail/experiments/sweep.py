@@ -118,6 +118,7 @@ def sweep(
         missing = []
         for config in wanted:
             if store.holds(config):
+                store.forget(config)  # of a sweep that was killed before it could
                 report.present += 1
             elif not retry and (text := store.failure(config)) is not None:
                 report.failed.append((config, text))
@@ -243,7 +244,8 @@ class _Processes(ThreadPoolExecutor):
 
 def _shield() -> None:
     """Keep Ctrl-C, which reaches all of a terminal's processes, from those begun by this thread."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _end_with_parent(stop: Connection) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from heavytail.experiments.sweep import Store, sweep
+from heavytail.experiments.records import Store
+from heavytail.experiments.sweep import sweep
 
 # Processes that begin with torch imported, and end without a trace of the tests' own.
 FORKS = get_context("forkserver")
