@@ -12,7 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -141,16 +141,19 @@ class Store:
         Raises:
             BlockingIOError: if another sweep is at work on it.
         """
+        lock: AbstractContextManager[Any]
         self._work.mkdir(parents=True, exist_ok=True)
         try:  # the system opens the lock when this process ends, however it ends
             lock = FileLock(self._work / "lock").acquire(timeout=0)
         except Timeout:
             raise BlockingIOError(f"another sweep is at work on {self.path}") from None
+        except NotImplementedError:  # a drive without locks
+            lock = nullcontext()
         with lock:
             for draft in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.draft"):
                 draft.unlink(missing_ok=True)  # of a sweep that was killed while it wrote
             yield
-            if [path.name for path in self._work.iterdir()] == ["lock"]:
+            if {path.name for path in self._work.iterdir()} <= {"lock"}:
                 shutil.rmtree(self._work)
 
     @property
