@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from heavytail import _check
-from heavytail.experiments._files import write_text
-from heavytail.experiments.provenance import origin
+from heavytail.experiments._files import replaced
+from heavytail.experiments.records import origin
 
 
 def fastest(
@@ -82,5 +82,6 @@ def command_line(
     text = json.dumps(figures, indent=2)
     if options.record is None:
         print(text)
-    else:
-        write_text(options.record, text + "\n")
+        return
+    with replaced(options.record) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")

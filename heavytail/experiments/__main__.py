@@ -1,53 +1,42 @@
 """The experiments of the book from the command line.
 
-Runs belong to tables, and their results to a store, a folder with a file for each. What is there is
-not run again.
+Runs belong to tables, and a table's runs to a file. What is there is not run again.
 """
 
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from heavytail import _check
-from heavytail.experiments import records, results, runs, scales, summary, tables
+from heavytail.experiments import tables
 from heavytail.experiments.data import load
+from heavytail.experiments.records import Store
 from heavytail.experiments.results import Config
-from heavytail.experiments.sweep import Executor, Report, Store, key, sweep
+from heavytail.experiments.sweep import sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 1 where a run failed or was lost, 2 where data or a record are missing, 130 if the
-        command was interrupted.
+        0; 1 where a run failed or was lost, 2 where a file, data or a device are not what they
+        must be, 130 if the command was interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
         result: int = options.command(options)
-    except FileNotFoundError as missing:
-        print(missing, file=sys.stderr)
+    except (OSError, ValueError) as failure:
+        print(failure, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return result
-
-
-_COMMANDS = {
-    "list": "the tables, how many runs each holds, and how many of them are there",
-    "cost": "how long the missing runs of a table will take here, from some steps of each kind",
-    "run": "run what is missing of a table; start it again after a break, and it goes on",
-    "resume": "the same, and once more what failed",
-    "tabulate": "show a table, as far as its runs are there",
-    "plan": "choose the scales of the noise anew",
-}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,76 +47,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def command(name: str, function: Any, *, table: bool = True) -> argparse.ArgumentParser:
-        about = _COMMANDS[name]
+    def command(name: str, does: Any, about: str, table: bool = True) -> argparse.ArgumentParser:
         part = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        part.set_defaults(command=function)
-        if table:
-            part.add_argument(
-                "table",
-                metavar="TABLE",
-                choices=tables.TABLES,
-                help=f"one of {', '.join(tables.TABLES)}",
-            )
-            part.add_argument(
-                "--record",
-                type=Path,
-                metavar="FILE",
-                help="a file that holds all runs of the table so far; its runs count as there",
-            )
-        elif name == "list":
-            part.add_argument(
-                "--records",
-                type=Path,
-                metavar="FOLDER",
-                help="with records named TABLE.json; their runs count as there",
-            )
-        if name != "plan":
-            part.add_argument(
-                "--scale",
-                choices=tables.SIZES,
-                default="quick",
-                help="quick, the default: some minutes on a laptop; paper: full size",
-            )
-            part.add_argument(
-                "--store",
-                type=Path,
-                metavar="FOLDER",
-                default=Path("results"),
-                help="where the results are; results, if not given",
-            )
-        return part
-
-    command("list", _list, table=False)
-    for name, function in (("cost", _cost), ("run", _run), ("resume", _run)):
-        part = command(name, function)
+        part.set_defaults(command=does)
         part.add_argument(
-            "--device", default="auto", help="auto, the default: a GPU if there is one; cpu, cuda:1"
+            "--size",
+            choices=tables.SIZES,
+            default="quick",
+            help="quick, the default: some minutes on a laptop; paper: full size",
         )
-        part.add_argument(
-            "--threads",
-            type=_at_least(1),
-            metavar="N",
-            default=1,
-            help="of torch, in each process; 1, if not given",
-        )
-        if name == "cost":
-            continue
-        part.set_defaults(retry=name == "resume")
         where = part.add_mutually_exclusive_group()
         where.add_argument(
-            "--processes",
-            type=_at_least(0),
-            metavar="N",
-            help="how many runs at a time; 0 makes no processes; as many as CPUs, if not given, "
-            "and 1 on a GPU",
+            "--store",
+            type=Path,
+            metavar="FOLDER",
+            default=Path("results"),
+            help="where the runs are, in TABLE.json; results, if not given",
         )
-        where.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
-        part.add_argument(
-            "--seeds", type=_at_least(0), metavar="N", help="the first so many seeds only"
-        )
-    command("tabulate", _tabulate).add_argument("--csv", action="store_true", help="as CSV")
-    command("plan", _plan, table=False)
+        if table:
+            names = f"one of {', '.join(tables.TABLES)}"
+            part.add_argument("table", metavar="TABLE", choices=tables.TABLES, help=names)
+            where.add_argument("--record", type=Path, metavar="FILE", help="the very file")
+        return part
+
+    about = "the tables, how many runs each holds, and how many of them are there"
+    command("list", _list, about, table=False)
+    about = "show a table, as far as its runs are there"
+    command("tabulate", _tabulate, about).add_argument("--csv", action="store_true", help="as CSV")
+    about = "run what is missing of a table; start it again after a break, and it goes on"
+    part = command("run", _run, about)
+    part.add_argument("--retry", action="store_true", help="run again what failed")
+    number = partial(part.add_argument, metavar="N")
+    number("--seeds", type=_at_least(0), help="the first so many seeds only")
+    number("--threads", type=_at_least(1), default=1, help="of torch in each process; 1")
+    about = "auto, the default: a GPU if there is one; cpu, cuda:1"
+    part.add_argument("--device", default="auto", help=about)
+    how = part.add_mutually_exclusive_group()
+    about = "how many runs at a time; 0 makes no processes; the number of CPUs, and 1 on a GPU"
+    how.add_argument("--processes", type=_at_least(0), metavar="N", help=about)
+    how.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
     return parser
 
 
@@ -135,20 +93,17 @@ def _at_least(least: int) -> Callable[[str], int]:
     """Return what reads an integer from there on."""
 
     def integer(text: str) -> int:
-        try:
-            return _check.count("it", int(text), least)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}") from None
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}")
+        return int(text)
 
     return integer
 
 
 def _list(options: argparse.Namespace) -> int:
-    store = Store(options.store)
     for name, table in tables.TABLES.items():
-        configs = table.configs(options.scale)
-        record = None if options.records is None else options.records / f"{name}.json"
-        there = len(configs) - len(_missing(configs, store, record))
+        configs = table.configs(options.size)
+        there = sum(map(Store(options.store / f"{name}.json").holds, configs))
         print(f"{name:18} {there:4} of {len(configs):4} runs   {table.title}")
     return 0
 
@@ -156,10 +111,8 @@ def _list(options: argparse.Namespace) -> int:
 def _tabulate(options: argparse.Namespace) -> int:
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
-    configs = tables.TABLES[options.table].configs(options.scale)
-    found = _entries(configs, Store(options.store), options.record)
-    rows = summary.rows(configs, map(results.decode, found))
-    lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
+    table = tables.TABLES[options.table]
+    lines = table.show(table.configs(options.size), _store(options).entries())
     if options.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         return 0
@@ -169,101 +122,52 @@ def _tabulate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
-    del options
-    for shape in scales.shapes():
-        chosen, known = scales.plan(shape), len(scales.CONTROLS.get(shape, ()))
-        controls = tuple(scales.gaussian_scale(shape, scale) for scale in chosen[:known])
-        print(f"{shape}: {chosen}" + (f"; at alpha 2 {controls}" if known else ""), flush=True)
-    return 0
-
-
-def _cost(options: argparse.Namespace) -> int:
-    store, device = Store(options.store), _device(options.device)
-    configs = tables.TABLES[options.table].configs(options.scale)
-    missing = _missing(configs, store, options.record)
-    seconds = partial(runs.step_seconds, device=device, threads=options.threads)
-    total = tables.cost(missing, seconds)
-    print(
-        f"{len(missing)} runs: {total / 60:.0f} minutes of training at most, one after another, "
-        f"on {device}; measuring them comes on top"
-    )
-    return 0
-
-
 def _run(options: argparse.Namespace) -> int:
-    configs: Sequence[Config] = tables.TABLES[options.table].configs(options.scale)
-    if options.seeds is not None:
-        configs = [config for config in configs if config.seed < options.seeds]
-    store = Store(options.store)
-    known = _recorded(options.record)
-    wanted = [config for config in configs if key(config) not in known]
-    device = _device(options.device)
-    for name in {config.data for config in wanted if not store.holds(config)}:
+    table, store = tables.TABLES[options.table], _store(options)
+    configs = [c for c in table.configs(options.size) if _is_wanted(c, options.seeds)]
+    missing = [config for config in configs if not store.holds(config)]
+    for name in {config.data for config in missing if isinstance(config, Config)}:
         load(name)  # found missing here, not in each run
-    processes = options.processes
-    if processes is None and device != "cpu":
-        processes = 1  # they would share the device
-    run = partial(runs.in_sweep, device=device, threads=options.threads)
+    device = _device(options)
+    how: dict[str, Any] = {"processes": options.processes, "retry": options.retry}
+    if options.processes is None and device != "cpu":
+        how["processes"] = 1  # they would share the device
+    run = partial(table.run, device=device, threads=options.threads)
     if options.dask is None:
-        report = sweep(run, wanted, store, processes=processes, retry=options.retry)
+        report = sweep(run, configs, store, **how)
     else:
-        report = _on_dask(run, wanted, store, options)
-    report.present += len(configs) - len(wanted)
+        from distributed import Client  # an extra, and slow to import
+
+        with Client(options.dask) as client, client.get_executor(pure=False) as executor:
+            report = sweep(run, configs, store, executor=executor, retry=options.retry)
     print(report)
-    if options.record is not None:
-        _record(options, store)
     return 0 if report.complete else 1
 
 
-def _on_dask(
-    run: Any, configs: Iterable[Config], store: Store, options: argparse.Namespace
-) -> Report:
-    """Run on a cluster of Dask, whose workers reach the store's folder."""
-    from distributed import Client  # an extra, and slow to import
-
-    store = Store(store.folder.resolve())  # workers may live in other folders
-    with Client(options.dask) as client, client.get_executor(pure=False) as executor:
-        engine: Executor = executor
-        return sweep(run, configs, store, executor=engine, retry=options.retry)
+def _is_wanted(config: Any, seeds: int | None) -> bool:
+    return seeds is None or getattr(config, "seed", 0) < seeds
 
 
-def _recorded(record: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the entries of a record by the names of their configurations."""
-    entries = [] if record is None else records.read(record)
-    return {key(Config(**entry["config"])): entry for entry in entries}
+def _store(options: argparse.Namespace) -> Store:
+    """Return the file of a table."""
+    path = options.record or options.store / f"{options.table}.json"
+    command = f"python -m heavytail.experiments run {options.table} --size {options.size}"
+    command += f" --record {path}"
+    return Store(path, what=tables.TABLES[options.table].title, command=command)
 
 
-def _missing(configs: Iterable[Config], store: Store, record: Path | None) -> list[Config]:
-    """Return the runs that are neither in the store nor in the record."""
-    known = _recorded(record)
-    return [config for config in configs if key(config) not in known and not store.holds(config)]
-
-
-def _entries(configs: Iterable[Config], store: Store, record: Path | None) -> list[dict[str, Any]]:
-    """Return what is there of some runs: in the store, or else in the record."""
-    known = _recorded(record)
-    found = (store.read(config) or known.get(key(config)) for config in configs)
-    return [entry for entry in found if entry is not None]
-
-
-def _record(options: argparse.Namespace, store: Store) -> None:
-    """Write all runs of the table that are there; other runs of the file stay."""
-    table = tables.TABLES[options.table]
-    configs = table.configs(options.scale)
-    entries = _entries(configs, store, options.record)
-    own = [entry["config"] for entry in entries]
-    others = _recorded(options.record).values()
-    entries += [entry for entry in others if entry["config"] not in own]
-    command = f"run {options.table} --scale {options.scale} --record {options.record}"
-    head = {"what": table.title, "command": f"python -m heavytail.experiments {command}"}
-    records.write(options.record, head, entries, brief=table.brief)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(options: argparse.Namespace) -> str:
+    """Return the device to run on, if it is there; that of a cluster's workers unseen."""
+    name: str = options.device
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if options.dask is None:
+        try:
+            float(torch.ones(1, device=name).sum())
+        except (RuntimeError, AssertionError) as failure:
+            reason = str(failure).partition("\n")[0]
+            raise ValueError(f"--device must be one that is here, got {name}: {reason}") from None
+    return name
 
 
 if __name__ == "__main__":

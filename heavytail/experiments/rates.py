@@ -1,26 +1,18 @@
-r"""The recorded rates of the mean-field chapters.
+"""The recorded rates of the mean-field chapters: errors of all seeds, for pages to fit anew."""
 
-``python -m heavytail.experiments.rates --record FILE`` runs the studies of the book and writes each
-as soon as it is done; studies that FILE holds already are not repeated.
-
-The errors of all seeds are recorded, so that a page can fit them anew.
-"""
-
-import argparse
-import json
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from heavytail import _check
-from heavytail.experiments._files import write_text
-from heavytail.experiments.provenance import origin
+from heavytail.experiments import records
+from heavytail.experiments.records import Entry, plain
+from heavytail.experiments.runs import thread_count
 from heavytail.limit.coupling import Rates, chaos_error, euler_error
 from heavytail.limit.particles import MeanField
 
@@ -43,7 +35,7 @@ def problem(h: str, signs: str | None = None) -> MeanField:
 
 @dataclass(frozen=True)
 class Study:
-    """One fit.
+    """One fit, T = 1.
 
     Attributes:
         error: ``"chaos"`` or ``"euler"``, the function of :mod:`heavytail.limit.coupling`.
@@ -83,8 +75,8 @@ class Study:
             raise ValueError("coupled must be True for 'euler', which has no control, got False")
         problem(self.h, self.signs)
 
-    def run(self) -> Rates:
-        """Run the study, T = 1."""
+    def run(self, device: torch.device | str = "cpu") -> Rates:
+        """Run the study."""
         options: dict[str, Any] = {
             "T": 1.0,
             "alpha": self.alpha,
@@ -92,6 +84,7 @@ class Study:
             "kind": self.kind,
             "seeds": range(self.first_seed, self.first_seed + self.seeds),
             "reference": self.reference,
+            "device": device,
         }
         of = problem(self.h, self.signs)
         if self.error == "euler":
@@ -99,98 +92,77 @@ class Study:
         return chaos_error(of, self.x, steps=self.size, coupled=self.coupled, **options)
 
 
-def studies() -> list[Study]:
-    """Return the studies of the book; each has seeds of its own."""
+def _studies() -> Iterator[Study]:
+    """Yield the studies of the book; each has seeds of its own."""
     first = iter(range(0, 10**6, 1000))
     wide = tuple(4**k for k in range(2, 8))
-    found = [
-        Study("chaos", "tanh", alpha, wide, 65536, 64, next(first), 20)
-        for alpha in (0.7, 1.2, 1.5, 1.75, 1.9, 2.0)
-    ]
-    found += [
-        Study("chaos", "tanh", 1.5, wide[:-1], 16384, 64, next(first), 20, kind=kind, signs=signs)
-        for kind in ("shared", "independent", "isotropic")
-        for signs in (None, "alternating")
-    ]
-    found.append(Study("chaos", "tanh", 1.5, wide[:-1], 16384, 16, next(first), 20, coupled=False))
-    found += [
-        Study("chaos", "line", alpha, (10, 100, 1000, 10_000), "limit", 600, next(first), 20)
-        for alpha in (1.3, 1.5, 1.75, 1.9)
-    ]
+    for alpha in (0.7, 1.2, 1.5, 1.75, 1.9, 2.0):
+        yield Study("chaos", "tanh", alpha, wide, 65536, 64, next(first), 20)
+    narrow = Study("chaos", "tanh", 1.5, wide[:-1], 16384, 64, 0, 20)
+    for kind in ("shared", "independent", "isotropic"):
+        for signs in (None, "alternating"):
+            yield replace(narrow, kind=kind, signs=signs, first_seed=next(first))
+    yield replace(narrow, seeds=16, coupled=False, first_seed=next(first))
+    for alpha in (1.3, 1.5, 1.75, 1.9):
+        widths = (10, 100, 1000, 10_000)
+        yield Study("chaos", "line", alpha, widths, "limit", 600, next(first), 20)
     doubling = tuple(2**k for k in range(7, 15))
-    found += [
-        Study("chaos", "relu", 1.3, doubling, "twins", 1000, next(first), 20, sigma=sigma)
-        for sigma in (0.5, 0.1)
-    ]
+    for sigma in (0.5, 0.1):
+        yield Study("chaos", "relu", 1.3, doubling, "twins", 1000, next(first), 20, sigma=sigma)
     halving = tuple(2**k for k in range(3, 9))
-    found += [
-        Study("euler", h, alpha, halving, 4096, 16, next(first), 500)
-        for h in ("tanh", "relu")
-        for alpha in (1.2, 1.5, 1.75, 1.9)
-    ]
-    found += [
-        Study("euler", "tanh", 1.5, (16, 32), 512, 16, next(first), n)
-        for n in (100, 1000, 10_000, 100_000)
-    ]
-    return found
+    for h in ("tanh", "relu"):
+        for alpha in (1.2, 1.5, 1.75, 1.9):
+            yield Study("euler", h, alpha, halving, 4096, 16, next(first), 500)
+    for n in (100, 1000, 10_000, 100_000):
+        yield Study("euler", "tanh", 1.5, (16, 32), 512, 16, next(first), n)
 
 
-def read(path: Path) -> list[tuple[Study, Rates]]:
+def _small(study: Study) -> Study:
+    """Return a study of the first three x, a few seeds and particles."""
+    x, reference = study.x[:3], study.reference
+    if isinstance(reference, int):
+        reference = min(reference, 16 * x[-1])
+    return replace(study, x=x, reference=reference, seeds=8, size=min(study.size, 100))
+
+
+PAPER = tuple(_studies())
+QUICK = tuple({replace(s, first_seed=0): s for s in map(_small, PAPER)}.values())
+
+
+def in_sweep(
+    study: Study, checkpoint: Path | None, *, device: str = "cpu", threads: int | None = 1
+) -> Entry:
+    """Run a study for :func:`heavytail.experiments.sweep.sweep`; errors have four digits."""
+    with thread_count(threads):
+        rates = study.run(device)
+    assert rates.sup is not None
+    errors = plain({"errors": rates.errors, "sup_errors": rates.sup.errors}, digits=4)
+    return {"x": rates.x.tolist(), "size": rates.size.tolist(), **errors}
+
+
+def read(path: str | os.PathLike[str]) -> list[tuple[Study, Rates]]:
     """Return the recorded studies with their rates."""
-    found = []
-    for entry in json.loads(path.read_text())["studies"]:
-        config = entry["config"] | {"x": tuple(entry["config"]["x"])}
+    return list(map(_decode, records.read(path)))
 
-        def tensor(name: str, entry: dict[str, Any] = entry) -> Tensor:
-            return torch.tensor(entry[name], dtype=torch.float64)
 
-        at = tensor("x"), tensor("errors"), tensor("size")
-        sup = Rates(at[0], tensor("sup_errors"), at[2])
-        found.append((Study(**config), Rates(*at, sup=sup)))
+def _decode(entry: Entry) -> tuple[Study, Rates]:
+    def tensor(name: str) -> Tensor:
+        return torch.tensor(entry["result"][name], dtype=torch.float64)
+
+    x, size = tensor("x"), tensor("size")
+    sup = Rates(x, tensor("sup_errors"), size)
+    study = Study(**entry["config"] | {"x": tuple(entry["config"]["x"])})
+    return study, Rates(x, tensor("errors"), size, sup=sup)
+
+
+def lines(studies: Sequence[Study], entries: list[Entry]) -> list[list[str]]:
+    """Return a table of the slopes; "not yet" where a study is not recorded."""
+    known = dict(map(_decode, entries))
+    found = [["error", "h", "α", "noise", "particles or steps", "slope", "of the supremum"]]
+    for study in studies:
+        names = [study.error, study.h, f"{study.alpha:g}", study.kind, f"{study.size:,}"]
+        rates = known.get(study)
+        fits = [] if rates is None or rates.sup is None else [rates, rates.sup]
+        slopes = [f"{fit.slope:.3f} ± {fit.slope_stderr:.3f}" for fit in fits]
+        found.append([*names, *(slopes or ["not yet"] * 2)])
     return found
-
-
-def _rounded(errors: Tensor) -> list[list[float]]:
-    return [[float(f"{value:.4g}") for value in row] for row in errors.tolist()]
-
-
-def record(path: Path, wanted: Iterable[Study]) -> None:
-    """Run what the file does not hold yet, and write it after each study, in one move."""
-    done = json.loads(path.read_text())["studies"] if path.exists() else []
-    known = [entry["config"] for entry in done]
-    configs = [json.loads(json.dumps(asdict(study))) for study in wanted]
-    for config in tqdm([config for config in configs if config not in known], unit="study"):
-        start = time.perf_counter()
-        rates = Study(**config | {"x": tuple(config["x"])}).run()
-        assert rates.sup is not None
-        done.append(
-            {
-                "config": config,
-                "x": rates.x.tolist(),
-                "size": rates.size.tolist(),
-                "errors": _rounded(rates.errors),
-                "sup_errors": _rounded(rates.sup.errors),
-                "seconds": round(time.perf_counter() - start, 1),
-                **origin(),
-            }
-        )
-        content = {
-            "what": "errors of each seed, at each width or step size; sup_errors: see Rates.sup",
-            "studies": done,
-            "command": f"python -m heavytail.experiments.rates --record {path}",
-        }
-        write_text(path, json.dumps(content) + "\n")
-
-
-def main() -> None:
-    """Run the studies, and write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, required=True, help="the JSON file to go on with")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    record(arguments.record, studies())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,11 @@
-"""The form of a run: its configuration, its result, and both as JSON has them."""
+"""A run's configuration and its result, and how both are read from JSON."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -41,10 +43,9 @@ class Config:
         batch_size: examples a step, >= 1.
         stop_accuracy: of all training examples, in [0, 1], at which training stops; looked at
             every 100 steps. None: after ``steps``.
-        seed: >= 0.
+        seed: in [0, 2^64).
 
-    Integers of numpy are taken for integers, and an integer for a real number: equal
-    configurations have equal names in a store.
+    Numbers of any type become plain ones, so that equal configurations have equal names in a store.
 
     Raises:
         TypeError, ValueError: on a value outside the sets above.
@@ -73,21 +74,16 @@ class Config:
         }
         if self.network == "vgg11" and self.hidden_layers != 1:
             raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
-        plain["lr"] = _check.positive("lr", self.lr)
-        plain["scale"] = _check.nonnegative("scale", self.scale)
+        plain["lr"] = _check.number("lr", self.lr, _check.POSITIVE)
+        plain["scale"] = _check.number("scale", self.scale, _check.NONNEGATIVE)
         plain["seed"] = _check.seed("seed", self.seed)
         if self.stop_accuracy is not None:
-            plain["stop_accuracy"] = _check.fraction("stop_accuracy", self.stop_accuracy)
-        if self.kind == "none":
-            if self.alpha is not None or self.scale != 0:
-                raise ValueError(
-                    "alpha must be None and scale 0 without noise, got "
-                    f"{self.alpha} and {self.scale:g}"
-                )
-        elif self.alpha is None:
-            raise ValueError(f"alpha must be in (0, 2] for noise of kind {self.kind}, got None")
-        else:
-            plain["alpha"] = _check.index("alpha", self.alpha, 2)
+            plain["stop_accuracy"] = _check.number("stop_accuracy", self.stop_accuracy, "[0, 1]")
+        if self.kind != "none":
+            plain["alpha"] = _check.number("alpha", self.alpha, "(0, 2]")
+        elif self.alpha is not None or self.scale != 0:
+            got = f"{self.alpha} and {self.scale:g}"
+            raise ValueError(f"alpha must be None and scale 0 without noise, got {got}")
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -139,12 +135,8 @@ class Noise:
         replayed: fraction of all columns that can go in W_0 + N.
         predicted: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's.
         norm: ||N||_F over the noisy weights, in the unit of ||W_0||_F.
-        span: ||N P||_F / ||N||_F in the first layer, P being the projection on the span of the
-            training examples: the part of the noise that the network can see. None for
+        span, gain: of the first layer, see :func:`heavytail.experiments.runs.seen`; None for
             convolutions.
-        gain: ||N X^T||_F sqrt(d) / (||N||_F ||X||_F) in the first layer, X being the training
-            examples: how much it moves the pre-activations, 1 in mean square for isotropic
-            noise.
     """
 
     replayed: float
@@ -164,16 +156,16 @@ class Result:
         steps: number of steps taken.
         train: score of the trained network on the training examples.
         test: on the test examples.
-        ratio: fraction of all columns that can go at squared error 0.1 in each layer: the
-            pruning ratio.
+        ratio: the pruning ratio: fraction of all columns that can go at squared error 0.1 in each
+            layer.
         pruned_train: score on the training examples with these columns gone.
         pruned_test: on the test examples.
-        curve: scores at each of ``FRACTIONS``, removed in each layer.
-        layers: of the pruned layers, in the model's order.
+        curve: scores at each of ``FRACTIONS``, removed in each layer; None in a brief record.
+        layers: of the pruned layers, in the model's order; None in a brief record.
         gradient: ||G||_F / ||W_0||_F over the hidden weights.
         noise: None without noise, or where its replay is not finite, or rounds to nothing.
-        step_seconds: time a step, all steps and the measurements between them together; of a run
-            that was resumed, those since then.
+        step_seconds: time a step, with the measurements between; of a run that was resumed, of
+            the steps since then.
         device: what it ran on, ``"cpu"`` or the name of a GPU; None in early records.
     """
 
@@ -212,66 +204,30 @@ class Result:
             ValueError: if there is no curve.
         """
         if self.curve is None:
-            raise ValueError(
-                "curve must be there, got None: the run diverged, or its record is brief"
-            )
+            raise ValueError("curve must be there: the run diverged, or its record is brief")
         fractions = [point.fraction for point in self.curve]
         scores = [point.test.accuracy for point in self.curve]
-        return float(np.interp(_check.fraction("fraction", fraction), fractions, scores))
-
-
-def encode(result: Result) -> dict[str, Any]:
-    """Return a result as JSON has it: six significant digits, None for what is not finite."""
-    rounded: dict[str, Any] = _rounded(asdict(result))
-    return rounded
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+        return float(np.interp(_check.number("fraction", fraction, "[0, 1]"), fractions, scores))
 
 
 def decode(entry: Mapping[str, Any]) -> tuple[Config, Result]:
-    """Return configuration and result of an entry of a store; nan is what was not finite."""
-    found = dict(entry["result"])
-    for name in ("train", "test", "pruned_train", "pruned_test"):
-        found[name] = _score(found[name])
-    if found["diverged"] is None:
-        for name in ("ratio", "gradient", "step_seconds"):
-            found[name] = _number(found[name])
-        if found["curve"] is not None:  # a brief record leaves both out
-            found["curve"] = tuple(
-                Pruned(point["fraction"], point["error"], _score(point["test"]))
-                for point in found["curve"]
-            )
-        if found["layers"] is not None:
-            found["layers"] = tuple(map(_layer_of, found["layers"]))
-        if found["noise"] is not None:
-            found["noise"] = Noise(**_tuples(found["noise"]))
-    return Config(**entry["config"]), Result(**found)
+    """Return configuration and result of an entry of a store or a record."""
+    return Config(**entry["config"]), _built(Result, entry["result"])
 
 
-def _score(plain: dict[str, float | None] | None) -> Any:
-    if plain is None:
-        return None
-    return Score(**{name: _number(part) for name, part in plain.items()})
+def _built(form: Any, value: Any) -> Any:
+    """Return what JSON holds as the type that a dataclass above asks for."""
+    if isinstance(form, type) and is_dataclass(form):
+        types = _types(form)
+        return form(**{name: _built(types[name], part) for name, part in value.items()})
+    if form is float:
+        return math.nan if value is None else float(value)  # of 0.5, "nan" or "inf"
+    parts = get_args(form)
+    if get_origin(form) is UnionType:
+        return None if value is None else _built(parts[0], value)
+    if get_origin(form) is tuple:
+        return tuple(_built(parts[0], part) for part in value)  # all parts are of one type
+    return value
 
 
-def _layer_of(plain: dict[str, Any]) -> Layer:
-    found = _tuples(plain)
-    if found["noise_index"] is not None:
-        found["noise_index"] = tuple(map(_number, found["noise_index"]))
-    return Layer(**found)
-
-
-def _number(part: float | None) -> float:
-    return math.nan if part is None else part
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(part) if isinstance(part, list) else part for name, part in plain.items()}
+_types = cache(get_type_hints)

@@ -1,14 +1,14 @@
 r"""One configuration, one result: a network trained, measured, pruned and measured again.
 
-All that is measured is measured on one iterate, the weights after the last step and its noise:
+All is measured on one iterate, the weights after the last step and its noise,
 
     W_K = W_0 + N + G,
 
-with the start W_0, the noise of all steps N and what the gradients added, G. N is known, from the
-seed of the noise, so that the three parts can be told apart
-(:func:`heavytail.experiments.replay.replay`).
+with the start W_0, the noise of all steps N and what the gradients added, G. The seed of the noise
+gives W_0 + N once more (:func:`replay`), so that the three parts can be told apart.
 """
 
+import copy
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 import heavytail
+from heavytail import _check
 from heavytail.experiments import data
 from heavytail.experiments.models import VGG11, FullyConnected
-from heavytail.experiments.replay import replay
+from heavytail.experiments.records import plain
 from heavytail.experiments.results import (
     ERROR,
     FRACTIONS,
@@ -36,15 +37,8 @@ from heavytail.experiments.results import (
     Noise,
     Pruned,
     Result,
-    encode,
 )
-from heavytail.experiments.train import (
-    DivergenceError,
-    accuracy,
-    score,
-    spawn_seeds,
-    train,
-)
+from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
 
 _DRAWS = 200  # behind a prediction
 _LOOK = 100  # steps between two looks at the accuracy, where training stops at one
@@ -71,42 +65,16 @@ def run(
         threads: of torch on a CPU, while this runs; None leaves them as they are.
         progress: show a progress bar where the output is a terminal.
     """
-    with _threads(threads):
-        task = _loaded(config.data, config.network, torch.device(device))
+    with thread_count(threads):
+        place = torch.device(device)
+        name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+        task = loaded(config.data, config.network, place)
         try:
-            model, steps, seconds = _trained(config, task, checkpoint, progress)
+            model, steps, seconds = trained(config, task, checkpoint, progress=progress)
         except DivergenceError as divergence:
-            return Result(divergence.step, divergence.step, device=_name_of(task))
-        return _measured(config, task, model, steps, seconds)
-
-
-def _name_of(task: data.Dataset) -> str:
-    """Return what the data lie on, and the run runs on."""
-    device = task.x_train.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def step_seconds(
-    config: Config, *, device: torch.device | str = "cpu", threads: int | None = 1, steps: int = 12
-) -> float:
-    """Return the time of a training step, from a few of them.
-
-    Where training stops at an accuracy, with a step's share in the looks at it.
-    """
-    with _threads(threads):
-        whole = _loaded(config.data, config.network, torch.device(device))
-        few = slice(config.batch_size)  # the measurement at the end takes its share of the time
-        task = replace(whole, x_train=whole.x_train[few], y_train=whole.y_train[few])
-        faint = min(config.scale, 1e-9)  # a wild draw must not end it
-        for number in (1, steps):  # the first one warms up
-            probe = replace(config, steps=number, scale=faint, stop_accuracy=None)
-            model, _, seconds = _trained(probe, task, None, False)
-        if config.stop_accuracy is not None:
-            began = perf_counter()
-            accuracy(model, task.x_train, task.y_train)
-            looks = len(whole.x_train) / len(task.x_train) / _LOOK
-            seconds += (perf_counter() - began) * looks
-        return seconds
+            return Result(divergence.step, divergence.step, device=name)
+        result = _measured(config, task, model, steps)
+        return replace(result, step_seconds=seconds, device=name)
 
 
 _gate = threading.Lock()
@@ -114,7 +82,7 @@ _inside: list[int] = []  # of the runs of this process: the number of threads ea
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def thread_count(threads: int | None) -> Iterator[None]:
     """Let torch have so many threads for a while; the last of several runs puts them back."""
     with _gate:
         _inside.append(torch.get_num_threads())
@@ -129,23 +97,27 @@ def _threads(threads: int | None) -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
-def _trained(
-    config: Config, task: data.Dataset, checkpoint: Path | None, progress: bool
+@cache
+def loaded(name: str, network: str, device: torch.device) -> data.Dataset:
+    """Return a data set on the device in the form that a network takes, once a process."""
+    task = data.load(name)
+    if network == "vgg11" and len(task.shape) != 3:
+        raise ValueError(f"vgg11 needs images with channels, got {name} of shape {task.shape}")
+    return (task if network == "vgg11" else task.flat()).to(device)
+
+
+def trained(
+    config: Config, task: data.Dataset, checkpoint: Path | None = None, *, progress: bool = False
 ) -> tuple[nn.Module, int, float]:
-    """Return the network after training, the number of steps taken and the seconds of one."""
+    """Return a run's network after training, the number of steps taken and the seconds of one."""
     start_seed, noise_seed, batch_seed, _ = spawn_seeds(config.seed, 4)
     model = _network(config, task, start_seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
     resumable = {}
     if config.alpha is not None:
-        resumable["noise"] = heavytail.StableNoise(
-            optimizer,
-            heavytail.hidden_weights(model, exclude=_without_noise(config)),
-            alpha=config.alpha,
-            scale=config.scale,
-            kind=config.kind,
-            seed=noise_seed,
-        )
+        weights = heavytail.hidden_weights(model, exclude=_silent(config))
+        law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
+        resumable["noise"] = heavytail.StableNoise(optimizer, weights, **law, seed=noise_seed)
     began = perf_counter()
     history = train(
         model,
@@ -160,65 +132,8 @@ def _trained(
         checkpoint=checkpoint,
         resumable=resumable,
     )
-    new = max(1, history.steps - history.resumed)
-    return model, history.steps, (perf_counter() - began) / new
-
-
-def _measured(
-    config: Config, task: data.Dataset, model: nn.Module, steps: int, seconds: float
-) -> Result:
-    """Return what is to be said of a trained network."""
-    start_seed, noise_seed, _, draw_seed = spawn_seeds(config.seed, 4)
-    start = _network(config, task, start_seed)
-    noise, without = None, start
-    law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
-    law |= {"lr": config.lr, "steps": steps}
-    if config.alpha is not None:
-        without = replay(start, seed=noise_seed, exclude=_without_noise(config), **law)
-    gradient = _norm(_difference(model, without)) / _norm(_weights(start))
-    if config.alpha is not None:
-        noise = _noise(config, start, without, law, draw_seed, task)
-
-    trained = {name: weight.clone() for name, weight in model.state_dict().items()}
-    whole = score(model, task.x_train, task.y_train), score(model, task.x_test, task.y_test)
-    curve = []
-    for fraction in FRACTIONS:
-        report = heavytail.prune(model, keep=1 - fraction)
-        test = score(model, task.x_test, task.y_test)
-        curve.append(Pruned(fraction, report.error, test))
-        _unmask(model, trained)
-    report = heavytail.prune(model, error=ERROR)
-    cut = score(model, task.x_train, task.y_train), score(model, task.x_test, task.y_test)
-    _unmask(model, trained)
-    noisy = {layer.name for layer in report.layers} - set(_without_noise(config))
-    layers = tuple(
-        _layer(layer.name, layer.ratio, model, start, noise is not None and layer.name in noisy)
-        for layer in report.layers
-    )
-    return Result(
-        diverged=None,
-        steps=steps,
-        train=whole[0],
-        test=whole[1],
-        ratio=report.ratio,
-        pruned_train=cut[0],
-        pruned_test=cut[1],
-        curve=tuple(curve),
-        layers=layers,
-        gradient=gradient,
-        noise=noise,
-        step_seconds=seconds,
-        device=_name_of(task),
-    )
-
-
-@cache
-def _loaded(name: str, network: str, device: torch.device) -> data.Dataset:
-    """Return a data set on the device, once for each process."""
-    task = data.load(name)
-    if network == "vgg11" and len(task.shape) != 3:
-        raise ValueError(f"vgg11 needs images with channels, got {name} of shape {task.shape}")
-    return (task if network == "vgg11" else task.flat()).to(device)
+    taken = max(1, history.steps - history.resumed)
+    return model, history.steps, (perf_counter() - began) / taken
 
 
 def _network(config: Config, task: data.Dataset, seed: int) -> nn.Module:
@@ -227,30 +142,110 @@ def _network(config: Config, task: data.Dataset, seed: int) -> nn.Module:
     if config.network == "vgg11":
         width = config.width / 128
         return VGG11(task.classes, channels=task.shape[0], width=width, generator=source)
-    return FullyConnected(
-        task.inputs,
-        task.classes,
-        width=config.width,
-        hidden_layers=config.hidden_layers,
-        generator=source,
-    )
+    sizes: dict[str, Any] = {"width": config.width, "hidden_layers": config.hidden_layers}
+    return FullyConnected(task.inputs, task.classes, **sizes, generator=source)
 
 
-def _without_noise(config: Config) -> tuple[str, ...]:
+def _silent(config: Config) -> tuple[str, ...]:
     """Return the layers that get no noise."""
     return ("body.0", "head") if config.network == "vgg11" else ("head",)
 
 
+def replay(
+    start: nn.Module,
+    *,
+    alpha: float,
+    scale: float,
+    kind: str,
+    lr: float,
+    steps: int,
+    seed: int,
+    exclude: Iterable[nn.Module | str] | None = None,
+) -> nn.Module:
+    """Return a copy of the start with the noise of a training on it, and no gradient.
+
+    Args:
+        start: the model before training; its hidden weights get the noise.
+        alpha: stability index in (0, 2].
+        scale: sigma >= 0.
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
+        lr: learning rate, the same for all steps.
+        steps: number of steps, >= 0.
+        seed: of the training's :class:`heavytail.StableNoise`.
+        exclude: layers without noise, as for :func:`heavytail.hidden_weights`.
+
+    Returns:
+        The copy; the noise is the training's to the bit, its sum up to rounding.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above.
+    """
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    weights = heavytail.hidden_weights(model, exclude=exclude)
+    heavytail.StableNoise(optimizer, weights, alpha=alpha, scale=scale, kind=kind, seed=seed)
+    for _ in range(_check.count("steps", steps)):
+        optimizer.step()  # no gradients: only the noise acts
+    return model
+
+
+def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) -> Result:
+    """Return what is to be said of a trained network."""
+    start_seed, noise_seed, _, draw_seed = spawn_seeds(config.seed, 4)
+    start = _network(config, task, start_seed)
+    noise, noisy = None, start
+    law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
+    law |= {"lr": config.lr, "steps": steps, "exclude": _silent(config)}
+    if config.alpha is not None:
+        noisy = replay(start, seed=noise_seed, **law)
+    gradient = _norm(_difference(model, noisy)) / _norm(_weights(start))
+    if config.alpha is not None:
+        noise = _noise(config, task, start, noisy, law, draw_seed)
+
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    def scores() -> tuple[Any, Any]:
+        return score(model, task.x_train, task.y_train), score(model, task.x_test, task.y_test)
+
+    train_score, test_score = scores()
+    curve = []
+    for fraction in FRACTIONS:
+        error = heavytail.prune(model, keep=1 - fraction).error
+        curve.append(Pruned(fraction, error, score(model, task.x_test, task.y_test)))
+        _unmask(model, weights)
+    report = heavytail.prune(model, error=ERROR)
+    pruned_train, pruned_test = scores()
+    _unmask(model, weights)
+    moved = {layer.name for layer in report.layers if noise} - set(law["exclude"])
+    layers = tuple(
+        _layer(layer.name, layer.ratio, model, start, layer.name in moved)
+        for layer in report.layers
+    )
+    return Result(
+        diverged=None,
+        steps=steps,
+        train=train_score,
+        test=test_score,
+        ratio=report.ratio,
+        pruned_train=pruned_train,
+        pruned_test=pruned_test,
+        curve=tuple(curve),
+        layers=layers,
+        gradient=gradient,
+        noise=noise,
+    )
+
+
 def _noise(
     config: Config,
+    task: data.Dataset,
     start: nn.Module,
-    replayed: nn.Module,
+    noisy: nn.Module,
     law: dict[str, Any],
     seed: int,
-    task: data.Dataset,
 ) -> Noise | None:
     """Return what the noise did, from the start with it and without."""
-    difference = _difference(replayed, start)
+    difference = _difference(noisy, start)
     size = _norm(difference)
     if not math.isfinite(size) or size == 0:
         return None
@@ -259,33 +254,29 @@ def _noise(
         span, gain = seen(difference[0], task.x_train)
     source = torch.Generator(task.x_train.device).manual_seed(seed)
     prediction = heavytail.predict_pruning(
-        start, **law, exclude=_without_noise(config), error=ERROR, draws=_DRAWS, generator=source
+        start, **law, error=ERROR, draws=_DRAWS, generator=source
     )
-    noisy = heavytail.hidden_weights(start, exclude=_without_noise(config))
-    report = heavytail.prune(replayed, error=ERROR)
+    weights = heavytail.hidden_weights(start, exclude=law["exclude"])
+    report = heavytail.prune(noisy, error=ERROR)
     # The prediction is of the noisy layers; what can go in the others is known.
-    silent = [layer for layer in report.layers if layer.name in _without_noise(config)]
+    silent = [layer for layer in report.layers if layer.name in law["exclude"]]
     share = 1 - sum(layer.units for layer in silent) / report.units
     known = sum(layer.units - layer.kept for layer in silent) / report.units
     low, middle, high = (known + share * prediction.quantile(p) for p in (0.05, 0.5, 0.95))
-    return Noise(
-        replayed=report.ratio,
-        predicted=(low, middle, high),
-        norm=size / _norm([weight.detach().double() for weight in noisy]),
-        span=span,
-        gain=gain,
-    )
+    norm = size / _norm(weight.detach().double() for weight in weights)
+    return Noise(report.ratio, (low, middle, high), norm, span, gain)
 
 
 def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
     r"""Return how much of a layer's noise lies in the span of its inputs, and how much it moves.
 
-    With N the noise and X the inputs, G = X^T X, P the projection on the eigenvectors of G whose
+    With N the noise, X the inputs and P the projection on the eigenvectors of X^T X whose
     eigenvalue is above 1e-10 times the largest,
 
         span = ||N P|| / ||N||,    gain = ||N X^T|| sqrt(d) / (||N|| ||X||).
 
-    For isotropic noise the squared gain is 1 on average, the squared span rank(X) / d.
+    The span is the part of the noise that the network can see. For isotropic noise the squared
+    gain is 1 on average, the squared span rank(X) / d.
 
     Args:
         noise: shape (n, d), floating point, not all zero.
@@ -303,29 +294,22 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
     return float((N @ inside).norm()) / size, gain
 
 
-def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, with_noise: bool) -> Layer:
+def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, moved: bool) -> Layer:
     """Return what a layer's columns are like."""
     weight, first = (some.get_parameter(f"{name}.weight").detach() for some in (model, start))
     norms = heavytail.column_norms(weight).cpu()
-    n = len(norms)
     index = None
-    if with_noise:
+    if moved:
         change = (weight.double() - first.double()).flatten(1).cpu()
-        projected = change.sum(1) / math.sqrt(change.shape[1])
         try:
-            estimate = heavytail.stable_mle(projected)
+            estimate = heavytail.stable_mle(change.sum(1) / math.sqrt(change.shape[1]))
             index = (estimate.alpha, estimate.stderr)
         except (ValueError, RuntimeError):  # too few columns, or some that did not move
             pass
     levels = torch.tensor(LEVELS, dtype=torch.float64)
-    return Layer(
-        name=name,
-        columns=n,
-        ratio=ratio,
-        norms=tuple(norms.quantile(levels).tolist()),
-        hill=tuple(_hill(norms, round(part * n)) for part in HILL),
-        noise_index=index,
-    )
+    hill = tuple(_hill(norms, round(part * len(norms))) for part in HILL)
+    quantiles = tuple(norms.quantile(levels).tolist())
+    return Layer(name, len(norms), ratio, quantiles, hill, index)
 
 
 def _hill(norms: Tensor, k: int) -> float | None:
@@ -360,7 +344,20 @@ def _unmask(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def in_sweep(
-    config: Config, checkpoint: Path, *, device: str = "cpu", threads: int | None = 1
+    config: Config,
+    checkpoint: Path | None,
+    *,
+    device: str = "cpu",
+    threads: int | None = 1,
+    brief: bool = False,
 ) -> dict[str, Any]:
-    """Run a configuration for :func:`heavytail.experiments.sweep.sweep`."""
-    return encode(run(config, checkpoint, device=device, threads=threads))
+    """Run a configuration for :func:`heavytail.experiments.sweep.sweep`.
+
+    Numbers have six significant digits. A brief result leaves out what is told of each fraction
+    removed and of each layer.
+    """
+    result = run(config, checkpoint, device=device, threads=threads)
+    if brief:
+        result = replace(result, curve=None, layers=None)
+    found: dict[str, Any] = plain(result, digits=6)
+    return found

@@ -4,9 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
-from heavytail.experiments.results import Config, Result
+from heavytail.experiments.records import Entry
+from heavytail.experiments.results import Config, Result, decode
 from heavytail.noise import NUMERALS
 
 
@@ -34,8 +35,8 @@ class Row:
     """The runs that differ in their seed only.
 
     Attributes:
-        config: of the first.
-        results: of all of them that are there.
+        config: of all of them, with seed 0.
+        results: of those that are there, in the order of their seeds.
     """
 
     config: Config
@@ -51,18 +52,25 @@ class Row:
         values = [measure(result) for result in self.finished]
         return Estimate.of(values) if values else None
 
-    def curve(self) -> tuple[list[float], list[float]]:
-        """Return the fractions of columns removed, and the mean test accuracy at each.
+    def text(self, measure: Callable[[Result], float], digits: int, factor: float = 1.0) -> str:
+        """Return that mean and its standard error; "–" if no run finished, or none is there."""
+        found = self.estimate(measure)
+        if found is None:
+            return "–" if self.results else "not yet"
+        return found.text(digits, factor)
 
-        Raises:
-            ValueError: if no run is there, or one of them has no curve.
-        """
-        curves = [result.curve for result in self.finished if result.curve is not None]
-        if not curves or len(curves) < len(self.finished):
-            raise ValueError(f"every run must have a curve, got {len(curves)}")
-        fractions = [point.fraction for point in curves[0]]
-        points = zip(*curves, strict=True)
-        return fractions, [mean(point.test.accuracy for point in same) for same in points]
+    def noise(self) -> list[str]:
+        """Return kind, alpha and sigma."""
+        alpha = "–" if self.config.alpha is None else f"{self.config.alpha:g}"
+        return [NUMERALS.get(self.config.kind, "none"), alpha, f"{self.config.scale:g}"]
+
+    def predicted(self, digits: int) -> str:
+        """Return the predicted median and band of the ratio, means over the runs."""
+        bands = [result.noise.predicted for result in self.finished if result.noise is not None]
+        if not bands:
+            return "–" if self.results else "not yet"
+        low, middle, high = (f"{mean(band):.{digits}f}" for band in zip(*bands, strict=True))
+        return f"{middle} [{low}, {high}]"
 
 
 def rows(configs: Iterable[Config], results: Iterable[tuple[Config, Result]]) -> list[Row]:
@@ -70,122 +78,38 @@ def rows(configs: Iterable[Config], results: Iterable[tuple[Config, Result]]) ->
 
     Args:
         configs: of the table.
-        results: of a store or a record, in any order; others than the table's are left out.
+        results: of a store, in any order; others than the table's are left out.
     """
     known = dict(results)
     found: dict[Config, list[Result]] = defaultdict(list)
     for config in configs:
-        setting = replace(config, seed=0)
-        found[setting] += [known[config]] if config in known else []
+        found[replace(config, seed=0)] += [known[config]] if config in known else []
     return [Row(setting, tuple(some)) for setting, some in found.items()]
 
 
 COLUMNS = (
-    "setting",
-    "noise",
-    "α",
-    "σ",
-    "runs",
-    "ratio",
-    "predicted",
-    "test accuracy, %",
-    "after pruning, %",
+    *("setting", "noise", "α", "σ", "runs", "ratio", "predicted"),
+    *("test accuracy, %", "after pruning, %"),
 )
 
 
 def cells(row: Row) -> list[str]:
     """Return a row as text, in the order of ``COLUMNS``; "not yet" where there are no runs."""
-    config = row.config
+    config, diverged = row.config, len(row.results) - len(row.finished)
     setting = f"{config.data}, {config.network.replace('_', ' ')}, {config.width:,}"
     if config.hidden_layers > 1:
         setting += f" × {config.hidden_layers}"
-    head = [setting, *_noise(config)]
-    diverged = len(row.results) - len(row.finished)
-    runs = f"{len(row.results)}" + (f", {diverged} diverged" if diverged else "")
-    if not row.finished:
-        return [*head, runs, *["not yet" if not row.results else "–"] * 4]
-    ratio = row.estimate(lambda r: r.ratio or 0.0)
-    whole = row.estimate(lambda r: math.nan if r.test is None else r.test.accuracy)
-    cut = row.estimate(lambda r: math.nan if r.pruned_test is None else r.pruned_test.accuracy)
-    assert ratio is not None
-    assert whole is not None
-    assert cut is not None
-    return [*head, runs, ratio.text(3), _predicted(row, 3), whole.text(2, 100), cut.text(2, 100)]
-
-
-COMPARED = (
-    "noise",
-    "α",
-    "σ",
-    "ratio",
-    "predicted, 5–95 %",
-    "accuracy, %",
-    "after pruning, %",
-    "without noise, %",
-)
-
-
-def compared(row: Row, plain: Row) -> list[str]:
-    """Return a row as text beside runs without noise, in the order of ``COMPARED``.
-
-    Ratios, and accuracies after pruning, are medians with the least and the greatest: a few seeds
-    of a heavy-tailed law have no useful mean. The last is the accuracy of the runs without noise,
-    pruned to the same fractions as those of the row.
-
-    Args:
-        row: of the table.
-        plain: without noise, of the same seeds.
-
-    Raises:
-        ValueError: if the seeds that finished are not the same.
-    """
-    head = _noise(row.config)
-    if not row.results:
-        return [*head, *["not yet"] * 5]
-    seeds = [i for i, result in enumerate(row.results) if result.diverged is None]
-    if not seeds:
-        return [*head, "diverged", _predicted(row, 2), *["–"] * 3]
-    if len(row.results) != len(plain.results):
-        raise ValueError(
-            f"both rows must have the same seeds, got {len(row.results)} and {len(plain.results)}"
-        )
-    ratios, cut, others = [], [], []
-    for i in seeds:
-        result = row.results[i]
-        assert result.ratio is not None
-        assert result.pruned_test is not None
-        ratios.append(result.ratio)
-        cut.append(result.pruned_test.accuracy)
-        others.append(plain.results[i].accuracy_without(result.ratio))
-    whole = row.estimate(lambda r: math.nan if r.test is None else r.test.accuracy)
-    assert whole is not None
-    lost = len(row.results) - len(seeds)
     return [
-        *head,
-        spread(ratios, 2) + (f", {lost} diverged" if lost else ""),
-        _predicted(row, 2),
-        whole.text(2, 100),
-        spread(cut, 1, 100),
-        spread(others, 1, 100),
+        setting,
+        *row.noise(),
+        f"{len(row.results)}" + (f", {diverged} diverged" if diverged else ""),
+        row.text(lambda r: r.ratio or 0.0, 3),
+        row.predicted(3),
+        row.text(lambda r: math.nan if r.test is None else r.test.accuracy, 2, 100),
+        row.text(lambda r: math.nan if r.pruned_test is None else r.pruned_test.accuracy, 2, 100),
     ]
 
 
-def spread(values: Sequence[float], digits: int, factor: float = 1.0) -> str:
-    """Return the median, the least and the greatest, with so many digits behind the point."""
-    found = (median(values), min(values), max(values))
-    middle, low, high = (f"{factor * value:.{digits}f}" for value in found)
-    return f"{middle} [{low}, {high}]"
-
-
-def _noise(config: Config) -> list[str]:
-    alpha = "–" if config.alpha is None else f"{config.alpha:g}"
-    return [NUMERALS.get(config.kind, "none"), alpha, f"{config.scale:g}"]
-
-
-def _predicted(row: Row, digits: int) -> str:
-    """Return the predicted median and band of the ratio, means over the runs."""
-    bands = [result.noise.predicted for result in row.finished if result.noise is not None]
-    if not bands:
-        return "–"
-    low, middle, high = (f"{mean(band[i] for band in bands):.{digits}f}" for i in range(3))
-    return f"{middle} [{low}, {high}]"
+def lines(configs: Iterable[Config], entries: Iterable[Entry]) -> list[list[str]]:
+    """Return the table of the entries of a store, its head first."""
+    return [list(COLUMNS), *map(cells, rows(configs, map(decode, entries)))]

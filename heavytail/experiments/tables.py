@@ -1,17 +1,71 @@
-"""The tables of the experiments: which runs each holds."""
+r"""The tables of the experiments: which runs each holds, and at which scales of the noise.
+
+Scales are chosen before training. The pruning ratio of the start alone is a floor, about 0.11; that
+of noise alone, however large, is a ceiling, which depends on its kind and index and on the width.
+``SCALES`` has the two at which the median of :func:`heavytail.predict_pruning` stands halfway
+between them, and nine tenths of the way up, by :func:`heavytail.plan_scale` with 200 draws.
+``CONTROLS`` has those at which Gaussian noise accumulates to the same median norm,
+
+    sigma (lr K)^{1/2} median ||xi_2|| = sigma' (lr K)^{1/alpha} median ||xi_alpha||.
+"""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from heavytail import _check
+from heavytail.experiments import rates, runs, summary
+from heavytail.experiments.records import Entry
 from heavytail.experiments.results import Config
-from heavytail.experiments.scales import CONTROLS, SCALES, STEPS, Shape, three_digits
 from heavytail.noise import KINDS
 
 SIZES = ("quick", "paper")
+STEPS = {"digits": 2000, "ecg5000": 2000, "mnist": 6000}  # of a run
+
+
+class Shape(NamedTuple):
+    """A network and its noise, as far as the noise's scale depends on them."""
+
+    data: str
+    kind: str
+    alpha: float = 1.75
+    width: int = 2000
+    hidden_layers: int = 1
+
+
+SCALES = {
+    Shape("ecg5000", "shared"): (0.00768, 0.0178),
+    Shape("ecg5000", "shared", 1.8): (0.00874, 0.0205),
+    Shape("ecg5000", "shared", 1.9): (0.011, 0.0269),
+    Shape("ecg5000", "independent"): (0.00518, 0.0152),
+    Shape("ecg5000", "independent", 1.8): (0.00578, 0.0171),
+    Shape("ecg5000", "independent", 1.9): (0.00656, 0.0197),
+    Shape("ecg5000", "isotropic"): (0.00707, 0.0209),
+    Shape("ecg5000", "isotropic", 1.8): (0.00738, 0.0221),
+    Shape("ecg5000", "isotropic", 1.9): (0.00743, 0.0222),
+    Shape("ecg5000", "shared", width=10_000): (0.00747, 0.0175),
+    Shape("ecg5000", "isotropic", width=10_000): (0.00697, 0.0205),
+    Shape("ecg5000", "shared", hidden_layers=2): (0.00382, 0.0129),
+    Shape("ecg5000", "shared", hidden_layers=3): (0.00271, 0.011),
+    Shape("mnist", "shared"): (0.00173, 0.00401),
+    Shape("mnist", "shared", 1.9): (0.00259, 0.00636),
+    Shape("mnist", "isotropic"): (0.00161, 0.00471),
+    Shape("mnist", "isotropic", 1.9): (0.00187, 0.0056),
+    Shape("digits", "shared"): (0.0114, 0.0273),
+    Shape("digits", "independent"): (0.00785, 0.0231),
+    Shape("digits", "isotropic"): (0.0102, 0.0299),
+}
+
+CONTROLS: dict[Shape, tuple[float, ...]] = {
+    Shape("ecg5000", "shared"): (0.00959, 0.0222),
+    Shape("ecg5000", "independent"): (0.00821, 0.0241),
+    Shape("ecg5000", "isotropic"): (0.00828, 0.0245),
+    Shape("mnist", "shared"): (0.00234,),
+    Shape("mnist", "isotropic"): (0.00203,),
+}
 
 
 @dataclass(frozen=True)
@@ -20,32 +74,30 @@ class Table:
 
     Attributes:
         title: what they show, a line.
-        paper: the runs at full size.
+        paper: the configurations at full size.
         quick: the same question in some minutes on a laptop.
-        brief: whether a record of it leaves out what is told of each layer and each fraction.
+        run: makes a result of one, for :func:`heavytail.experiments.sweep.sweep`; it takes
+            ``device`` and ``threads`` too.
+        show: returns the lines of the table, a head and texts, of configurations and entries.
     """
 
     title: str
-    paper: tuple[Config, ...]
-    quick: tuple[Config, ...]
-    brief: bool = False
+    paper: tuple[Any, ...]
+    quick: tuple[Any, ...]
+    run: Callable[..., Entry] = runs.in_sweep
+    show: Callable[[Sequence[Any], list[Entry]], list[list[str]]] = summary.lines
 
-    def configs(self, size: str) -> tuple[Config, ...]:
+    def configs(self, size: str) -> tuple[Any, ...]:
         """Return the runs of a size, ``"quick"`` or ``"paper"``."""
         return self.paper if _check.one_of("size", size, SIZES) == "paper" else self.quick
 
 
-def _noisy(shape: Shape, scale: float, alpha: float | None = None) -> Config:
-    """Return a run of a shape, seed 0; ``alpha`` in place of the shape's."""
-    return Config(
-        data=shape.data,
-        width=shape.width,
-        hidden_layers=shape.hidden_layers,
-        kind=shape.kind,
-        alpha=shape.alpha if alpha is None else alpha,
-        scale=scale,
-        steps=STEPS[shape.data],
-    )
+_BRIEF = partial(runs.in_sweep, brief=True)
+
+
+def _table(title: str, configs: Iterable[Config], seeds: int, **options: Any) -> Table:
+    every = list(configs)
+    return Table(title, _seeds(every, seeds), _quick(every), **options)
 
 
 def _seeds(configs: Iterable[Config], n: int) -> tuple[Config, ...]:
@@ -69,33 +121,36 @@ def _quick(configs: Iterable[Config]) -> tuple[Config, ...]:
 def _small(config: Config) -> Config:
     """Return a run of a tenth of the width and the steps, and the same sigma (lr K)^{1/alpha}."""
     width, steps = max(16, config.width // 10), max(2, config.steps // 10)
-    scale = three_digits(config.scale * (config.steps / steps) ** (1 / (config.alpha or 1.0)))
+    scale = _three_digits(config.scale * (config.steps / steps) ** (1 / (config.alpha or 1.0)))
     return replace(config, width=width, steps=steps, scale=scale)
 
 
-def _table(title: str, configs: Iterable[Config], seeds: int, brief: bool = False) -> Table:
-    every = list(configs)
-    return Table(title, _seeds(every, seeds), _quick(every), brief)
+def _three_digits(number: float) -> float:
+    return float(f"{number:.3g}")
+
+
+def _noisy(shape: Shape, scale: float) -> Config:
+    """Return a run of a shape, seed 0."""
+    return Config(**shape._asdict(), scale=scale, steps=STEPS[shape.data])
 
 
 def _grid(wanted: Callable[[Shape], bool], levels: int = 2) -> list[Config]:
     """Return runs with heavy-tailed noise: of the shapes wanted, at their first scales."""
-    return [
-        _noisy(shape, scale)
-        for shape, scales in SCALES.items()
-        if wanted(shape)
-        for scale in scales[:levels]
-    ]
+    found = [(shape, scales[:levels]) for shape, scales in SCALES.items() if wanted(shape)]
+    return [_noisy(shape, scale) for shape, scales in found for scale in scales]
 
 
 def _gaussian(data: str) -> list[Config]:
     """Return the controls of a data set."""
-    return [
-        _noisy(shape, scale, alpha=2.0)
-        for shape, scales in CONTROLS.items()
-        if shape.data == data
-        for scale in scales
-    ]
+    found = [(shape._replace(alpha=2.0), s) for shape, s in CONTROLS.items() if shape.data == data]
+    return [_noisy(shape, scale) for shape, scales in found for scale in scales]
+
+
+def _images(data: str, network: str, width: int) -> list[Config]:
+    """Return runs on images, at the order of sigma and lr that the paper names."""
+    base = Config(data=data, network=network, width=width, steps=20_000, stop_accuracy=0.95)
+    noises = product(("shared", "isotropic"), (1.75, 1.8, 1.9))
+    return [base, *(replace(base, kind=kind, alpha=a, scale=0.003) for kind, a in noises)]
 
 
 def official(kind: str, alpha: float | None, scale: float, width: int = 2000) -> Config:
@@ -111,45 +166,22 @@ def official(kind: str, alpha: float | None, scale: float, width: int = 2000) ->
         width: columns of the hidden layer.
     """
     if kind == "isotropic" or alpha == 2:
-        scale = three_digits(scale * math.sqrt(0.5))
+        scale = _three_digits(scale * math.sqrt(0.5))
     return Config(data="ecg5000", width=width, kind=kind, alpha=alpha, scale=scale)
 
 
-def _official() -> list[Config]:
-    """Return the settings at which the official code was run."""
-    found = [official("none", None, 0.0)]
-    found += [official("shared", 1.75, scale) for scale in (0.001, 0.003, 0.01, 0.03)]
-    found += [official("shared", alpha, 0.01) for alpha in (1.8, 1.9)]
-    found += [official("shared", 1.9, 0.003), official("shared", 2.0, 0.01)]
-    found += [official("independent", 1.75, 0.01)]
-    found += [
-        official("isotropic", alpha, scale)
-        for alpha, scale in ((1.75, 0.003), (1.75, 0.01), (1.9, 0.01))
-    ]
-    return found
-
-
-def _official_wide() -> list[Config]:
-    """Return those of its settings that were run at width 10,000."""
-    noises: list[tuple[str, float | None, float]] = [("none", None, 0.0)]
-    noises += [(k, 1.75, s) for k in ("shared", "isotropic") for s in (0.003, 0.01)]
-    return [official(*noise, width=10_000) for noise in noises]
-
-
-def _images(data: str, network: str, width: int) -> list[Config]:
-    """Return runs on images, at the order of sigma and lr that the paper names."""
-    base = Config(data=data, network=network, width=width, steps=20_000, stop_accuracy=0.95)
-    return [
-        base,
-        *(
-            replace(base, kind=kind, alpha=alpha, scale=0.003)
-            for kind, alpha in product(("shared", "isotropic"), (1.75, 1.8, 1.9))
-        ),
-    ]
-
-
-def _deep(layers: int) -> Config:
-    return Config(data="ecg5000", hidden_layers=layers)
+# Settings at which the official code was run, with its sigma; and those at width 10,000.
+OFFICIAL: list[tuple[str, float | None, float]] = [
+    ("none", None, 0.0),
+    *(("shared", 1.75, scale) for scale in (0.001, 0.003, 0.01, 0.03)),
+    *(("shared", alpha, 0.01) for alpha in (1.8, 1.9)),
+    ("shared", 1.9, 0.003),
+    ("shared", 2.0, 0.01),
+    ("independent", 1.75, 0.01),
+    *(("isotropic", 1.75, scale) for scale in (0.003, 0.01)),
+    ("isotropic", 1.9, 0.01),
+]
+OFFICIAL_WIDE = [("none", None, 0.0), *product(("shared", "isotropic"), (1.75,), (0.003, 0.01))]
 
 
 def _prediction() -> tuple[Config, ...]:
@@ -163,27 +195,28 @@ def _prediction() -> tuple[Config, ...]:
         Config(data="ecg5000", kind=kind, alpha=alpha, scale=scale)
         for _, kind, scale in product(range(5), KINDS, (0.003, 0.01, 0.03))
     ]
-    for (lr, steps), kind in product(
-        ((0.001, 500), (0.01, 200), (0.01, 1000), (0.1, 300), (0.1, 1000)), KINDS
-    ):
-        law: dict[str, Any] = {"kind": kind, "alpha": alpha, "lr": lr, "steps": steps}
-        law["scale"] = round(0.02 * (lr * steps) ** (-1 / alpha), 5)
-        found.append(Config(data="mnist", **law))
+    trainings = ((0.001, 500), (0.01, 200), (0.01, 1000), (0.1, 300), (0.1, 1000))
+    for (lr, steps), kind in product(trainings, KINDS):
+        scale = round(0.02 * (lr * steps) ** (-1 / alpha), 5)
+        law: dict[str, Any] = {"kind": kind, "alpha": alpha, "scale": scale}
+        found.append(Config(data="mnist", lr=lr, steps=steps, **law))
     loud = Config(data="ecg5000", kind="shared", alpha=alpha, scale=0.01)
-    found += [
-        replace(loud, steps=20_000),
-        replace(loud, lr=0.1),
-        replace(loud, lr=0.3),
-        replace(loud, hidden_layers=2),
-    ]
+    changes: tuple[dict[str, Any], ...]
+    changes = ({"steps": 20_000}, {"lr": 0.1}, {"lr": 0.3}, {"hidden_layers": 2})
+    found += [replace(loud, **change) for change in changes]
     return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
 _PREDICTION = _prediction()
 _MNIST = Config(data="mnist", steps=STEPS["mnist"])
-_SHARED = Shape("mnist", "shared", 1.75)
+_SHARED = Shape("mnist", "shared")
 
 TABLES: dict[str, Table] = {
+    "digits-table": _table(
+        "Digits, one hidden layer of 2000: needs no download",
+        [Config(data="digits"), *_grid(lambda s: s.data == "digits")],
+        3,
+    ),
     "ecg5000-table": _table(
         "ECG5000, one hidden layer of 2000: kinds, indices and scales",
         [
@@ -207,29 +240,34 @@ TABLES: dict[str, Table] = {
     ),
     "mnist-centred": _table(
         "MNIST with the mean of each image taken away: type I moves nothing",
-        [
-            replace(config, data="mnist-centred")
-            for config in (_MNIST, _noisy(_SHARED, SCALES[_SHARED][0]))
-        ],
+        [replace(c, data="mnist-centred") for c in (_MNIST, _noisy(_SHARED, SCALES[_SHARED][0]))],
         3,
     ),
     "ecg5000-deep": _table(
         "ECG5000, two and three hidden layers of 2000",
-        [_deep(2), _deep(3), *_grid(lambda s: s.hidden_layers > 1, 1)],
+        [
+            *(Config(data="ecg5000", hidden_layers=layers) for layers in (2, 3)),
+            *_grid(lambda s: s.hidden_layers > 1, 1),
+        ],
         3,
     ),
-    "official": _table("The settings at which the official code was run", _official(), 60, True),
+    "official": _table(
+        "The settings at which the official code was run",
+        [official(*setting) for setting in OFFICIAL],
+        60,
+        run=_BRIEF,
+    ),
     "official-wide": _table(
         "The same at width 10,000",
-        _official_wide(),
+        [official(*setting, width=10_000) for setting in OFFICIAL_WIDE],
         30,
-        True,
+        run=_BRIEF,
     ),
     "prediction": Table(
         "The pruning ratio before training and after: each run with a start and noise of its own",
         _PREDICTION,
         tuple(map(_small, (*_PREDICTION[:9], *_PREDICTION[-7:]))),
-        True,
+        run=_BRIEF,
     ),
     "mnist-wide": _table(
         "MNIST, one hidden layer of 10,000",
@@ -246,24 +284,11 @@ TABLES: dict[str, Table] = {
     "cifar100-table": _table(
         "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000), 5
     ),
+    "rates": Table(
+        "How particles near their limit, and the Euler scheme the equation: fitted rates",
+        rates.PAPER,
+        rates.QUICK,
+        rates.in_sweep,
+        rates.lines,
+    ),
 }
-
-
-def cost(configs: Iterable[Config], seconds: Callable[[Config], float]) -> float:
-    """Return the seconds that runs will take one after another, their training alone.
-
-    Args:
-        configs: of the runs.
-        seconds: a step's, of a configuration; asked once for each form of a step.
-    """
-    known: dict[Config, float] = {}
-    total = 0.0
-    for config in configs:
-        stop = None if config.stop_accuracy is None else 1.0
-        form = replace(config, seed=0, steps=1, scale=float(config.scale > 0), stop_accuracy=stop)
-        if form.alpha is not None:
-            form = replace(form, alpha=1.75)
-        if form not in known:
-            known[form] = seconds(config)
-        total += known[form] * config.steps
-    return total

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from heavytail.experiments.sweep import Store, sweep
+from heavytail.experiments.records import Store
+from heavytail.experiments.sweep import sweep
 
 # Processes that begin with torch imported, and end without a trace of the tests' own.
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.experiments.sweep_runs", "sklearn.datasets"])
+FORKS.set_forkserver_preload(["tests.experiments.sweep_runs"])
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,7 @@ def draw(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
     checkpoint.write_text("half way")
     time.sleep(trial.seconds)
     generator = torch.Generator().manual_seed(trial.number)
-    return {"number": trial.number, "draws": torch.rand(50, generator=generator).tolist()}
-
-
-def draw_once_released(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
-    """The same, but not before there is a file ``release`` beside the log."""
-    note(log, trial)
-    wait_for(log.with_name("release").exists)
-    return draw(trial, checkpoint, log=log)
+    return {"number": trial.number, "draws": torch.rand(50, generator=generator)}
 
 
 def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
@@ -63,11 +57,12 @@ def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str,
     return draw(trial, checkpoint, log=log)
 
 
-def drive(run: partial[dict[str, object]], trials: list[Trial], folder: Path, processes: int):
-    """Sweep; end with 7 if interrupted."""
+def drive(run: partial[dict[str, object]], trials: list[Trial], path: Path, processes: int) -> None:
+    """Sweep, in a process group of its own; end with 7 if interrupted."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        sweep(run, trials, Store(folder), processes=processes, progress=False)
+        sweep(run, trials, Store(path), processes=processes, progress=False)
     except KeyboardInterrupt:
         sys.exit(7)
 
@@ -87,8 +82,8 @@ def has_ended(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    state = Path(f"/proc/{process}/stat")
     try:
-        return state.read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        state = Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
         return Path("/proc/self").exists()
+    return state.rpartition(")")[2].split()[0] in ("Z", "X")

@@ -1,11 +1,12 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from heavytail.experiments.rates import Study, problem, read, record, studies
+from heavytail.experiments.rates import PAPER, Study, in_sweep, lines, problem, read
+from heavytail.experiments.records import Store
+from heavytail.experiments.sweep import sweep
 from heavytail.limit.coupling import chaos_error, euler_error
 
 CHAOS = Study("chaos", "tanh", 1.5, (8, 16), 64, seeds=3, first_seed=7, size=2)
@@ -13,30 +14,20 @@ EULER = Study("euler", "relu", 1.5, (2, 4), 8, seeds=3, first_seed=10, size=5)
 
 
 def test_what_is_read_is_what_was_run(tmp_path):
-    path = tmp_path / "rates.json"
-    record(path, [CHAOS])
-    first = json.loads(path.read_text())["studies"]
-    line = replace(CHAOS, h="line", reference="limit", signs=None)
-    record(path, [CHAOS, EULER, line])
-    found = json.loads(path.read_text())["studies"]
-    assert found[0] == first[0]  # not run again
-    assert {"date", "machine", "versions", "seconds"} <= set(found[1])
-    for study, rates in read(path):
+    studies = [CHAOS, EULER, replace(CHAOS, h="line", reference="limit")]
+    store = Store(tmp_path / "rates.json")
+    assert sweep(in_sweep, studies, store, processes=0, progress=False).done == 3
+    assert [study for study, _ in read(store.path)] == studies
+    for study, rates in read(store.path):
         again = study.run()
         torch.testing.assert_close(rates.errors, again.errors, rtol=1e-3, atol=0.0)
         torch.testing.assert_close(rates.sup.errors, again.sup.errors, rtol=1e-3, atol=0.0)
         assert rates.slope == pytest.approx(again.slope, abs=1e-2)
-    assert [study for study, _ in read(path)] == [CHAOS, EULER, line]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_each_study_has_seeds_of_its_own():
-    seeds = [
-        seed
-        for study in studies()
-        for seed in range(study.first_seed, study.first_seed + study.seeds)
-    ]
-    assert len(set(seeds)) == len(seeds)
+    _, first, missing = lines([CHAOS, replace(CHAOS, first_seed=0)], store.entries())
+    slope = read(store.path)[0][1].slope
+    assert first[:5] == ["chaos", "tanh", "1.5", "independent", "2"]
+    assert first[5].startswith(f"{slope:.3f} ± ")
+    assert missing[5:] == ["not yet"] * 2
 
 
 @pytest.mark.parametrize("coupled", [True, False])
@@ -55,16 +46,14 @@ def test_a_study_runs_what_it_says(kind, coupled):
     assert torch.equal(study.run().errors, wanted.errors)
 
 
-def test_the_problems():
-    signs = problem("relu", "alternating")
-    assert (signs.h, signs.signs) == ("relu", "alternating")
-    line = problem("line")
-    assert (line.h, line.signs, line.start.tolist()) == ("linear", None, [0.0])
+def test_each_study_has_seeds_of_its_own():
+    seeds = [range(study.first_seed, study.first_seed + study.seeds) for study in PAPER]
+    assert len({seed for some in seeds for seed in some}) == sum(map(len, seeds))
 
 
 def test_the_record_of_the_book_is_that_of_its_studies():
     recorded = read(Path(__file__).parents[2] / "book" / "results" / "rates.json")
-    assert {study for study, _ in recorded} == set(studies())
+    assert {study for study, _ in recorded} == set(PAPER)
     for study, rates in recorded:
         assert rates.errors.shape == (study.seeds, len(study.x))
 

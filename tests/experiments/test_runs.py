@@ -1,7 +1,7 @@
 import copy
 import math
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,10 +12,10 @@ from heavytail import StableNoise, hidden_weights
 from heavytail.experiments import data, runs
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.replay import replay
-from heavytail.experiments.results import ERROR, FRACTIONS, LEVELS, Config, Result, decode, encode
-from heavytail.experiments.runs import in_sweep, run, seen
-from heavytail.experiments.sweep import Store, sweep
+from heavytail.experiments.records import Store, plain
+from heavytail.experiments.results import ERROR, FRACTIONS, LEVELS, Config, Result, decode
+from heavytail.experiments.runs import in_sweep, replay, run, seen
+from heavytail.experiments.sweep import sweep
 from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
 
 SMALL = Config(
@@ -72,15 +72,12 @@ def digits():
 # What a result says.
 
 
-def test_the_scores_are_those_of_a_network_trained_by_hand(result, hand, digits):
-    assert result.test == score(hand[1], digits.x_test, digits.y_test)
-    assert result.train == score(hand[1], digits.x_train, digits.y_train)
+def test_scores_and_ratio_are_those_of_a_network_trained_by_hand(result, hand, digits):
+    model = copy.deepcopy(hand[1])
+    assert result.test == score(model, digits.x_test, digits.y_test)
+    assert result.train == score(model, digits.x_train, digits.y_train)
     assert (result.steps, result.diverged) == (30, None)
     assert result.step_seconds > 0
-
-
-def test_the_ratio_is_that_of_prune(result, hand, digits):
-    model = copy.deepcopy(hand[1])
     report = heavytail.prune(model, error=ERROR)
     assert result.ratio == report.ratio == result.layers[0].ratio > 0
     assert result.pruned_test == score(model, digits.x_test, digits.y_test)
@@ -101,14 +98,6 @@ def test_the_curve_goes_from_the_network_to_a_constant(result, hand, digits):
     assert result.curve[4].test == score(model, digits.x_test, digits.y_test)
 
 
-def test_start_noise_and_gradients_add_up(result, hand):
-    start, model, noisy = map(flat, hand)
-    noise = result.noise.norm * start.norm()
-    assert float((noisy - start).norm()) == pytest.approx(float(noise), rel=1e-9)
-    gradient = result.gradient * start.norm()
-    assert float((model - noisy).norm()) == pytest.approx(float(gradient), rel=1e-9)
-
-
 def test_gradients_are_those_of_a_step(digits):
     """One step, and a batch of all examples: G is -lr times the gradient, with noise or without."""
     one = replace(SMALL, steps=1, batch_size=len(digits.x_train))
@@ -123,36 +112,37 @@ def test_gradients_are_those_of_a_step(digits):
 
 def test_the_layers_are_what_their_norms_are(result, hand):
     (layer,) = result.layers
-    norms = heavytail.column_norms(hand[1].body[0].weight)
+    start, model = (some.body[0].weight.detach() for some in hand[:2])
+    norms = heavytail.column_norms(model)
     assert (layer.name, layer.columns) == ("body.0", 50)
     assert layer.norms == tuple(norms.quantile(norms.new_tensor(LEVELS)).tolist())
-    assert layer.hill[3] == heavytail.hill(norms, 5).alpha
     assert layer.hill[:2] == (None, None)  # of 0 and of 1 norm
-    start, model = (some.body[0].weight.detach().double() for some in hand[:2])
-    estimate = heavytail.stable_mle((model - start).sum(1) / 8)
+    assert layer.hill[3] == heavytail.hill(norms, 5).alpha
+    estimate = heavytail.stable_mle((model.double() - start.double()).sum(1) / 8)
     assert layer.noise_index == (estimate.alpha, estimate.stderr)
+    deep = run(replace(SMALL, hidden_layers=3, scale=0.005, width=5))
+    assert [layer.name for layer in deep.layers] == ["body.0", "body.2", "body.4"]
+    assert deep.ratio == pytest.approx(sum(layer.ratio for layer in deep.layers) / 3)
+    assert deep.layers[0].noise_index is None  # of five columns
+    assert deep.layers[0].hill == (None,) * 4
 
 
-def test_a_layer_of_each_depth():
-    found = run(replace(SMALL, hidden_layers=3, scale=0.005))
-    assert [layer.name for layer in found.layers] == ["body.0", "body.2", "body.4"]
-    assert found.ratio == pytest.approx(sum(layer.ratio for layer in found.layers) / 3)
-
-
-def test_the_prediction_is_made_with_other_noise(result, hand):
-    start, _, noisy = hand
-    assert result.noise.replayed == heavytail.prune(copy.deepcopy(noisy), error=ERROR).ratio
-    prediction = heavytail.predict_pruning(
-        start,
-        alpha=1.75,
-        scale=0.02,
-        kind="isotropic",
-        lr=0.1,
-        steps=30,
-        error=ERROR,
-        draws=200,
-        generator=torch.Generator().manual_seed(spawn_seeds(4, 4)[3]),
+def test_the_noise_is_the_trainings_and_the_prediction_is_of_other_noise(result, hand, digits):
+    start, model, noisy = hand
+    size = float(flat(start).norm())
+    assert result.noise.norm * size == pytest.approx(
+        float((flat(noisy) - flat(start)).norm()), rel=1e-9
     )
+    assert result.gradient * size == pytest.approx(
+        float((flat(model) - flat(noisy)).norm()), rel=1e-9
+    )
+    noise = noisy.body[0].weight.double() - start.body[0].weight.double()
+    assert (result.noise.span, result.noise.gain) == seen(noise, digits.x_train)
+    assert 0 < result.noise.span < 1  # some pixels are never inked
+    assert result.noise.replayed == heavytail.prune(copy.deepcopy(noisy), error=ERROR).ratio
+    law = {"alpha": 1.75, "scale": 0.02, "kind": "isotropic", "lr": 0.1, "steps": 30}
+    source = torch.Generator().manual_seed(spawn_seeds(4, 4)[3])
+    prediction = heavytail.predict_pruning(start, **law, error=ERROR, draws=200, generator=source)
     expected = [prediction.quantile(p) for p in (0.05, 0.5, 0.95)]
     assert result.noise.predicted == pytest.approx(expected, abs=1e-12)
 
@@ -168,46 +158,27 @@ def test_the_index_of_the_noise_is_found_in_the_weights(kind):
     assert abs(other[0] - 1.75) > 4 * other[1]
 
 
-def test_gradients_that_move_nothing_leave_the_ratio_in_its_band():
-    result = run(replace(SMALL, lr=1e-9, scale=0.02 * 1e8 ** (1 / 1.75)))  # the noise of lr 0.1
-    assert result.gradient < 1e-6
-    assert result.ratio == result.noise.replayed
-    assert result.inside
+def test_the_band_holds_where_gradients_move_nothing_and_not_where_they_rule():
+    """With lr = 1e-9 and the noise of lr 0.1 the run is start and noise alone."""
+    still = run(replace(SMALL, lr=1e-9, scale=0.02 * 1e8 ** (1 / 1.75)))
+    assert still.gradient < 1e-6
+    assert still.ratio == still.noise.replayed
+    assert still.inside
+    loud = run(replace(SMALL, lr=1.0, scale=0.0005, steps=400))
+    assert loud.gradient > 1
+    assert not loud.inside
 
 
-def test_large_gradients_leave_the_band():
-    """Negative control: where the gradients rule, start plus noise predicts nothing."""
-    result = run(replace(SMALL, lr=1.0, scale=0.0005, steps=400))
-    assert result.gradient > 1
-    assert not result.inside
-
-
-def test_a_band_needs_a_prediction():
-    with pytest.raises(ValueError, match="ratio and noise must be there"):
-        _ = run(QUIET).inside
-
-
-def test_without_noise():
-    found = run(QUIET)
-    assert found.noise is None
-    assert found.layers[0].noise_index is None
-    assert found.gradient > 0
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-30])
-def test_noise_that_is_none(scale):
+def test_noise_that_is_none():
     """Not to the least of the weights' digits: all that is measured is as without noise."""
-    found, quiet = run(replace(SMALL, scale=scale)), run(QUIET)
-    assert found.noise is None
-    assert found.layers[0].noise_index is None
-    assert (found.test, found.ratio, found.gradient) == (quiet.test, quiet.ratio, quiet.gradient)
-
-
-def test_a_few_columns_have_no_index():
-    found = run(replace(SMALL, width=5))
-    assert found.layers[0].noise_index is None
-    assert found.layers[0].hill == (None,) * 4
-    assert found.noise is not None
+    quiet = run(QUIET)
+    assert quiet.gradient > 0
+    with pytest.raises(ValueError, match="ratio and noise must be there"):
+        _ = quiet.inside
+    for scale in (0.0, 1e-30):
+        found = run(replace(SMALL, scale=scale))
+        assert replace(found, step_seconds=None) == replace(quiet, step_seconds=None)
+    assert quiet.noise is quiet.layers[0].noise_index is None
 
 
 @pytest.mark.parametrize("change", [{"lr": 1e7}, {"scale": 1e38}])
@@ -216,7 +187,7 @@ def test_divergence_is_a_result(change):
     found = run(config)
     assert 1 <= found.diverged == found.steps <= 30
     assert found == Result(diverged=found.diverged, steps=found.steps, device="cpu")
-    assert decode({"config": asdict(config), "result": encode(found)}) == (config, found)
+    assert decode(plain({"config": config, "result": found})) == (config, found)
 
 
 def test_it_stops_at_an_accuracy():
@@ -227,20 +198,23 @@ def test_it_stops_at_an_accuracy():
     assert found.noise.norm < run(replace(SMALL, steps=500, scale=0.001)).noise.norm
 
 
-# What the noise moves.
+# The noise by itself.
 
 
-def test_noise_across_the_data_moves_nothing():
-    x = torch.tensor([[1.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
-    assert seen(torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, -1.0]]), x) == (0, 0)
-
-
-def test_noise_along_the_data():
-    """Along the only direction of the data: the gain is sqrt(d)."""
-    x = torch.tensor([[1.0, 2.0, 2.0, 0.0], [-2.0, -4.0, -4.0, 0.0]])
-    span, gain = seen(x[:1].repeat(5, 1), x)
-    assert span == pytest.approx(1, abs=1e-12)
-    assert gain == pytest.approx(2, abs=1e-12)
+@pytest.mark.parametrize("kind", heavytail.noise.KINDS)
+def test_replay_is_a_training_without_gradients(kind):
+    """Examples that are all zero have no gradients: what is left is the start and the noise."""
+    law = {"alpha": 1.5, "scale": 0.1, "kind": kind, "seed": 5}
+    x, y = torch.zeros(40, 8), torch.zeros(40).long()
+    start = FullyConnected(8, 3, width=30, hidden_layers=2)
+    found = replay(start, lr=0.1, steps=20, **law)
+    optimizer = torch.optim.SGD(start.parameters(), lr=0.1)
+    StableNoise(optimizer, hidden_weights(start), **law)
+    task = Dataset("zeros", x, y, x[:5], y[:5], 3)
+    train(start, optimizer, task, steps=20, batch_size=7, seed=1, progress=False)
+    assert all(map(torch.equal, found.parameters(), start.parameters()))
+    with pytest.raises(ValueError, match="steps must be >= 0, got -5"):
+        replay(start, lr=0.1, steps=-5, **law)
 
 
 def test_seen_is_what_its_formula_says(generator):
@@ -250,15 +224,9 @@ def test_seen_is_what_its_formula_says(generator):
     assert span == pytest.approx(float((x.T @ inside).norm() / noise.norm()), rel=1e-5)
     expected = (noise @ x.T).norm() * 7**0.5 / (noise.norm() * x.norm())
     assert gain == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_isotropic_noise_has_gain_1(generator):
-    """Gaussian directions, 4000 of them: the squared gain is a mean of that many."""
-    noise = torch.randn(4000, 20, generator=generator)
-    x = torch.randn(50, 20, generator=generator) * torch.arange(20)
-    span, gain = seen(noise, x)
-    assert gain**2 == pytest.approx(1, abs=0.04)  # 4 s.e.: each has variance 2 sum l^2 / (sum l)^2
-    assert span == pytest.approx((19 / 20) ** 0.5, abs=0.01)  # the first coordinate is always 0
+    line = torch.tensor([[1.0, 2.0, 2.0, 0.0], [-2.0, -4.0, -4.0, 0.0]])
+    assert seen(line, line) == pytest.approx((1, 2))  # along the only direction: sqrt(d)
+    assert seen(torch.tensor([[0.0, 0.0, 0.0, 3.0]]), line) == (0, 0)
 
 
 def test_shared_noise_does_not_move_data_whose_coordinates_sum_to_zero(generator):
@@ -272,19 +240,7 @@ def test_shared_noise_does_not_move_data_whose_coordinates_sum_to_zero(generator
     assert gain > 1
 
 
-def test_a_run_tells_what_its_noise_moves(result, hand, digits):
-    start, _, noisy = hand
-    noise = noisy.body[0].weight.double() - start.body[0].weight.double()
-    assert (result.noise.span, result.noise.gain) == seen(noise, digits.x_train)
-    assert 0 < result.noise.span < 1  # some pixels are never inked
-
-
 # The same, and not the same.
-
-
-def test_the_same_configuration_has_the_same_result(result):
-    again = run(SMALL)
-    assert replace(again, step_seconds=None) == replace(result, step_seconds=None)
 
 
 def test_the_number_of_threads_is_put_back(monkeypatch):
@@ -303,8 +259,8 @@ def test_runs_side_by_side_keep_their_threads_to_the_end():
     """Threads of one process: who began first ends first here, and is not to change the other's."""
     torch.set_num_threads(2)
     first, second = ExitStack(), ExitStack()
-    steps = [lambda: first.enter_context(runs._threads(1))]
-    steps += [lambda: second.enter_context(runs._threads(1)), first.close, second.close]
+    steps = [lambda: first.enter_context(runs.thread_count(1))]
+    steps += [lambda: second.enter_context(runs.thread_count(1)), first.close, second.close]
     found = [torch.get_num_threads() for step in steps if step() is None]
     torch.set_num_threads(1)
     assert found == [1, 1, 1, 2]
@@ -327,11 +283,6 @@ def test_runs_that_differ_in_their_noise_share_start_and_batches(monkeypatch):
     weights, seed = seen_by[replace(SMALL, seed=5)]
     assert seed != same[0][1]
     assert not torch.equal(weights[0], same[0][0][0])
-
-
-def test_start_noise_and_batches_have_seeds_of_their_own():
-    seeds = [seed for root in range(50) for seed in spawn_seeds(root, 4)]
-    assert len(set(seeds)) == 200
 
 
 def test_a_run_that_was_stopped_goes_on(result, tmp_path, monkeypatch):
@@ -367,13 +318,12 @@ def counted(cross_entropy, taken):
 
 def test_a_sweep_of_runs(result, tmp_path):
     configs = [SMALL, replace(SMALL, lr=1e7), QUIET]
-    store = Store(tmp_path)
+    store = Store(tmp_path / "runs.json")
     assert sweep(in_sweep, configs, store, processes=0, progress=False).done == 3
     found = dict(map(decode, store.entries()))
     assert set(found) == set(configs)
-    assert encode(replace(found[SMALL], step_seconds=None)) == encode(
-        replace(result, step_seconds=None)
-    )
+    same = [plain(replace(some, step_seconds=None), digits=6) for some in (found[SMALL], result)]
+    assert same[0] == same[1]
     assert found[configs[1]].diverged is not None
 
 
@@ -391,7 +341,7 @@ def images():
         patch.setattr(data, "load", lambda name: task if name == "cifar10" else load(name))
         patch.setattr(runs, "_DRAWS", 20)
         yield task
-    runs._loaded.cache_clear()
+    runs.loaded.cache_clear()
 
 
 VGG = Config(
@@ -429,18 +379,9 @@ def test_the_prediction_counts_all_columns(convolutional):
     assert found.predicted == pytest.approx([found.replayed] * 3, abs=0.5 / 430)
 
 
-def test_a_convolutional_network_becomes_smaller(images):
-    """Its columns are filters: pruned by a run's ratio and compacted, the function stays."""
-    model = runs._network(VGG, images, 1)
-    report = heavytail.prune(model, error=ERROR)
-    small = heavytail.compact(model)
-    assert small.body[0].weight.shape[0] == report.layers[0].kept < 10
-    assert torch.allclose(small(images.x_test), model(images.x_test), rtol=1e-4, atol=1e-6)
-
-
 def test_images_as_vectors(images, monkeypatch):
     small = replace(images, x_train=images.x_train[..., :5, :5], x_test=images.x_test[..., :5, :5])
-    monkeypatch.setattr(runs, "_loaded", lambda *_: small.flat())
+    monkeypatch.setattr(runs, "loaded", lambda *_: small.flat())
     config = replace(VGG, network="fully_connected", width=200, kind="isotropic", scale=0.1)
     found = run(config)
     assert found.noise.span == pytest.approx((30 / 75) ** 0.5, rel=0.1)  # 30 images in R^75
@@ -449,27 +390,3 @@ def test_images_as_vectors(images, monkeypatch):
 def test_a_convolutional_network_needs_images():
     with pytest.raises(ValueError, match="vgg11 needs images with channels, got digits of shape"):
         run(replace(SMALL, network="vgg11"))
-
-
-# Times.
-
-
-def test_the_time_of_a_step_is_found_though_the_noise_be_wild():
-    assert runs.step_seconds(replace(SMALL, scale=1e38), steps=2) > 0
-
-
-def test_looks_at_the_accuracy_take_their_share(monkeypatch):
-    """A look at all 1438 images in a hundred steps, timed by one at the 100 of a batch."""
-    clock = iter(range(0, 1000, 100))
-    monkeypatch.setattr(runs, "perf_counter", lambda: next(clock))
-    assert runs.step_seconds(SMALL, steps=5) == 100 / 5
-    stopping = replace(SMALL, stop_accuracy=0.9)
-    assert runs.step_seconds(stopping, steps=5) == pytest.approx(100 / 5 + 100 * 14.38 / 100)
-
-
-def test_the_time_of_a_step_after_a_break_is_of_the_steps_since(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "train", partial(train, checkpoint_every=25))
-    monkeypatch.setattr(runs, "_measured", lambda *found: found[-1])
-    monkeypatch.setattr(runs, "perf_counter", iter([0.0, 60.0, 100.0, 110.0]).__next__)
-    assert run(SMALL, tmp_path / "state") == 60 / 30
-    assert run(SMALL, tmp_path / "state") == 10 / 5
