@@ -45,6 +45,22 @@ def column_norms(weight: Tensor) -> Tensor:
     return _norms(weight.detach().flatten(1))
 
 
+def squared_errors(squares: Tensor) -> Tensor:
+    """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
+
+    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; entry j
+    is the squared error after j + 1 of them went. Where all squares are 0, nothing is lost.
+    """
+    dropped = squares.cumsum(-1)
+    everything = dropped[..., -1:]
+    return torch.where(everything > 0, dropped / everything, 0.0)
+
+
+def removable(squares: Tensor, error: float) -> Tensor:
+    """Return how many of the first units can go at a relative error (the norm, not its square)."""
+    return (squared_errors(squares) <= (1 + _SLACK) * error**2).sum(-1)
+
+
 def relative_error(weight: Tensor, kept: Tensor) -> float:
     """Return ||W - W_kept||_F / ||W||_F, W_kept being W with the other columns set to zero.
 
@@ -171,15 +187,13 @@ class PruneReport:
 
     def __str__(self) -> str:
         """Return the report as a table."""
+        counts = self.units, self.kept, self.parameters, self.kept_parameters
         rows = [("layer", f"{self.unit}s kept", "ratio", "parameters kept", "error")]
-        parts: list[tuple[str, LayerReport | PruneReport]]
-        parts = [*((layer.name, layer) for layer in self.layers), ("total", self)]
-        for name, part in parts:
+        for part in (*self.layers, LayerReport("total", *counts, self.error)):
             units = f"{part.kept:,} of {part.units:,}"
             parameters = f"{part.kept_parameters:,} of {part.parameters:,}"
-            rows.append(
-                (name or "(model)", units, f"{part.ratio:.3f}", parameters, f"{part.error:.3f}")
-            )
+            numbers = units, f"{part.ratio:.3f}", parameters, f"{part.error:.3f}"
+            rows.append((part.name or "(model)", *numbers))
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
         if self.protected:
@@ -235,36 +249,22 @@ def prune(
     _check.one_of("unit", unit, UNITS)
     _check.one_of("scope", scope, SCOPES)
     chosen = _layers.taken(model, layers, _refusal)
-    weights = _weights(chosen, unit)
+    weights = _weights(chosen, unit)  # what cannot be pruned is refused before a mask is set
     kept: list[Tensor] = []
     for group in [[weight] for weight in weights] if scope == "layer" else [weights]:
         together = _kept(*_joined(group), keep, error)
         kept += together.split([len(weight.sizes) for weight in group])
-    masks = [weight.mask(units) for weight, units in zip(weights, kept, strict=True)]
-    reports = [
-        LayerReport(
-            name=weight.name,
-            units=len(units),
-            kept=int(mask.reshape(len(units), -1).any(1).sum()),
-            parameters=mask.numel(),
-            kept_parameters=int(mask.sum()),
-            error=_error(weight.sizes, weight.hidden, units),
-        )
-        for weight, units, mask in zip(weights, kept, masks, strict=True)
-    ]
-    protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
+    reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
     whole = _error(*_joined(weights), torch.cat(kept))
-    for weight, mask in zip(weights, masks, strict=True):
-        for layer in weight.layers:
-            torch_prune.custom_from_mask(layer, "weight", mask)
-    return PruneReport(tuple(reports), unit, whole, protected)
+    protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
+    return PruneReport(reports, unit, whole, protected)
 
 
 class _Weight:
     """A weight to prune: its layers, and the sizes of its units as earlier masks leave them."""
 
     def __init__(self, name: str, layers: list[nn.Module], whole: Tensor, unit: str) -> None:
-        self.name, self.layers = name, layers
+        self._name, self._sharing = name, layers
         self._alive = torch.ones_like(whole, dtype=torch.bool)
         for layer in layers:
             if "weight_mask" in layer._buffers:
@@ -276,9 +276,19 @@ class _Weight:
         self.sizes = _finite(_norms(visible.reshape(math.prod(self._shape), -1))).cpu()
         self.hidden = _finite(_norms(hidden.reshape(1, -1))).cpu()
 
-    def mask(self, kept: Tensor) -> Tensor:
-        """Return the mask that keeps some of the units, shape (units,)."""
-        return self._alive & kept.view(self._shape).to(self._alive.device)
+    def prune(self, kept: Tensor) -> LayerReport:
+        """Mask all but some of the units, shape (units,)."""
+        mask = self._alive & kept.view(self._shape).to(self._alive.device)
+        for layer in self._sharing:
+            torch_prune.custom_from_mask(layer, "weight", mask)
+        return LayerReport(
+            name=self._name,
+            units=len(kept),
+            kept=int(mask.reshape(len(kept), -1).any(1).sum()),
+            parameters=mask.numel(),
+            kept_parameters=int(mask.sum()),
+            error=_error(self.sizes, self.hidden, kept),
+        )
 
 
 def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
@@ -326,25 +336,6 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
     _check.number(name, value, "[0, 1]")
 
 
-def squared_errors(squares: Tensor) -> Tensor:
-    """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
-
-    Args:
-        squares: the units' squared norms in the order in which they go, shape (..., n), >= 0.
-
-    Returns:
-        Shape (..., n): after the first, the second, ... went; 0 where all squares are 0.
-    """
-    dropped = squares.cumsum(-1)
-    everything = dropped[..., -1:]
-    return torch.where(everything > 0, dropped / everything, 0.0)
-
-
-def removable(squares: Tensor, error: float) -> Tensor:
-    """Return how many of the first units can go at a relative error (the norm, not its square)."""
-    return (squared_errors(squares) <= (1 + _SLACK) * error**2).sum(-1)
-
-
 def _squares(sizes: Tensor) -> Tensor:
     """Return the squares relative to the largest, so that none overflows."""
     return (sizes / (float(sizes.max()) or 1.0)).square()
@@ -361,7 +352,7 @@ def _kept(sizes: Tensor, hidden: Tensor, keep: float | None, error: float | None
     n, order = len(sizes), sizes.argsort(stable=True)
     if error is None:
         assert keep is not None  # one criterion is given
-        cut = n - min(n, max(round(keep * n), keep > 0))
+        cut = n - (min(n, max(1, round(keep * n))) if keep else 0)
     else:  # the hidden part goes first
         cut = max(0, int(removable(_squares(torch.cat([hidden, sizes[order]])), error)) - 1)
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
