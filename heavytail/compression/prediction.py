@@ -102,10 +102,10 @@ def predict_pruning(
         TypeError, ValueError: on an argument outside the sets above, or weights that are not
             finite.
     """
-    training = _training(alpha, lr, steps, weight_decay)
-    s = training.noise(_schedule("scale", scale, training.lr.numel()))
-    error = _check.number("error", error, "[0, 1]")
-    weights = _drawn(model, training, kind, column, exclude, draws, generator)
+    alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
+    eta, left = _after(lr, steps, weight_decay)
+    s = _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
+    weights = _drawn(model, kind, alpha, float(left[0]), column, exclude, draws, generator)
     return Prediction(_ratios(weights, s, error).sort().values, s)
 
 
@@ -138,13 +138,13 @@ def plan_scale(
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
     """
-    training = _training(alpha, lr, steps, weight_decay)
-    unit = training.noise(torch.ones_like(training.lr))
+    alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
+    ratio = _check.number("ratio", ratio, "[0, 1]")
+    eta, left = _after(lr, steps, weight_decay)
+    unit = _accumulated(alpha, torch.ones_like(eta), eta, left)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
-    error = _check.number("error", error, "[0, 1]")
-    ratio = _check.number("ratio", ratio, "[0, 1]")
-    weights = _drawn(model, training, kind, column, exclude, draws, generator)
+    weights = _drawn(model, kind, alpha, float(left[0]), column, exclude, draws, generator)
 
     def median(s: float) -> float:
         return float(_ratios(weights, s, error).quantile(0.5))
@@ -173,57 +173,38 @@ def accumulated_scale(
     in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. Arguments, and what is
     raised, are those of :func:`predict_pruning`.
     """
-    training = _training(alpha, lr, steps, weight_decay)
-    return training.noise(_schedule("scale", scale, training.lr.numel()))
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What the steps make of the start and of their noise.
-
-    Attributes:
-        alpha: stability index.
-        lr: shape (steps,).
-        left: shape (steps + 1,): what weight decay leaves of the start, and of each step's noise.
-    """
-
-    alpha: float
-    lr: Tensor
-    left: Tensor
-
-    def noise(self, scale: Tensor) -> float:
-        """Return the scale of all noise together, of that of each step: shape (steps,)."""
-        sizes = scale * self.left[1:].abs()
-        largest = float(sizes.max()) if len(sizes) else 0.0
-        if largest == 0:
-            return 0.0
-        # Relative to the largest: a power of a small scale may leave the floats.
-        total = float(((sizes / largest) ** self.alpha * self.lr).sum())
-        return largest * math.pow(total, 1 / self.alpha)
-
-
-def _training(alpha: float, lr: Schedule, steps: int, weight_decay: float) -> _Training:
     alpha = _check.number("alpha", alpha, "(0, 2]")
+    eta, left = _after(lr, steps, weight_decay)
+    return _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
+
+
+def _after(lr: Schedule, steps: int, weight_decay: float) -> tuple[Tensor, Tensor]:
+    """Return the lr of each step, and what weight decay leaves of the start and of each noise."""
     eta = _schedule("lr", lr, _check.count("steps", steps))
     factors = 1 - eta * _check.number("weight_decay", weight_decay, _check.NONNEGATIVE)
-    left = torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
-    return _Training(alpha, eta, left)
+    return eta, torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
+
+
+def _accumulated(alpha: float, scale: Tensor, lr: Tensor, left: Tensor) -> float:
+    sizes = scale * left[1:].abs()
+    largest = float(sizes.max()) if len(sizes) else 0.0
+    if largest == 0:
+        return 0.0
+    # Relative to the largest: a power of a small scale may leave the floats.
+    return largest * math.pow(float(((sizes / largest) ** alpha * lr).sum()), 1 / alpha)
 
 
 def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
-    if isinstance(value, Tensor) and value.dim() == 0:
-        value = float(value)
     if isinstance(value, Tensor | Sequence | np.ndarray):
-        entries = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
-        if entries.shape != (steps,):
+        value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).cpu()
+        value = value if value.is_complex() else value.double()
+        if value.dim() and value.shape != (steps,):
             raise ValueError(
-                f"a schedule of {name} must have shape ({steps},), got {tuple(entries.shape)}"
+                f"a schedule of {name} must have shape ({steps},), got {tuple(value.shape)}"
             )
-        _check.numbers(name, entries, _check.NONNEGATIVE)
-        return entries
-    number = _check.number(name, value, _check.NONNEGATIVE)
-    return torch.full((steps,), number, dtype=torch.float64)
+    numbers = _check.numbers(name, value, _check.NONNEGATIVE)
+    return torch.as_tensor(numbers, dtype=torch.float64).expand(steps)
 
 
 @dataclass(frozen=True)
@@ -272,14 +253,15 @@ def noise_terms(
 
 def _drawn(
     model: nn.Module | Tensor,
-    training: _Training,
     kind: str,
+    alpha: float,
+    left: float,
     column: str,
     exclude: _layers.Layer | Iterable[_layers.Layer] | None,
     draws: int,
     generator: torch.Generator | None,
 ) -> list[StartPlusNoise]:
-    """Return each weight's columns after the training, without its gradients."""
+    """Return each weight's columns, of whose start the weight decay left a part."""
     draws = _check.count("draws", draws, least=1)
     _check.one_of("kind", kind, KINDS)
     _check.one_of("column", column, COLUMNS)
@@ -293,8 +275,8 @@ def _drawn(
     for weight in weights:
         if not bool(torch.isfinite(column_norms(weight)).all()) or not weight.numel():
             raise ValueError(f"a weight must be finite, not empty, got {tuple(weight.shape)}")
-        W = as_columns(weight.detach().double(), column) * float(training.left[0])
-        terms = noise_terms(W, draws * len(W), len(W), kind, training.alpha, generator)
+        W = as_columns(weight.detach().double(), column) * left
+        terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
         # The terms of a filter are the sums of its kernels'.
         along, size = (term.view(draws, len(weight), -1).sum(-1) for term in terms)
         drawn.append(StartPlusNoise(W.view(len(weight), -1).square().sum(1), along, size))

@@ -236,14 +236,11 @@ class PruningErrorLaw:
         return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns.log_strength)
 
     def _error(self, A: Tensor) -> Tensor:
-        bulk = self.columns.dropped(self.keep)
-        if bulk == 0:
-            return torch.zeros_like(A)
-        # At small n the sum of two parts may say that the kept columns have less than nothing.
+        if self.keep in (0, 1):
+            return torch.full_like(A, 1 - self.keep)
         mean_square = self._heavy * A + self.columns.light
-        return (
-            (bulk / mean_square.clamp_min(bulk)).sqrt() if bulk < math.inf else torch.ones_like(A)
-        )
+        # At small n the sum of two parts may say that the kept columns have less than nothing.
+        return (mean_square / self.columns.dropped(self.keep)).clamp_min(1).rsqrt()
 
     def __str__(self) -> str:
         """Return the quantiles in two lines."""
