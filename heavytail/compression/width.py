@@ -36,9 +36,9 @@ from heavytail.laws.density import Stable
 from heavytail.laws.draws import positive_stable, tail_constant
 from heavytail.noise import noise_tail_constant
 
-_SAMPLES = 1_000_000
 _AT_ONCE = 1 << 22  # coordinates of columns
 _ENOUGH = 100  # beyond that many of a sample the tail is taken from its constant
+_SCALES = "[1e-100, 1e100]"  # squares stay within the floats; no error depends on the scale
 _WINSOR = 3e-3  # the part of a sample beyond the level at which its squares are cut
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
@@ -52,7 +52,7 @@ class ColumnLaw:
         tail: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2.
         light: b in the unit of R^2, see the module; E R^2 at alpha = 2.
         norms: a sample of R, shape (N,), float64, ascending; None is |S(alpha)S(scale)|, exact.
-        scale: of that law, > 0.
+        scale: of that law, in [1e-100, 1e100].
     """
 
     alpha: float
@@ -66,7 +66,7 @@ class ColumnLaw:
         _check.number("alpha", self.alpha, "(0, 2]")
         _check.number("tail", self.tail, _check.NONNEGATIVE)
         _check.number("light", self.light)
-        _check.number("scale", self.scale, _check.POSITIVE)
+        _check.number("scale", self.scale, _SCALES)
         if (self.tail == 0) != (self.alpha == 2):
             raise ValueError(f"tail must be 0 at alpha = 2 only, got {self.tail:g}")
 
@@ -74,9 +74,9 @@ class ColumnLaw:
     def stable(cls, alpha: float, *, scale: float = 1.0) -> "ColumnLaw":
         """Return the law of |X|, X ~ S(alpha)S(scale): columns of dimension 1, or of type I.
 
-        ``scale`` is > 0; it is sqrt(d) sigma for type I in R^d.
+        ``scale`` is in [1e-100, 1e100]; it is sqrt(d) sigma for type I in R^d.
         """
-        tail = tail_constant(alpha) * _check.number("scale", scale, _check.POSITIVE) ** alpha
+        tail = tail_constant(alpha) * _check.number("scale", scale, _SCALES) ** alpha
         return cls(alpha, tail, 2 * scale**2 if alpha == 2 else 0.0, scale=scale)
 
     @classmethod
@@ -87,7 +87,7 @@ class ColumnLaw:
         kind: str,
         alpha: float,
         scale: float,
-        samples: int = _SAMPLES,
+        samples: int = 1_000_000,
         generator: torch.Generator | None = None,
     ) -> "ColumnLaw":
         """Return the law of a start plus noise, ||theta_0 + scale xi||, by simulation.
@@ -97,15 +97,15 @@ class ColumnLaw:
                 the dimension d, >= 1, for noise alone.
             kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
             alpha: stability index in (0, 2].
-            scale: s > 0, of all noise together, ``prediction.accumulated_scale``: sigma
-                t^{1/alpha} after a time t.
+            scale: s of all noise together, in [1e-100, 1e100]: sigma t^{1/alpha} after a time t,
+                see :func:`heavytail.compression.prediction.accumulated_scale`.
             samples: N, number of draws, >= 1000.
             generator: source of the random bits, on the start's device; None is the global one.
 
         Raises:
             TypeError, ValueError: on an argument outside the sets above.
         """
-        scale = _check.number("scale", scale, _check.POSITIVE)
+        scale = _check.number("scale", scale, _SCALES)
         samples = _check.count("samples", samples, 1000)
         if isinstance(start, Tensor):
             if not bool(torch.isfinite(column_norms(start)).all()) or not start.numel():
@@ -185,24 +185,17 @@ class ColumnLaw:
     @property
     def log_strength(self) -> float:
         """Its logarithm; -inf at alpha = 2."""
-        if self.alpha == 2:
-            return -math.inf
-        return (math.log(self.tail) + math.lgamma(1 - self.alpha / 2)) * 2 / self.alpha
+        a = self.alpha / 2
+        return (math.log(self.tail) + math.lgamma(1 - a)) / a if a < 1 else -math.inf
 
 
 @dataclass(frozen=True, eq=False)
 class PruningErrorLaw:
-    """The law of eps_n(keep), the relative error (the norm, not its square); see the module.
-
-    Attributes:
-        columns: the law of the columns.
-        keep: fraction of columns kept, in [0, 1].
-        n: number of columns.
-    """
+    """The law of eps_n(keep), the relative error (the norm, not its square); see the module."""
 
     columns: ColumnLaw
-    keep: float
-    n: float
+    keep: float  # fraction of columns kept, in [0, 1]
+    n: float  # number of columns
 
     def quantile(self, p: float | Tensor) -> Tensor:
         """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
@@ -310,29 +303,23 @@ def required_width(
     elif columns.alpha == 2:
         logarithm = math.inf
     else:
-        parts = 2 * math.log(root) + math.log1p(-light) - columns.log_strength
-        parts -= math.log(_low_quantile(alpha, delta))
-        logarithm = max(0.0, parts / math.log(10) * alpha / (2 - alpha))
-    if log10:
-        return logarithm
-    return float(10**logarithm) if logarithm < 308 else math.inf
+        needed = 2 * math.log(root) + math.log1p(-light) - columns.log_strength
+        needed -= math.log(_low_quantile(alpha, delta))
+        logarithm = max(0.0, needed * alpha / (2 - alpha))
+    return logarithm / math.log(10) if log10 else _exp(logarithm)
 
 
 @dataclass(frozen=True)
 class Certificate:
     """A trained matrix beside the law.
 
-    Attributes:
-        keep: fraction of columns kept, in [0, 1].
-        error: relative error of that pruning: the norm, not its square.
-        law: what the law says of this error.
-        level: P(eps_n(keep) <= error) under the law, in [0, 1]. Near 0 the matrix compresses better
-            than the law has it, near 1 worse; nan where all columns are kept or none.
+    ``level`` is P(eps_n(keep) <= error) under the law, in [0, 1]. Near 0 the matrix compresses
+    better than the law has it, near 1 worse; nan where all columns are kept or none.
     """
 
-    keep: float
-    error: float
-    law: PruningErrorLaw
+    keep: float  # fraction of columns kept, in [0, 1]
+    error: float  # relative error of that pruning: the norm, not its square
+    law: PruningErrorLaw  # what the law says of this error
     level: float
 
     def __str__(self) -> str:
@@ -386,13 +373,12 @@ def _stable_bulk(alpha: float, keep: float) -> float:
     top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
     if not math.isfinite(top):
         return math.inf
-    ends = [0.0, *(top * 2.0**-j for j in range(max(0, math.ceil(math.log2(top))), -1, -1))]
-    low, high = (torch.tensor(part, dtype=torch.float64) for part in (ends[:-1], ends[1:]))
-    nodes, weights = torch.from_numpy(_NODES), torch.from_numpy(_WEIGHTS)
-    r = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+    halvings = torch.arange(max(0, math.ceil(math.log2(top))) + 1)
+    ends = torch.cat([top * 0.5 ** halvings.double(), torch.zeros(1)])
+    lengths = -ends.diff()[:, None]
+    r = ends[1:, None] + lengths * (1 + torch.from_numpy(_NODES)) / 2
     beyond = 2 * law.cdf(-r)
-    pieces = (2 * r * (beyond - keep) * weights).sum(1) * (high - low) / 2
-    return float(pieces.sum())
+    return float((r * (beyond - keep) * lengths * torch.from_numpy(_WEIGHTS)).sum())
 
 
 @lru_cache(maxsize=1024)
