@@ -141,10 +141,10 @@ class ColumnLaw:
         """
         alpha = _check.number("alpha", alpha, "(1, 2]")
         norms = column_norms(columns).sort().values
-        if len(norms) < 1000:
-            raise ValueError(f"columns must be 1000 or more, got {len(norms)}")
-        if not bool(torch.isfinite(norms).all()):
-            raise ValueError("columns must be finite, got inf or nan among them")
+        if len(norms) < 1000 or not bool(torch.isfinite(norms).all()):
+            raise ValueError(
+                f"columns must be 1000 or more, and finite, got {tuple(columns.shape)}"
+            )
         if alpha == 2:
             return cls(alpha, 0.0, float(norms.square().mean()), norms)
         tail = _check.number("tail", tail, _check.POSITIVE)

@@ -61,10 +61,8 @@ def test_squares_beyond_the_floats():
     assert column_norms(weight).tolist() == pytest.approx([1e30, 1e25, 1e-30])
     wide = torch.tensor([[1e200, 1e200], [1e-200, 1e-200], [0, 0]], dtype=torch.float64)
     assert column_norms(wide).tolist() == pytest.approx([2**0.5 * 1e200, 2**0.5 * 1e-200, 0])
-    for scale in (1e-200, 1.0, 1e200):
-        scaled = scale * torch.tensor([[1.0], [1e-5], [1e-9]], dtype=torch.float64)
-        assert relative_error(scaled, torch.tensor([0])) == pytest.approx(1e-5)
-        assert kept_columns(scaled, error=0.1).tolist() == [True, False, False]
+    steep = 1e200 * torch.tensor([[1.0], [1e-5], [1e-9]], dtype=torch.float64)
+    assert relative_error(steep, torch.tensor([0])) == pytest.approx(1e-5)
 
 
 def test_relative_error_is_its_definition(weight):
@@ -113,69 +111,69 @@ def test_the_error_of_a_choice_gives_it_back(alpha, generator):
             assert torch.equal(kept_columns(weight, error=relative_error(weight, kept)), kept), k
 
 
-def test_the_error_is_not_squared_and_the_slack_is_for_rounding_only():
-    """Squared norms 0.9 and 0.1: the small one goes at squared error 0.1, not at error 0.1."""
-    weight = torch.tensor([[3.0], [1.0]], dtype=torch.float64)
-    assert kept_columns(weight, error=ROOT * (1 - 1e-13)).tolist() == [True, False]
-    assert kept_columns(weight, error=ROOT * (1 - 1e-11)).all()
-    assert kept_columns(weight, error=0.1).all()
-
-
-def test_ends_of_the_criteria(weight):
-    assert kept_columns(weight, keep=1.0).all()
-    assert not kept_columns(weight, keep=0.0).any()
-    assert not kept_columns(weight, error=1.0).any()
-    assert kept_columns(weight, error=0.0).all()
-    weight[:10] = 0
-    assert int(kept_columns(weight, error=0.0).sum()) == 190
-    assert not kept_columns(torch.zeros(4, 2), error=0.0).any()  # nothing is lost
-    for criterion in ({"keep": 0.5}, {"error": 0.5}):
-        assert kept_columns(torch.ones(0, 2), **criterion).shape == (0,)
-
-
-def test_the_count_is_rounded_but_one_column_stays():
-    counts = [int(kept_columns(torch.ones(7, 1), keep=keep).sum()) for keep in (0.3, 0.4)]
-    assert counts == [2, 3]  # of 2.1 and 2.8
-    assert kept_columns(torch.eye(4), keep=0.125).tolist() == [False, False, False, True]
-    assert prune(nn.Sequential(nn.Linear(3, 4)), keep=0.01, layers="0").kept == 1
-
-
-def test_ties_are_broken_by_position():
-    for criterion in ({"keep": 0.5}, {"error": 0.75}):
-        assert kept_columns(torch.ones(4, 2), **criterion).tolist() == [False, False, True, True]
+@pytest.mark.parametrize(
+    ("norms", "criterion", "kept"),
+    [
+        ([3, 1], {"error": ROOT * (1 - 1e-13)}, [1, 0]),  # up to rounding
+        ([3, 1], {"error": ROOT * (1 - 1e-11)}, [1, 1]),
+        ([3, 1], {"error": 0.1}, [1, 1]),  # the squared error would be 0.1
+        ([1, 1, 1, 1], {"keep": 0.5}, [0, 0, 1, 1]),  # of equal ones the earlier goes
+        ([1, 1, 1, 1], {"error": 0.75}, [0, 0, 1, 1]),
+        ([1, 3, 2], {"keep": 1.0}, [1, 1, 1]),
+        ([1, 3, 2], {"error": 0.0}, [1, 1, 1]),
+        ([1, 3, 2], {"error": 1.0}, [0, 0, 0]),
+        ([0, 3, 2], {"error": 0.0}, [0, 1, 1]),
+        ([0, 0, 0], {"error": 0.0}, [0, 0, 0]),  # nothing is lost
+        ([1, 3, 2], {"keep": 0.49}, [0, 1, 0]),  # rounds 1.47
+        ([1, 3, 2], {"keep": 0.51}, [0, 1, 1]),  # rounds 1.53
+        ([1, 3, 2], {"keep": 0.01}, [0, 1, 0]),  # one stays
+        ([1, 3, 2], {"keep": 0.0}, [0, 0, 0]),
+        ([], {"keep": 0.5}, []),
+        ([], {"error": 0.5}, []),
+    ],
+)
+def test_the_criteria(norms, criterion, kept):
+    weight = torch.tensor(norms, dtype=torch.float64)[:, None]
+    assert kept_columns(weight, **criterion).int().tolist() == kept
+    assert kept_columns(1e-300 * weight, **criterion).int().tolist() == kept
+    if norms:
+        layer = nn.Linear(1, len(norms)).double()
+        layer.weight.data = weight
+        prune(layer, layers=layer, **criterion)
+        assert torch.equal(visible(layer), weight * torch.tensor(kept)[:, None])
 
 
 @pytest.mark.parametrize(
-    ("criterion", "error", "message"),
+    ("criterion", "message"),
     [
-        ({}, ValueError, "give one of keep and error"),
-        ({"keep": 0.5, "error": 0.5}, ValueError, "give one of keep and error"),
-        ({"keep": 1.5}, ValueError, r"keep must be in \[0, 1\], got 1\.5"),
-        ({"error": math.nan}, ValueError, r"error must be in \[0, 1\], got nan"),
-        ({"keep": "half"}, TypeError, "keep must be a real number"),
+        ({}, "give one of keep and error"),
+        ({"keep": 0.5, "error": 0.5}, "give one of keep and error"),
+        ({"keep": 1.5}, r"keep must be in \[0, 1\], got 1\.5"),
+        ({"error": math.nan}, r"error must be in \[0, 1\], got nan"),
+        ({"keep": "half"}, "keep must be a real number"),
     ],
 )
-def test_bad_criteria(criterion, error, message, weight):
+def test_bad_criteria(criterion, message, weight):
     for call in (lambda: kept_columns(weight, **criterion), lambda: prune(net(), **criterion)):
-        with pytest.raises(error, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             call()
 
 
 @pytest.mark.parametrize(
-    ("weight", "kept", "error", "message"),
+    ("weight", "kept", "message"),
     [
-        (torch.ones(3), torch.tensor([0]), ValueError, r"shape \(n, ...\)"),
-        (torch.ones(3, 2).long(), torch.tensor([0]), TypeError, "floating-point tensor, got dtype"),
-        (torch.ones(3, 2) / 0, torch.tensor([0]), ValueError, "must be finite"),
-        (torch.ones(3, 2), torch.ones(2).bool(), ValueError, r"must have shape \(3,\), got \(2,\)"),
-        (torch.ones(3, 2), torch.tensor([3]), ValueError, r"must be in \[0, 3\)"),
-        (torch.ones(3, 2), torch.tensor([-1]), ValueError, r"must be in \[0, 3\)"),
-        (torch.ones(3, 2), torch.ones(3).byte(), TypeError, "boolean mask or integer indices"),
-        (torch.ones(3, 2), [0, 1], TypeError, "boolean mask or integer indices"),
+        (torch.ones(3), torch.tensor([0]), r"shape \(n, ...\)"),
+        (torch.ones(3, 2).long(), torch.tensor([0]), "floating-point tensor, got dtype"),
+        (torch.ones(3, 2) / 0, torch.tensor([0]), "must be finite"),
+        (torch.ones(3, 2), torch.ones(2).bool(), r"must have shape \(3,\), got \(2,\)"),
+        (torch.ones(3, 2), torch.tensor([3]), r"must be in \[0, 3\)"),
+        (torch.ones(3, 2), torch.tensor([-1]), r"must be in \[0, 3\)"),
+        (torch.ones(3, 2), torch.ones(3).byte(), "boolean mask or integer indices"),
+        (torch.ones(3, 2), [0, 1], "boolean mask or integer indices"),
     ],
 )
-def test_bad_weights_and_masks(weight, kept, error, message):
-    with pytest.raises(error, match=message):
+def test_bad_weights_and_masks(weight, kept, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         relative_error(weight, kept)
 
 
@@ -293,14 +291,6 @@ def test_an_error_reached_in_steps_is_reached_at_once():
     assert_same(steps, prune(net(), error=0.4))
 
 
-def test_all_of_a_zero_layer_goes():
-    model = net()
-    nn.init.zeros_(model.body[0].weight)
-    report = prune(model, error=0.0)
-    assert [layer.kept for layer in report.layers] == [0, 30]
-    assert report.error == 0
-
-
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_layers_that_share_a_weight_are_pruned_as_one(scope):
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
@@ -408,14 +398,3 @@ def test_what_is_refused_leaves_the_model_alone(change, arguments, message):
     with pytest.raises(ValueError, match=message):
         prune(model, keep=0.5, **arguments)
     assert not torch_prune.is_pruned(model)
-
-
-def test_the_mask_of_a_projection_of_attention_would_not_be_renewed():
-    """Why it is refused."""
-    attention, x = nn.MultiheadAttention(8, 2), torch.ones(3, 1, 8)
-    torch_prune.random_unstructured(attention.out_proj, "weight", 0.5)
-    stale = attention.out_proj.weight.detach().clone()
-    with torch.no_grad():
-        attention.out_proj.weight_orig.mul_(3)
-    attention(x, x, x)
-    assert torch.equal(attention.out_proj.weight, stale)
