@@ -13,7 +13,7 @@ examples, all these networks at once have
     code = log(n + 1) + log C(n, k) + (q k (d + o) + b) log 2 + log(1/delta).
 
 Both errors are those of the 0-1 loss, of the pruned and rounded network. A bound above 1 says
-nothing.
+nothing. An argument outside the set that its line names is a TypeError or a ValueError.
 
 Source: Arora, Ge, Neyshabur and Zhang, ICML 2018, for the idea; the count is ours.
 """
@@ -50,9 +50,6 @@ def compression_bound(
         bits: q >= 1, a weight.
         scale_bits: b >= 0, of all scales together: 32 for each row that :func:`quantize` is given.
         delta: probability with which the bound may fail, in (0, 1).
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     error = _check.number("training_error", training_error, "[0, 1]")
     n = _check.count("columns", columns, 1)
@@ -75,9 +72,6 @@ def quantize(weight: Tensor, bits: int) -> Tensor:
     Args:
         weight: shape (n, ...), floating point, at most 1e38 in size.
         bits: q in [1, 24].
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     if _check.tensor("weight", weight).dim() < 2:
         raise ValueError(f"weight must have shape (n, ...), got {tuple(weight.shape)}")

@@ -13,6 +13,8 @@ and all that pruning by norm will do follows before a single step is taken: no d
 Where the gradient part is not small beside the start, the prediction fails, and nothing here can
 know: measure it.
 
+An argument outside the set that its line names is a TypeError or a ValueError.
+
 Source: ours; Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
 """
 
@@ -35,16 +37,10 @@ Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The law of the pruning ratio of start plus noise, by simulation.
+    """The law of the pruning ratio of start plus noise, by simulation."""
 
-    Attributes:
-        ratios: shape (draws,), float64, ascending: the fraction of columns that can go, in [0, 1],
-            for each independent draw of the noise.
-        noise: s, the scale of the accumulated noise, in the unit of the weights.
-    """
-
-    ratios: Tensor
-    noise: float
+    ratios: Tensor  #: fraction of columns that can go, of each draw: (draws,), float64, ascending
+    noise: float  #: s, the scale of the accumulated noise, in the unit of the weights
 
     def quantile(self, p: float) -> float:
         """Return the p-quantile of the ratio, p in [0, 1]."""
@@ -77,7 +73,7 @@ def predict_pruning(
     counts the columns of smallest norm that can go at the given error; the gradient is left out.
 
     Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns.
+        model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
         alpha: stability index in (0, 2].
         scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
@@ -97,10 +93,6 @@ def predict_pruning(
     Returns:
         The ratios: of all columns of the hidden weights, each weight pruned by itself, as
         :func:`heavytail.prune` does with linear layers and convolutions.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above, or weights that are not
-            finite.
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
     eta, left = _after(lr, steps, weight_decay)
@@ -134,9 +126,6 @@ def plan_scale(
         sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
         moves in steps of a column. The same draws serve all trial values; with others the median
         moves by what ``draws`` leaves open.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
     ratio = _check.number("ratio", ratio, "[0, 1]")
@@ -170,8 +159,8 @@ def accumulated_scale(
 
         s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha,
 
-    in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. Arguments, and what is
-    raised, are those of :func:`predict_pruning`.
+    in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. The arguments are those of
+    :func:`predict_pruning`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     eta, left = _after(lr, steps, weight_decay)

@@ -7,6 +7,8 @@ but only columns make a network smaller (:func:`heavytail.compact`).
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
 squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed, 1 - ``keep``.
+
+An argument outside the set that its line names is a TypeError or a ValueError.
 """
 
 import math
@@ -20,9 +22,6 @@ from torch.nn.utils import prune as torch_prune
 from heavytail import _check
 from heavytail import layers as _layers
 
-UNITS = ("column", "kernel", "weight")
-SCOPES = ("layer", "global")
-
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
 
@@ -34,9 +33,6 @@ def column_norms(weight: Tensor) -> Tensor:
 
     Returns:
         Shape (n,), float64: the square of a heavy-tailed float32 weight may not fit float32.
-
-    Raises:
-        TypeError, ValueError: if ``weight`` is no floating-point tensor of two dimensions or more.
     """
     if _check.tensor("weight", weight).dim() < 2:
         raise ValueError(
@@ -70,9 +66,6 @@ def relative_error(weight: Tensor, kept: Tensor) -> float:
 
     Returns:
         A number in [0, 1]; the norm, not its square. 0 for a weight that is all zero.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     norms = _finite(column_norms(weight))
     n = len(norms)
@@ -104,9 +97,6 @@ def kept_columns(
 
     Returns:
         Boolean mask of shape (n,). Between equal norms the earlier column goes first.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     _one_criterion(keep, error)
     norms = _finite(column_norms(weight))
@@ -115,24 +105,14 @@ def kept_columns(
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What pruning did to one weight.
+    """What pruning did to one weight W: without masks, so that an earlier pruning counts."""
 
-    Attributes:
-        name: of its layer in the model, the first of those that share the weight.
-        units: number of columns (kernels, single weights) before.
-        kept: number of them left.
-        parameters: number of weights before.
-        kept_parameters: number of weights that may be nonzero after.
-        error: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square. W is the weight
-            without masks, so that those of an earlier pruning count.
-    """
-
-    name: str
-    units: int
-    kept: int
-    parameters: int
-    kept_parameters: int
-    error: float
+    name: str  #: its layer in the model, the first of those that share the weight
+    units: int  #: number of columns (kernels, single weights) before
+    kept: int  #: number of them left
+    parameters: int  #: number of weights before
+    kept_parameters: int  #: number of weights that may be nonzero after
+    error: float  #: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square
 
     @property
     def ratio(self) -> float:
@@ -147,18 +127,12 @@ class PruneReport:
     The parameters are those of the pruned weights alone. Once the network is smaller
     (:func:`heavytail.compact`), the layers behind them shrink as well; the FLOPs of either network
     are counted by ``torch.utils.flop_counter.FlopCounterMode``.
-
-    Attributes:
-        layers: the reports of the pruned weights, in the model's order.
-        unit: ``"column"``, ``"kernel"`` or ``"weight"``, what was counted and cut.
-        error: relative error over all pruned weights together; the norm, not its square.
-        protected: names of the other layers with weights: not pruned.
     """
 
-    layers: tuple[LayerReport, ...]
-    unit: str
-    error: float
-    protected: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...]  #: of the pruned weights, in the model's order
+    unit: str  #: ``"column"``, ``"kernel"`` or ``"weight"``: what was counted and cut
+    error: float  #: relative error over all pruned weights together; the norm, not its square
+    protected: tuple[str, ...] = ()  #: the other layers with weights: not pruned
 
     @property
     def units(self) -> int:
@@ -246,8 +220,8 @@ def prune(
             pruned (a parametrized one, a transposed convolution), or weights that are not finite.
     """
     _one_criterion(keep, error)
-    _check.one_of("unit", unit, UNITS)
-    _check.one_of("scope", scope, SCOPES)
+    _check.one_of("unit", unit, ("column", "kernel", "weight"))
+    _check.one_of("scope", scope, ("layer", "global"))
     chosen = _layers.taken(model, layers, _refusal)
     weights = _weights(chosen, unit)  # what cannot be pruned is refused before a mask is set
     kept: list[Tensor] = []

@@ -18,6 +18,9 @@ cut at 1: where b = 0, the limit in law of the error times n^{1/alpha - 1/2}. Wh
 more and 50 columns or more are kept, its quantiles are right to some percent from n = 1000 on. With
 few columns kept it is too small, by a tenth at kappa n = 3.
 
+An argument outside the set that its line names is a TypeError or a ValueError; an ArithmeticError
+says where the floats end.
+
 Source: ours. Wan et al. 2024 prove that the error vanishes.
 """
 
@@ -45,21 +48,13 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 @dataclass(frozen=True, eq=False)
 class ColumnLaw:
-    """The law of a column's norm R, as far as pruning needs it.
+    """The law of a column's norm R, as far as pruning needs it: |S(alpha)S(scale)|, or a sample."""
 
-    Attributes:
-        alpha: stability index in (0, 2].
-        tail: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2.
-        light: b in the unit of R^2, see the module; E R^2 at alpha = 2.
-        norms: a sample of R, shape (N,), float64, ascending; None is |S(alpha)S(scale)|, exact.
-        scale: of that law, in [1e-100, 1e100].
-    """
-
-    alpha: float
-    tail: float
-    light: float
-    norms: Tensor | None = field(default=None, repr=False)
-    scale: float = 1.0
+    alpha: float  #: stability index in (0, 2]
+    tail: float  #: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2
+    light: float  #: b in the unit of R^2, see the module; E R^2 at alpha = 2
+    norms: Tensor | None = field(default=None, repr=False)  #: sample: (N,), float64, ascending
+    scale: float = 1.0  #: in [1e-100, 1e100], without a sample
 
     def __post_init__(self) -> None:
         """Refuse numbers that no law has."""
@@ -101,9 +96,6 @@ class ColumnLaw:
                 see :func:`heavytail.compression.prediction.accumulated_scale`.
             samples: N, number of draws, >= 1000.
             generator: source of the random bits, on the start's device; None is the global one.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
         """
         scale = _check.number("scale", scale, _SCALES)
         samples = _check.count("samples", samples, 1000)
@@ -135,9 +127,6 @@ class ColumnLaw:
             alpha: stability index in (1, 2].
             tail: c > 0; sigma^alpha t times :func:`heavytail.noise_tail_constant` under a bounded
                 drift. 0 at alpha = 2.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
         """
         alpha = _check.number("alpha", alpha, "(1, 2]")
         norms = column_norms(columns).sort().values
@@ -156,8 +145,7 @@ class ColumnLaw:
     def dropped(self, keep: float) -> float:
         """Return m(keep), ``keep`` in [0, 1]: inf at 0 for alpha < 2.
 
-        That of a sample is continued by the power tail beyond its 100 largest. Where the floats
-        end it is an ArithmeticError.
+        That of a sample is continued by the power tail beyond its 100 largest.
         """
         keep = _check.number("keep", keep, "[0, 1]")
         if keep == 1:
@@ -194,8 +182,8 @@ class PruningErrorLaw:
     """The law of eps_n(keep), the relative error (the norm, not its square); see the module."""
 
     columns: ColumnLaw
-    keep: float  # fraction of columns kept, in [0, 1]
-    n: float  # number of columns
+    keep: float  #: fraction of columns kept, in [0, 1]
+    n: float  #: number of columns
 
     def quantile(self, p: float | Tensor) -> Tensor:
         """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
@@ -255,9 +243,6 @@ def pruning_error_law(
         keep: fraction kept, kappa in [0, 1].
         n: number of columns, >= 1; may be as large as a float is.
         columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     keep, n = _check.number("keep", keep, "[0, 1]"), _check.number("n", n, "[1, inf)")
     return PruningErrorLaw(_columns(alpha, columns), keep, n)
@@ -289,9 +274,6 @@ def required_width(
 
     Returns:
         n >= 1, not rounded; inf where no width will do, as at alpha = 2, or where the float ends.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     columns = _columns(alpha, columns)
     keep, error = _check.number("keep", keep, "(0, 1]"), _check.number("error", error, "(0, 1]")
@@ -317,9 +299,9 @@ class Certificate:
     better than the law has it, near 1 worse; nan where all columns are kept or none.
     """
 
-    keep: float  # fraction of columns kept, in [0, 1]
-    error: float  # relative error of that pruning: the norm, not its square
-    law: PruningErrorLaw  # what the law says of this error
+    keep: float  #: fraction of columns kept, in [0, 1]
+    error: float  #: relative error of that pruning: the norm, not its square
+    law: PruningErrorLaw  #: what the law says of this error
     level: float
 
     def __str__(self) -> str:
@@ -340,9 +322,6 @@ def certificate(
         columns: the law that the columns should have.
         keep: as for :func:`heavytail.kept_columns`.
         error: likewise; just one of the two is given.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     columns = _columns(None, columns)
     kept = kept_columns(weight, keep=keep, error=error)
@@ -384,7 +363,10 @@ def _stable_bulk(alpha: float, keep: float) -> float:
 @lru_cache(maxsize=1024)
 def _low_quantile(alpha: float, delta: float) -> float:
     """Return q_A(delta), alpha < 2."""
-    return float(_heavy_law(alpha).icdf(torch.tensor(delta, dtype=torch.float64)))
+    quantile = float(_heavy_law(alpha).icdf(torch.tensor(delta, dtype=torch.float64)))
+    if not quantile > 0:
+        raise ArithmeticError(f"q_A({delta:g}) is not found at alpha = {alpha:g}")
+    return quantile
 
 
 def _heavy_law(alpha: float) -> Stable:

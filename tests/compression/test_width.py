@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -273,7 +274,8 @@ def test_a_certificate_says_what_prune_does(generator):
     assert f"{found.error:.4g}" in str(found)
 
 
-FEW = {"kind": "shared", "alpha": 1.5, "scale": 1.0, "samples": 10}
+WRONG: Any = 1.0
+FEW: dict[str, Any] = {"kind": "shared", "alpha": 1.5, "scale": 1.0, "samples": 10}
 
 
 @pytest.mark.parametrize(
@@ -288,13 +290,13 @@ FEW = {"kind": "shared", "alpha": 1.5, "scale": 1.0, "samples": 10}
         (lambda: EXACT.dropped(1.5), r"keep must be in \[0, 1\], got 1.5"),
         (lambda: pruning_error_law(1.5, 0.1, 0.5), r"n must be in \[1, inf\), got 0.5"),
         (lambda: pruning_error_law(1.6, 0.1, 9, columns=EXACT), "that of columns, 1.5, got 1.6"),
-        (lambda: pruning_error_law(1.5, 0.1, 9, columns=1.0), "must be a ColumnLaw, got float"),
+        (lambda: pruning_error_law(1.5, 0.1, 9, columns=WRONG), "must be a ColumnLaw, got float"),
         (lambda: pruning_error_law(1.5, 0.1, 9).quantile(1.0), r"p must be in \(0, 1\), got 1"),
         (lambda: required_width(1.5, 0.0, 0.1, 0.1), r"keep must be in \(0, 1\], got 0"),
         (lambda: required_width(1.5, 0.1, 0.1, 1.0), r"delta must be in \(0, 1\), got 1"),
         (lambda: certificate(torch.ones(0, 2), EXACT, keep=0.5), "must have columns"),
         (lambda: certificate(torch.ones(3, 2), EXACT), "give one of keep and"),
-        (lambda: certificate(torch.ones(3, 2), None, keep=0.5), "must be a ColumnLaw"),
+        (lambda: certificate(torch.ones(3, 2), WRONG, keep=0.5), "must be a ColumnLaw"),
     ],
 )
 def test_bad_input_stops_at_the_door(call, message):
