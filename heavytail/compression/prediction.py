@@ -95,7 +95,7 @@ def predict_pruning(
         :func:`heavytail.prune` does with linear layers and convolutions.
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
-    eta, left = _after(lr, steps, weight_decay)
+    eta, left = _decay(lr, steps, weight_decay)
     s = _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
     weights = _drawn(model, kind, alpha, float(left[0]), column, exclude, draws, generator)
     return Prediction(_ratios(weights, s, error).sort().values, s)
@@ -129,7 +129,7 @@ def plan_scale(
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
     ratio = _check.number("ratio", ratio, "[0, 1]")
-    eta, left = _after(lr, steps, weight_decay)
+    eta, left = _decay(lr, steps, weight_decay)
     unit = _accumulated(alpha, torch.ones_like(eta), eta, left)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
@@ -163,15 +163,18 @@ def accumulated_scale(
     :func:`predict_pruning`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
-    eta, left = _after(lr, steps, weight_decay)
+    eta, left = _decay(lr, steps, weight_decay)
     return _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
 
 
-def _after(lr: Schedule, steps: int, weight_decay: float) -> tuple[Tensor, Tensor]:
+def _decay(lr: Schedule, steps: int, weight_decay: float) -> tuple[Tensor, Tensor]:
     """Return the lr of each step, and what weight decay leaves of the start and of each noise."""
     eta = _schedule("lr", lr, _check.count("steps", steps))
     factors = 1 - eta * _check.number("weight_decay", weight_decay, _check.NONNEGATIVE)
-    return eta, torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
+    left = torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
+    if not left.isfinite().all():
+        raise ValueError(f"weight_decay must leave finite weights after {steps} steps")
+    return eta, left
 
 
 def _accumulated(alpha: float, scale: Tensor, lr: Tensor, left: Tensor) -> float:
