@@ -236,9 +236,11 @@ def noise_terms(
         for rows, xi, factors in blocks:
             if factors is not None:
                 xi.mul_(factors)
-            here = torch.arange(first + rows.start, first + rows.stop, device=columns.device)
+            here = slice(first + rows.start, first + rows.stop)
+            turn = torch.arange(here.start, here.stop, device=columns.device) % n
+            w = columns[rows if at_once == n else turn]  # a view is cheaper
             # xi is one number for all coordinates, (rows, 1), if it is shared.
-            along[here] = torch.linalg.vecdot(columns[here % n], xi)
+            along[here] = torch.linalg.vecdot(w, xi)
             size[here] = xi.square().mean(1) * d
     return along, size
 
