@@ -12,8 +12,8 @@ examples, all these networks at once have
     error <= training error + sqrt( code / (2 N) ),
     code = log(n + 1) + log C(n, k) + (q k (d + o) + b) log 2 + log(1/delta).
 
-Both errors are those of the 0-1 loss, of the network that has been pruned and rounded. A bound
-above 1 says nothing.
+Both errors are those of the 0-1 loss, of the pruned and rounded network. A bound above 1 says
+nothing. An argument outside the set that its line names is a TypeError or a ValueError.
 
 Source: Arora, Ge, Neyshabur and Zhang, ICML 2018, for the idea; the count is ours.
 """
@@ -38,7 +38,7 @@ def compression_bound(
     scale_bits: int = 0,
     delta: float = 0.05,
 ) -> float:
-    """Return the bound on the error of a pruned and rounded network; see the module.
+    """Return the bound on the error of a pruned and rounded network, not cut at 1.
 
     Args:
         training_error: fraction of the training examples that it gets wrong, in [0, 1].
@@ -48,61 +48,39 @@ def compression_bound(
         outputs: o >= 1.
         examples: N >= 1, training examples.
         bits: q >= 1, a weight.
-        scale_bits: b >= 0, of all scales together; :func:`quantize` has one of 32 bits for each
-            row it is given.
+        scale_bits: b >= 0, of all scales together: 32 for each row that :func:`quantize` is given.
         delta: probability with which the bound may fail, in (0, 1).
-
-    Returns:
-        The bound, in the unit of the error; vacuous from 1 on, and not cut there.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
-    error = _check.fraction("training_error", training_error)
-    n, k = _check.count("columns", columns, 1), _check.count("kept", kept)
-    if k > n:
-        raise ValueError(f"kept must be in [0, {n}], got {k}")
+    error = _check.number("training_error", training_error, "[0, 1]")
+    n = _check.count("columns", columns, 1)
+    k = _check.count("kept", kept, 0, n)
     d, o = _check.count("inputs", inputs, 1), _check.count("outputs", outputs, 1)
     N, q = _check.count("examples", examples, 1), _check.count("bits", bits, 1)
-    b = _check.count("scale_bits", scale_bits)
-    if not 0 < _check.real("delta", delta) < 1:
-        raise ValueError(f"delta must be in (0, 1), got {delta:g}")
+    b, delta = _check.count("scale_bits", scale_bits), _check.number("delta", delta, "(0, 1)")
     choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     code = (q * k * (d + o) + b) * math.log(2)
     return error + math.sqrt((math.log(n + 1) + choices + code - math.log(delta)) / (2 * N))
 
 
 def quantize(weight: Tensor, bits: int) -> Tensor:
-    r"""Round each row of a weight to 2^bits values, equally spaced from -max to max of the row.
+    """Round each row of a weight to 2^bits values, equally spaced from -max to max of the row.
 
-    A scale for each row, a float32: heavy-tailed columns differ in size by orders of magnitude. The
-    grid has no 0, but a row of zeros stays one.
+    Each row has a scale of its own, a float32: heavy-tailed columns differ in size by orders of
+    magnitude. The grid has no 0, but a row of zeros stays one. The result has shape and dtype of
+    the weight, and is off by max / (2^bits - 1) at most, and by the rounding to the dtype.
 
     Args:
-        weight: shape (n, ...), floating point, at most 1e38 in size; left alone.
+        weight: shape (n, ...), floating point, at most 1e38 in size.
         bits: q in [1, 24].
-
-    Returns:
-        The rounded weight, of the same shape and dtype; off by max / (2^bits - 1) at most, and by
-        the rounding to the dtype.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
-    _check.any_tensor("weight", weight)
-    _check.real_or_tensor("weight", weight)
-    if weight.dim() < 2:
+    if _check.tensor("weight", weight).dim() < 2:
         raise ValueError(f"weight must have shape (n, ...), got {tuple(weight.shape)}")
-    if (q := _check.count("bits", bits, 1)) > 24:
-        raise ValueError(f"bits must be in [1, 24], got {q}")
-    rows = weight.detach().flatten(1).double()
-    if rows.numel() and not float(rows.abs().max()) <= 1e38:
-        raise ValueError(f"weight must be at most 1e38 in size, got {float(rows.abs().max()):g}")
+    steps = 2 ** _check.count("bits", bits, 1, 24) - 1
+    rows = weight.detach().double().flatten(1)
+    _check.numbers("weight", rows, "[-1e38, 1e38]")
     top = rows.abs().amax(1, keepdim=True) if rows.numel() else rows.new_ones(len(rows), 1)
     # The scale is stored as a float32: rounded up, so that no weight lies beyond it.
     top = torch.nextafter(top.float(), torch.tensor(math.inf)).double()
-    steps = 2**q - 1
     levels = ((rows / top + 1) / 2 * steps).round() / steps
     levels = torch.where(rows.any(1, keepdim=True), levels, 0.5)
-    rounded: Tensor = ((2 * levels - 1) * top).view(weight.shape).to(weight.dtype)
-    return rounded
+    return ((2 * levels - 1) * top).view_as(weight).to(weight.dtype)

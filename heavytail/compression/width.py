@@ -7,18 +7,19 @@ P(R > r) ~ c r^{-alpha}, alpha < 2. Their squares add up, nearly, to
 
 A being standard positive (alpha/2)-stable: the first term is made by the large columns. The second
 is what a power tail alone would not have, b = lim E min(R^2, z) - c z^{1 - alpha/2} / (1 - alpha/2)
-as z grows. For stable noise alone it is 0, for a start plus noise the mean square of the start's
-norm. (It is the second term of -log E exp(-s R^2) for alpha > 1, and negligible below.)
+as z grows: 0 for stable noise alone, the mean square of the start's norm for a start plus noise.
 
 The (1 - kappa) n smallest squares add up to n m(kappa), m(kappa) being the mean of R^2 counted as 0
 above the (1 - kappa)-quantile of R. So the relative error of keeping the fraction kappa is
 
     eps_n(kappa) = sqrt( m(kappa) / (n^{2/alpha - 1} (c Gamma(1 - alpha/2))^{2/alpha} A + b) ),
 
-cut at 1. For b = 0 this is the limit in law of the error times n^{1/alpha - 1/2}. At finite n it is
-good where many columns are kept, kappa n of 50 or more, and alpha is 1 or more: its quantiles are
-then right to some percent from n = 1000 on. With few columns kept it is too small, by a tenth at
-kappa n = 3.
+cut at 1: where b = 0, the limit in law of the error times n^{1/alpha - 1/2}. Where alpha is 1 or
+more and 50 columns or more are kept, its quantiles are right to some percent from n = 1000 on. With
+few columns kept it is too small, by a tenth at kappa n = 3.
+
+An argument outside the set that its line names is a TypeError or a ValueError; an ArithmeticError
+says where the floats end.
 
 Source: ours. Wan et al. 2024 prove that the error vanishes.
 """
@@ -32,42 +33,35 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
+from heavytail.compression.prediction import StartPlusNoise, noise_terms
 from heavytail.compression.pruning import column_norms, kept_columns, relative_error
-from heavytail.laws.draws import Stable, positive_stable, tail_constant
-from heavytail.noise import KINDS, noise_blocks, noise_tail_constant
+from heavytail.laws.density import Stable
+from heavytail.laws.draws import positive_stable, tail_constant
+from heavytail.noise import noise_tail_constant
 
-_SAMPLES = 1_000_000
-_BLOCK = 1 << 22  # coordinates of columns drawn at a time
+_AT_ONCE = 1 << 22  # coordinates of columns
 _ENOUGH = 100  # beyond that many of a sample the tail is taken from its constant
+_SCALES = "[1e-100, 1e100]"  # squares stay within the floats; no error depends on the scale
 _WINSOR = 3e-3  # the part of a sample beyond the level at which its squares are cut
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
 @dataclass(frozen=True, eq=False)
 class ColumnLaw:
-    """The law of a column's norm R, as far as pruning needs it.
+    """The law of a column's norm R, as far as pruning needs it: |S(alpha)S(scale)|, or a sample."""
 
-    Attributes:
-        alpha: stability index in (0, 2].
-        tail: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2.
-        light: b, what the columns add to the sum of squares beside their heavy tail, in the unit
-            of R^2: the mean square of the start; E R^2 at alpha = 2.
-        norms: a sample of R, shape (N,), float64, ascending; None is |S(alpha)S(scale)|, exact.
-        scale: of that law, > 0.
-    """
-
-    alpha: float
-    tail: float
-    light: float
-    norms: Tensor | None = field(default=None, repr=False)
-    scale: float = 1.0
+    alpha: float  #: stability index in (0, 2]
+    tail: float  #: c >= 0 in P(R > r) ~ c r^-alpha; 0 at alpha = 2
+    light: float  #: b in the unit of R^2, see the module; E R^2 at alpha = 2
+    norms: Tensor | None = field(default=None, repr=False)  #: sample: (N,), float64, ascending
+    scale: float = 1.0  #: in [1e-100, 1e100], without a sample
 
     def __post_init__(self) -> None:
         """Refuse numbers that no law has."""
-        _check.index("alpha", self.alpha, 2)
-        _check.nonnegative("tail", self.tail)
-        _check.real("light", self.light)
-        _check.positive("scale", self.scale)
+        _check.number("alpha", self.alpha, "(0, 2]")
+        _check.number("tail", self.tail, _check.NONNEGATIVE)
+        _check.number("light", self.light)
+        _check.number("scale", self.scale, _SCALES)
         if (self.tail == 0) != (self.alpha == 2):
             raise ValueError(f"tail must be 0 at alpha = 2 only, got {self.tail:g}")
 
@@ -75,17 +69,10 @@ class ColumnLaw:
     def stable(cls, alpha: float, *, scale: float = 1.0) -> "ColumnLaw":
         """Return the law of |X|, X ~ S(alpha)S(scale): columns of dimension 1, or of type I.
 
-        Args:
-            alpha: stability index in (0, 2].
-            scale: > 0; sqrt(d) sigma for type I in R^d.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
+        ``scale`` is in [1e-100, 1e100]; it is sqrt(d) sigma for type I in R^d.
         """
-        alpha, scale = _check.index("alpha", alpha, 2), _check.positive("scale", scale)
-        if alpha == 2:
-            return cls(2.0, 0.0, 2 * scale**2, scale=scale)
-        return cls(alpha, scale**alpha * tail_constant(alpha), 0.0, scale=scale)
+        tail = tail_constant(alpha) * _check.number("scale", scale, _SCALES) ** alpha
+        return cls(alpha, tail, 2 * scale**2 if alpha == 2 else 0.0, scale=scale)
 
     @classmethod
     def noisy(
@@ -95,7 +82,7 @@ class ColumnLaw:
         kind: str,
         alpha: float,
         scale: float,
-        samples: int = _SAMPLES,
+        samples: int = 1_000_000,
         generator: torch.Generator | None = None,
     ) -> "ColumnLaw":
         """Return the law of a start plus noise, ||theta_0 + scale xi||, by simulation.
@@ -105,46 +92,34 @@ class ColumnLaw:
                 the dimension d, >= 1, for noise alone.
             kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
             alpha: stability index in (0, 2].
-            scale: s > 0, of all the noise together: sigma t^{1/alpha} after a time t, see
-                :func:`heavytail.compression.prediction.accumulated_scale`.
+            scale: s of all noise together, in [1e-100, 1e100]: sigma t^{1/alpha} after a time t,
+                see :func:`heavytail.compression.prediction.accumulated_scale`.
             samples: N, number of draws, >= 1000.
             generator: source of the random bits, on the start's device; None is the global one.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
         """
-        _check.one_of("kind", kind, KINDS)
-        alpha, scale = _check.index("alpha", alpha, 2), _check.positive("scale", scale)
+        scale = _check.number("scale", scale, _SCALES)
         samples = _check.count("samples", samples, 1000)
         if isinstance(start, Tensor):
-            if not start.numel() or not bool(torch.isfinite(start).all()):
+            if not bool(torch.isfinite(column_norms(start)).all()) or not start.numel():
                 raise ValueError(f"start must be finite, not empty, got {tuple(start.shape)}")
-            light = float(column_norms(start).square().mean())
             columns = start.detach().flatten(1).double()
         else:
-            d = _check.count("start", start, 1)
             device = torch.device("cpu") if generator is None else generator.device
-            columns, light = torch.zeros(1, d, dtype=torch.float64, device=device), 0.0
+            columns = torch.zeros(1, _check.count("start", start, 1), device=device).double()
         n, d = columns.shape
-        norms = columns.new_empty(samples)
-        at_once = max(1, _BLOCK // d)
-        for first in range(0, samples, at_once):
-            size = min(at_once, samples - first)
-            here = norms[first : first + size]
-            source = generator, columns.device, columns.dtype
-            for rows, xi, factors in noise_blocks(kind, alpha, size, d, *source):
-                noise = xi if factors is None else xi.mul_(factors)
-                index = torch.arange(rows.start, rows.stop, device=columns.device) + first
-                moved = columns[index % n].add_(noise, alpha=scale)
-                here[rows] = torch.linalg.vector_norm(moved, dim=1)
-        norms = norms.sort().values
-        if alpha == 2:
-            return cls(2.0, 0.0, float(norms.square().mean()), norms)
-        return cls(alpha, scale**alpha * noise_tail_constant(kind, alpha, d), light, norms)
+        tail = noise_tail_constant(kind, alpha, d) * scale**alpha
+        terms = noise_terms(columns, samples, max(1, _AT_ONCE // d), kind, alpha, generator)
+        squares = columns.square().sum(1)
+        each = squares[torch.arange(samples, device=columns.device) % n]
+        norms = StartPlusNoise(each, *terms).squared_norms(scale).sqrt().sort().values
+        light = norms.square().mean() if alpha == 2 else squares.mean()
+        return cls(alpha, tail, float(light), norms)
 
     @classmethod
     def of(cls, columns: Tensor, *, alpha: float, tail: float) -> "ColumnLaw":
         """Return the law of which columns are a sample, their tail constant being known.
+
+        ``light`` is read off at the z that 3 in 1000 columns exceed.
 
         Args:
             columns: shape (N, d) with N >= 1000, floating point, independent columns, such as the
@@ -152,38 +127,27 @@ class ColumnLaw:
             alpha: stability index in (1, 2].
             tail: c > 0; sigma^alpha t times :func:`heavytail.noise_tail_constant` under a bounded
                 drift. 0 at alpha = 2.
-
-        Returns:
-            The law, with ``light`` = E min(R^2, z) - c z^{1 - alpha/2} / (1 - alpha/2) at the z
-            that 3 in 1000 columns exceed.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
         """
-        alpha = _check.index("alpha", alpha, 2)
+        alpha = _check.number("alpha", alpha, "(1, 2]")
         norms = column_norms(columns).sort().values
-        if alpha <= 1:
-            raise ValueError(f"alpha must be in (1, 2], got {alpha:g}")
-        if len(norms) < 1000:
-            raise ValueError(f"columns must be 1000 or more, got {len(norms)}")
-        if not bool(torch.isfinite(norms).all()):
-            raise ValueError("columns must be finite, got inf or nan among them")
+        if len(norms) < 1000 or not bool(torch.isfinite(norms).all()):
+            raise ValueError(
+                f"columns must be 1000 or more, and finite, got {tuple(columns.shape)}"
+            )
         if alpha == 2:
-            return cls(2.0, 0.0, float(norms.square().mean()), norms)
-        tail = _check.positive("tail", tail)
+            return cls(alpha, 0.0, float(norms.square().mean()), norms)
+        tail = _check.number("tail", tail, _check.POSITIVE)
         z = float(norms[-round(_WINSOR * len(norms)) - 1]) ** 2
         light = float(norms.square().clamp_max(z).mean())
         light -= tail * z ** (1 - alpha / 2) / (1 - alpha / 2)
         return cls(alpha, tail, light, norms)
 
     def dropped(self, keep: float) -> float:
-        """Return m(keep): the mean of R^2, counted as 0 above the (1 - keep)-quantile of R.
+        """Return m(keep), ``keep`` in [0, 1]: inf at 0 for alpha < 2.
 
-        ``keep`` is in [0, 1], else a ValueError. inf at keep = 0, alpha < 2. Of a sample it is the
-        mean, continued by the power tail beyond its 100 largest. An ArithmeticError where the
-        float ends.
+        That of a sample is continued by the power tail beyond its 100 largest.
         """
-        keep = _check.fraction("keep", keep)
+        keep = _check.number("keep", keep, "[0, 1]")
         if keep == 1:
             return 0.0
         if keep == 0 and self.alpha < 2:
@@ -209,44 +173,34 @@ class ColumnLaw:
     @property
     def log_strength(self) -> float:
         """Its logarithm; -inf at alpha = 2."""
-        if self.alpha == 2:
-            return -math.inf
-        return (math.log(self.tail) + math.lgamma(1 - self.alpha / 2)) * 2 / self.alpha
+        a = self.alpha / 2
+        return (math.log(self.tail) + math.lgamma(1 - a)) / a if a < 1 else -math.inf
 
 
 @dataclass(frozen=True, eq=False)
 class PruningErrorLaw:
-    """The law of eps_n(keep), the relative error (the norm, not its square); see the module.
-
-    Attributes:
-        columns: the law of the columns.
-        keep: fraction of columns kept, in [0, 1].
-        n: number of columns.
-    """
+    """The law of eps_n(keep), the relative error (the norm, not its square); see the module."""
 
     columns: ColumnLaw
-    keep: float
-    n: float
+    keep: float  #: fraction of columns kept, in [0, 1]
+    n: float  #: number of columns
 
     def quantile(self, p: float | Tensor) -> Tensor:
         """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
-        level = torch.as_tensor(p, dtype=torch.float64)
-        if not bool(((level > 0) & (level < 1)).all()):
-            raise ValueError(f"p must be in (0, 1), got {p}")
-        return self._error(_heavy_quantile(self.columns.alpha, 1 - level))
+        level = torch.as_tensor(_check.numbers("p", p, "(0, 1)"), dtype=torch.float64)
+        alpha = self.columns.alpha
+        A = torch.ones_like(level) if alpha == 2 else _heavy_law(alpha).icdf(1 - level)
+        return self._error(A)
 
     def sample(self, size: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``size`` independent draws of the error, shape (size,), float64."""
-        size = _check.count("size", size)
         a = self.columns.alpha / 2
         A = positive_stable(a, size, generator=generator, dtype=torch.float64)
         return self._error(A)
 
     def cdf(self, error: float | Tensor) -> Tensor:
         """Return P(eps_n <= error), ``error`` in [0, 1]; its shape, float64."""
-        e = torch.as_tensor(error, dtype=torch.float64)
-        if not bool(((e >= 0) & (e <= 1)).all()):
-            raise ValueError(f"error must be in [0, 1], got {error}")
+        e = torch.as_tensor(_check.numbers("error", error, "[0, 1]"), dtype=torch.float64)
         bulk, heavy = self.columns.dropped(self.keep), self._heavy
         if bulk == 0:
             return torch.ones_like(e)
@@ -254,7 +208,7 @@ class PruningErrorLaw:
         if heavy == 0:
             below = (needed <= 0).double()
         else:
-            below = 1 - _heavy_law(self.columns.alpha).cdf(needed.clamp(0, 1e300) / heavy)
+            below = _heavy_law(self.columns.alpha).sf(needed.clamp(0, 1e300) / heavy)
         return torch.where(e == 1, 1.0, torch.where(e == 0, 0.0, below))
 
     @property
@@ -263,45 +217,35 @@ class PruningErrorLaw:
         return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns.log_strength)
 
     def _error(self, A: Tensor) -> Tensor:
-        bulk = self.columns.dropped(self.keep)
-        # The kept columns cannot have less than nothing: where the sum of two parts says so, as it
-        # may at small n, the error is 1.
+        if self.keep in (0, 1):
+            return torch.full_like(A, 1 - self.keep)
         mean_square = self._heavy * A + self.columns.light
-        squared = torch.where(mean_square > bulk, bulk / mean_square, 1.0)
-        return squared.sqrt() if bulk > 0 else torch.zeros_like(A)
+        # At small n the sum of two parts may say that the kept columns have less than nothing.
+        return (mean_square / self.columns.dropped(self.keep)).clamp_min(1).rsqrt()
 
     def __str__(self) -> str:
         """Return the quantiles in two lines."""
-        p = torch.tensor([0.05, 0.1, 0.5, 0.9, 0.95], dtype=torch.float64)
-        found = ", ".join(
-            f"{100 * level:g} %: {error:.3g}"
-            for level, error in zip(p.tolist(), self.quantile(p).tolist(), strict=True)
-        )
+        levels = torch.tensor([0.05, 0.1, 0.5, 0.9, 0.95], dtype=torch.float64)
+        pairs = zip(levels.tolist(), self.quantile(levels).tolist(), strict=True)
+        found = ", ".join(f"{100 * p:g} %: {error:.3g}" for p, error in pairs)
         return f"error of keeping {self.keep:.4g} of {self.n:g} columns, by quantile:\n{found}"
 
 
 def pruning_error_law(
     alpha: float, keep: float, n: float, *, columns: ColumnLaw | None = None
 ) -> PruningErrorLaw:
-    """Return the law of the relative error when a fraction of n random columns is kept.
+    """Return the law of the relative error when, of n random columns, the largest are kept.
 
-    The columns kept are those of largest norm. The law is a limit; from where on it is good is said
-    at the top of this module.
+    The law is a limit; from where on it is good is said at the top of this module.
 
     Args:
         alpha: stability index in (0, 2].
         keep: fraction kept, kappa in [0, 1].
         n: number of columns, >= 1; may be as large as a float is.
         columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
-    columns = _columns(alpha, columns)
-    n = _check.positive("n", n)
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n:g}")
-    return PruningErrorLaw(columns, _check.fraction("keep", keep), n)
+    keep, n = _check.number("keep", keep, "[0, 1]"), _check.number("n", n, "[1, inf)")
+    return PruningErrorLaw(_columns(alpha, columns), keep, n)
 
 
 def required_width(
@@ -317,9 +261,8 @@ def required_width(
 
         n^{2/alpha - 1} = (m(keep) / error^2 - b) / ((c Gamma(1 - alpha/2))^{2/alpha} q_A(delta))
 
-    with q_A the quantile function of A, see the module. The power alpha / (2 - alpha) of the right
-    is 7 at alpha = 1.75 and 19 at alpha = 1.9. Where keep times n is below 50 read the result as
-    "small": the law is not good there.
+    with q_A the quantile function of A. The power alpha / (2 - alpha) of the right is 7 at alpha =
+    1.75, 19 at 1.9. Where keep times n is below 50 read the result as "small": the law fails there.
 
     Args:
         alpha: stability index in (0, 2].
@@ -331,48 +274,34 @@ def required_width(
 
     Returns:
         n >= 1, not rounded; inf where no width will do, as at alpha = 2, or where the float ends.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     columns = _columns(alpha, columns)
-    keep, error = _check.fraction("keep", keep), _check.fraction("error", error)
-    if keep == 0 or error == 0:
-        raise ValueError(f"keep and error must be in (0, 1], got {keep:g} and {error:g}")
-    if not 0 < _check.real("delta", delta) < 1:
-        raise ValueError(f"delta must be in (0, 1), got {delta:g}")
-    # The root of the mean square in units of the error: the square of an error may underflow.
-    bulk = math.sqrt(columns.dropped(keep)) / error
-    needed = bulk**2 - columns.light if bulk < 1e150 else math.inf
-    if needed <= 0 or error == 1:
+    keep, error = _check.number("keep", keep, "(0, 1]"), _check.number("error", error, "(0, 1]")
+    delta = _check.number("delta", delta, "(0, 1)")
+    root = math.sqrt(columns.dropped(keep)) / error  # its square may leave the floats
+    light = columns.light / root / root if root else 1.0
+    if light >= 1 or error == 1:
         logarithm = 0.0
     elif columns.alpha == 2:
         logarithm = math.inf
     else:
-        log_needed = math.log(needed) if bulk < 1e150 else 2 * math.log(bulk)
-        parts = log_needed - columns.log_strength - math.log(_low_quantile(alpha, delta))
-        logarithm = max(0.0, parts / math.log(10) * alpha / (2 - alpha))
-    if log10:
-        return logarithm
-    return float(10**logarithm) if logarithm < 308 else math.inf
+        needed = 2 * math.log(root) + math.log1p(-light) - columns.log_strength
+        needed -= math.log(_low_quantile(alpha, delta))
+        logarithm = max(0.0, needed * alpha / (2 - alpha))
+    return logarithm / math.log(10) if log10 else _exp(logarithm)
 
 
 @dataclass(frozen=True)
 class Certificate:
     """A trained matrix beside the law.
 
-    Attributes:
-        keep: fraction of columns kept, in [0, 1].
-        error: relative error of that pruning: the norm, not its square.
-        law: what the law says of this error.
-        level: P(eps_n(keep) <= error) under the law, in [0, 1]. Near 0 the matrix compresses better
-            than the law has it, near 1 worse; nan where all columns are kept or none, and there is
-            nothing to compare.
+    ``level`` is P(eps_n(keep) <= error) under the law, in [0, 1]. Near 0 the matrix compresses
+    better than the law has it, near 1 worse; nan where all columns are kept or none.
     """
 
-    keep: float
-    error: float
-    law: PruningErrorLaw
+    keep: float  #: fraction of columns kept, in [0, 1]
+    error: float  #: relative error of that pruning: the norm, not its square
+    law: PruningErrorLaw  #: what the law says of this error
     level: float
 
     def __str__(self) -> str:
@@ -389,16 +318,12 @@ def certificate(
     """Prune one weight matrix, as :func:`heavytail.prune` would, and hold it against the law.
 
     Args:
-        weight: shape (n, ...), floating point, n >= 1 columns; left alone.
+        weight: shape (n, ...), floating point, finite, n >= 1 columns.
         columns: the law that the columns should have.
-        keep: in [0, 1]; keep the round(keep * n) columns of largest norm.
-        error: in [0, 1]; keep the fewest columns at this relative error. Just one is given.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above, or a weight not finite.
+        keep: as for :func:`heavytail.kept_columns`.
+        error: likewise; just one of the two is given.
     """
-    if not isinstance(columns, ColumnLaw):
-        raise TypeError(f"columns must be a ColumnLaw, got {type(columns).__name__}")
+    columns = _columns(None, columns)
     kept = kept_columns(weight, keep=keep, error=error)
     n, k = len(kept), int(kept.sum())
     if n == 0:
@@ -408,14 +333,13 @@ def certificate(
     return Certificate(k / n, found, law, float(law.cdf(found)) if 0 < k < n else math.nan)
 
 
-def _columns(alpha: float, columns: ColumnLaw | None) -> ColumnLaw:
-    alpha = _check.index("alpha", alpha, 2)
-    if columns is None:
+def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
+    if columns is None and alpha is not None:
         return ColumnLaw.stable(alpha)
     if not isinstance(columns, ColumnLaw):
         raise TypeError(f"columns must be a ColumnLaw, got {type(columns).__name__}")
-    if columns.alpha != alpha:
-        raise ValueError(f"alpha must be that of columns, {columns.alpha:g}, got {alpha:g}")
+    if alpha not in (None, columns.alpha):
+        raise ValueError(f"alpha must be that of columns, {columns.alpha:g}, got {alpha!r}")
     return columns
 
 
@@ -428,28 +352,25 @@ def _stable_bulk(alpha: float, keep: float) -> float:
     top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
     if not math.isfinite(top):
         return math.inf
-    ends = [0.0, *(top * 2.0**-j for j in range(max(0, math.ceil(math.log2(top))), -1, -1))]
-    low, high = (torch.tensor(part, dtype=torch.float64) for part in (ends[:-1], ends[1:]))
-    nodes, weights = torch.from_numpy(_NODES), torch.from_numpy(_WEIGHTS)
-    r = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+    halvings = torch.arange(max(0, math.ceil(math.log2(top))) + 1)
+    ends = torch.cat([top * 0.5 ** halvings.double(), torch.zeros(1)])
+    lengths = -ends.diff()[:, None]
+    r = ends[1:, None] + lengths * (1 + torch.from_numpy(_NODES)) / 2
     beyond = 2 * law.cdf(-r)
-    pieces = (2 * r * (beyond - keep) * weights).sum(1) * (high - low) / 2
-    return float(pieces.sum())
+    return float((r * (beyond - keep) * lengths * torch.from_numpy(_WEIGHTS)).sum())
 
 
 @lru_cache(maxsize=1024)
 def _low_quantile(alpha: float, delta: float) -> float:
-    """Return q_A(delta)."""
-    return float(_heavy_quantile(alpha, torch.tensor(delta, dtype=torch.float64)))
-
-
-def _heavy_quantile(alpha: float, p: Tensor) -> Tensor:
-    """Return the p-quantile of A, standard positive (alpha/2)-stable; A = 1 at alpha = 2."""
-    return torch.ones_like(p) if alpha == 2 else _heavy_law(alpha).icdf(p)
+    """Return q_A(delta), alpha < 2."""
+    quantile = float(_heavy_law(alpha).icdf(torch.tensor(delta, dtype=torch.float64)))
+    if not quantile > 0:
+        raise ArithmeticError(f"q_A({delta:g}) is not found at alpha = {alpha:g}")
+    return quantile
 
 
 def _heavy_law(alpha: float) -> Stable:
-    """Return the law of A, in the form S0, which does not lose its place near alpha = 2."""
+    """Return the law of A, alpha < 2, in the form S0, which keeps its place near alpha = 2."""
     e = 1 - torch.tensor(alpha, dtype=torch.float64) / 2
     cos = torch.sin(math.pi / 2 * e)
     scale = cos ** (1 / (1 - e))

@@ -8,26 +8,27 @@ from scipy import stats
 from torch import nn
 
 import heavytail
-from heavytail import StableNoise
-from heavytail.compression.prediction import accumulated_scale, plan_scale, predict_pruning
+from heavytail import kept_columns, noise_vectors, plan_scale, predict_pruning
+from heavytail.compression.prediction import StartPlusNoise, accumulated_scale, noise_terms
+from heavytail.compression.pruning import removable
 from heavytail.noise import KINDS
 
 SETTING = {"alpha": 1.75, "lr": 0.01, "steps": 2000, "error": 0.1**0.5}
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 @pytest.fixture
 def start():
     """A start like that of nn.Linear, small."""
-    seeded = torch.Generator().manual_seed(1)
-    return torch.empty(300, 20).uniform_(-(20**-0.5), 20**-0.5, generator=seeded)
+    return torch.empty(300, 20).uniform_(-(20**-0.5), 20**-0.5, generator=seeded(1))
 
 
 def model_of(*sizes):
     torch.manual_seed(2)
-    model = nn.Sequential()
-    for fan_in, fan_out in pairwise(sizes):
-        model.append(nn.Linear(fan_in, fan_out, bias=False))
-    return model
+    return nn.Sequential(*(nn.Linear(d, n, bias=False) for d, n in pairwise(sizes)))
 
 
 def test_the_scale_of_all_noise():
@@ -36,14 +37,60 @@ def test_the_scale_of_all_noise():
     by_hand = (0.1**1.2 * 0.5 + 0.3**1.2 * 0.2) ** (1 / 1.2)
     assert accumulated_scale(1.2, sigma, eta, 3) == pytest.approx(by_hand)
     decayed = ((0.1 * 0.9 * 0.8) ** 1.2 * 0.5 + (0.3 * 0.8) ** 1.2 * 0.25) ** (1 / 1.2)
-    found = accumulated_scale(1.2, sigma, [0.5, 0.25, 0.5], 3, weight_decay=0.4)
+    found = accumulated_scale(1.2, sigma, np.array([0.5, 0.25, 0.5]), 3, weight_decay=0.4)
     assert found == pytest.approx(decayed)
     assert accumulated_scale(2.0, 0.3, 0.1, 0) == accumulated_scale(2.0, 0.0, 0.1, 9) == 0
     assert accumulated_scale(0.1, 1e-300, 0.1, 10) == pytest.approx(1e-300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prediction_is_pruning_after_steps_without_gradient(kind, start):
+def test_the_norms_of_start_plus_noise(kind):
+    """More vectors than columns, taken in turn, in parts."""
+    W = torch.randn(7, 3, generator=seeded(2), dtype=torch.float64)
+    along, size = noise_terms(W, 20, 15, kind, 1.5, seeded(3))
+    source = seeded(3)
+    law = {"kind": kind, "alpha": 1.5, "generator": source, "dtype": torch.float64}
+    xi = torch.cat([noise_vectors(n=n, d=3, **law) for n in (15, 5)])
+    taken = W.repeat(3, 1)[:20]
+    terms = StartPlusNoise(taken.square().sum(1), along, size)
+    for s in (0.0, 0.3, 1e6):
+        exact = (taken + s * xi).square().sum(1)
+        assert torch.allclose(terms.squared_norms(s), exact, rtol=1e-12, atol=1e-12)
+
+
+def test_noise_beyond_the_floats_stays():
+    """A column whose noise is infinite is larger than all others, not lost in nan."""
+    inf = math.inf
+    along, size = torch.tensor([[0.0, -inf, 1.0, inf]]), torch.tensor([[1.0, inf, 1.0, inf]])
+    terms = StartPlusNoise(torch.ones(4), along, size)
+    assert terms.squared_norms(1.0).tolist() == [[2, inf, 4, inf]]
+    assert terms.squared_norms(0.0).tolist() == [[1, 1, 1, 1]]
+    assert removable(terms.squared_norms(1.0).sort(-1).values, 0.1).tolist() == [2]
+
+
+@pytest.mark.parametrize("column", ["filter", "kernel"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_counted_is_start_plus_noise(kind, column):
+    """Draw by draw, from the same bits; without <w, xi> the counts are others."""
+    shape, n, k, draws = (40, 4, 3, 3), 40, 4 if column == "kernel" else 1, 12
+    W = 0.5 * torch.randn(shape, generator=seeded(4), dtype=torch.float64)
+    law = {"alpha": 1.5, "kind": kind}
+    options = {"lr": 0.1, "steps": 3, "weight_decay": 2.0, "scale": 0.5, "error": 0.4}
+    found = predict_pruning(W, column=column, draws=draws, generator=seeded(5), **law, **options)
+    s = 0.5 * (0.1 * (1 + 0.8**1.5 + 0.64**1.5)) ** (1 / 1.5)
+    assert found.noise == pytest.approx(s)
+    source, ratios, without = seeded(5), [], []
+    for _ in range(draws):
+        xi = noise_vectors(**law, n=n * k, d=36 // k, generator=source, dtype=torch.float64)
+        xi, w = s * xi.view(n, 36), 0.8**3 * W.view(n, 36)
+        ratios.append(1 - float(kept_columns(w + xi, error=0.4).double().mean()))
+        apart = torch.cat([w, xi], 1)  # |w|^2 + |xi|^2
+        without.append(1 - float(kept_columns(apart, error=0.4).double().mean()))
+    assert found.ratios.tolist() == pytest.approx(sorted(ratios))
+    assert found.ratios.tolist() != pytest.approx(sorted(without))
+
+
+def test_prediction_is_pruning_after_steps_without_gradient(start):
     """Schedules of lr and sigma, and weight decay, through the optimizer itself."""
     steps, draws = 6, 300
     lrs = [0.1 * (k + 1) for k in range(steps)]
@@ -52,146 +99,102 @@ def test_prediction_is_pruning_after_steps_without_gradient(kind, start):
     def trained(seed):
         weight = nn.Parameter(start.clone())
         optimizer = torch.optim.SGD([weight], lr=0.1, weight_decay=0.2)
-        noise = heavytail.StableNoise(
-            optimizer, [weight], alpha=1.5, scale=0.0, kind=kind, seed=seed
-        )
+        noise = heavytail.StableNoise(optimizer, [weight], alpha=1.5, scale=0.0, seed=seed)
         for lr, scale in zip(lrs, scales, strict=True):
             optimizer.param_groups[0]["lr"], noise.scale = lr, scale
             weight.grad = torch.zeros_like(weight)
             optimizer.step()
-        kept = heavytail.kept_columns(weight, error=0.4)
-        return 1 - float(kept.double().mean())
+        return 1 - float(kept_columns(weight, error=0.4).double().mean())
 
     found = [trained(seed) for seed in range(draws)]
-    options = {"alpha": 1.5, "kind": kind, "lr": lrs, "steps": steps, "error": 0.4, "draws": draws}
-    seeded = torch.Generator().manual_seed(3)
+    options = {"alpha": 1.5, "lr": lrs, "steps": steps, "error": 0.4, "draws": draws}
+    source = seeded(3)
     right, wrong = (
-        predict_pruning(start, scale=sigma, weight_decay=decay, generator=seeded, **options)
+        predict_pruning(start, scale=sigma, weight_decay=decay, generator=source, **options)
         for sigma, decay in ((scales, 0.2), ([v / 2 for v in scales], 0.0))
     )
     assert stats.ks_2samp(found, right.ratios.numpy()).pvalue > 1e-5
     assert stats.ks_2samp(found, wrong.ratios.numpy()).pvalue < 1e-5
 
 
-def test_without_noise_it_is_the_start(start):
-    model = model_of(20, 300)
-    found = predict_pruning(model, scale=0.0, exclude=(), draws=3, **SETTING)
-    assert found.noise == 0
-    report = heavytail.prune(model, error=SETTING["error"], layers=["0"])
-    assert found.ratios.tolist() == [pytest.approx(report.ratio)] * 3
-
-
-def test_each_layer_is_pruned_by_itself():
+def test_without_noise_it_is_the_start_each_layer_by_itself():
     model = model_of(20, 300, 40)
-    found = predict_pruning(model, scale=0.0, exclude=(), draws=1, **SETTING)
+    options = SETTING | {"scale": 0.0, "draws": 3}
+    both, last = (predict_pruning(model, exclude=exclude, **options) for exclude in ((), "0"))
     report = heavytail.prune(model, error=SETTING["error"], layers=["0", "1"])
-    assert float(found.ratios[0]) == pytest.approx(report.ratio)
-    last = predict_pruning(model_of(20, 300, 40), scale=0.0, exclude="0", draws=1, **SETTING)
-    assert float(last.ratios[0]) == pytest.approx(report.layers[1].ratio)
+    assert both.noise == 0
+    assert both.ratios.tolist() == [pytest.approx(report.ratio)] * 3
+    assert last.ratios.tolist() == [pytest.approx(report.layers[1].ratio)] * 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_meets_its_ratio(kind, start):
-    options = {"kind": kind, "draws": 101, **SETTING}
-    scales = [
-        plan_scale(start, ratio=r, generator=torch.Generator().manual_seed(4), **options)
-        for r in (0.2, 0.3)
-    ]
+    falling = np.linspace(0.02, 0.0, 2000)
+    scales = []
+    for ratio, more in ((0.2, {}), (0.3, {}), (0.3, {"lr": falling, "weight_decay": 0.5})):
+        options = SETTING | {"kind": kind, "draws": 101} | more
+        scales.append(plan_scale(start, ratio=ratio, generator=seeded(4), **options))
+        found = predict_pruning(start, scale=scales[-1], generator=seeded(4), **options)
+        assert found.quantile(0.5) == pytest.approx(ratio, abs=1.01 / 300)  # steps of a column
     assert scales[0] < scales[1]
-    for scale, ratio in zip(scales, (0.2, 0.3), strict=True):
-        same = torch.Generator().manual_seed(4)
-        found = predict_pruning(start, scale=scale, generator=same, **options)
-        assert found.quantile(0.5) == pytest.approx(ratio, abs=1.01 / 300)
+    assert scales[2] != pytest.approx(scales[1], rel=0.01)
 
 
 def test_the_table_of_the_published_setting():
     """ECG5000's shape: the 10, 50 and 90 % quantiles of type I, which need no data."""
-    seeded = torch.Generator().manual_seed(5)
-    start = torch.empty(2000, 140).uniform_(-(140**-0.5), 140**-0.5, generator=seeded)
-    for scale, low, middle, high in (
+    source = seeded(5)
+    start = torch.empty(2000, 140).uniform_(-(140**-0.5), 140**-0.5, generator=source)
+    for scale, *known in (
         (0.003, 0.150, 0.165, 0.249),
         (0.01, 0.43, 0.52, 0.79),
         (0.03, 0.62, 0.69, 0.89),
     ):
-        found = predict_pruning(start, scale=scale, draws=400, generator=seeded, **SETTING)
-        for p, known in ((0.1, low), (0.5, middle), (0.9, high)):
+        found = predict_pruning(start, scale=scale, draws=400, generator=source, **SETTING)
+        for p, value in zip((0.1, 0.5, 0.9), known, strict=True):
             # Of 400 draws: the level of their p-quantile has a standard error of 1.5 to 2.5 %.
-            near = (found.quantile(max(p - 0.09, 0)), found.quantile(min(p + 0.09, 1)))
-            assert near[0] - 0.006 < known < near[1] + 0.006
-
-
-@pytest.mark.parametrize("column", ["filter", "kernel"])
-def test_the_columns_of_a_convolution(column):
-    """Start plus noise of one step, against the hook itself; the other column is told apart."""
-    generator = torch.Generator().manual_seed(6)
-    start = 0.05 * torch.randn(60, 8, 3, 3, generator=generator)
-    law = {"alpha": 1.5, "scale": 0.1, "kind": "shared"}
-    found = []
-    for seed in range(200):
-        weight = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.SGD([weight], lr=1.0)
-        StableNoise(optimizer, [weight], column=column, seed=seed, **law)
-        optimizer.step()
-        found.append(1 - float(heavytail.kept_columns(weight, error=0.4).double().mean()))
-    other = {"filter": "kernel", "kernel": "filter"}[column]
-    right, wrong = (
-        predict_pruning(
-            start, lr=1.0, steps=1, error=0.4, column=c, draws=400, generator=generator, **law
-        )
-        for c in (column, other)
-    )
-    assert stats.ks_2samp(found, right.ratios.numpy()).pvalue > 1e-5
-    assert stats.ks_2samp(found, wrong.ratios.numpy()).pvalue < 1e-5
-
-
-def test_a_plan_knows_weight_decay_and_takes_an_array(start):
-    options = SETTING | {"lr": np.linspace(0.02, 0.0, 2000), "weight_decay": 0.5, "draws": 101}
-    scale, plain = (
-        plan_scale(start, ratio=0.3, generator=torch.Generator().manual_seed(4), **o)
-        for o in (options, options | {"weight_decay": 0.0})
-    )
-    same = torch.Generator().manual_seed(4)
-    found = predict_pruning(start, scale=scale, generator=same, **options)
-    assert found.quantile(0.5) == pytest.approx(0.3, abs=1.01 / 300)
-    assert scale != pytest.approx(plain, rel=0.01)
+            low, high = found.quantile(max(p - 0.09, 0)), found.quantile(min(p + 0.09, 1))
+            assert low - 0.006 < value < high + 0.006
 
 
 def test_it_prints_its_quantiles(start):
-    text = str(predict_pruning(start, scale=0.01, draws=20, **SETTING))
-    assert "5 %: 0." in text
-    assert "95 %: 0." in text
-    assert "50 %" in text
+    found = predict_pruning(start, scale=0.01, draws=20, generator=seeded(6), **SETTING)
+    assert f"  50 %: {found.quantile(0.5):.3f}  " in str(found)
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "message"),
+    ("changed", "message"),
     [
-        ({"alpha": 0.0}, ValueError, r"alpha must be in \(0, 2\], got 0"),
-        ({"scale": -1.0}, ValueError, "scale must be .* 0, got -1"),
-        ({"scale": [0.1, 0.2]}, ValueError, r"schedule of scale must have shape \(2000,\)"),
-        ({"lr": math.nan}, ValueError, "lr must be finite"),
-        ({"kind": "diagonal"}, ValueError, "kind must be one of"),
-        ({"steps": 2.5}, TypeError, "steps must be an integer"),
-        ({"error": 1.5}, ValueError, r"error must be in \[0, 1\], got 1\.5"),
-        ({"draws": 0}, ValueError, "draws must be >= 1, got 0"),
-        ({"weight_decay": -0.1}, ValueError, "weight_decay must be"),
+        ({"alpha": 0.0}, r"alpha must be in \(0, 2\], got 0"),
+        ({"scale": -1.0}, r"scale must be in \[0, inf\), got -1"),
+        ({"scale": [0.1, 0.2]}, r"schedule of scale must have shape \(2000,\)"),
+        ({"scale": [1j], "steps": 1}, "scale must be a floating-point tensor"),
+        ({"lr": math.nan}, "lr must be in"),
+        ({"kind": "diagonal"}, "kind must be one of"),
+        ({"column": "row"}, "column must be one of"),
+        ({"steps": 2.5}, "steps must be an integer"),
+        ({"error": 1.5}, r"error must be in \[0, 1\], got 1\.5"),
+        ({"draws": 0}, "draws must be >= 1, got 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be in"),
+        ({"weight_decay": 1e308}, "weight_decay must leave finite weights after 2000 steps"),
+        ({"exclude": ["0"]}, "exclude must be None for a single weight"),
+        ({"model": torch.ones(3, 2) / 0}, "must be finite"),
+        ({"model": nn.Sequential(nn.Linear(2, 3))}, "no last layer named 'head'"),
     ],
 )
-def test_bad_arguments(changed, error, message, start):
-    with pytest.raises(error, match=message):
-        predict_pruning(start, **(SETTING | {"scale": 0.01} | changed))
+def test_bad_predictions(changed, message, start):
+    with pytest.raises((TypeError, ValueError), match=message):
+        predict_pruning(**({"model": start, "scale": 0.01} | SETTING | changed))
 
 
-def test_bad_weights_and_plans(start):
-    with pytest.raises(ValueError, match="no last layer named 'head'"):
-        predict_pruning(model_of(20, 30), scale=0.01, **SETTING)
-    with pytest.raises(ValueError, match="must be finite"):
-        predict_pruning(start * math.inf, scale=0.01, **SETTING)
-    with pytest.raises(ValueError, match=r"above the start's own, 0\.1.*got 0\.05"):
-        plan_scale(start, ratio=0.05, **SETTING)
-    with pytest.raises(ValueError, match="leave room for noise"):
-        plan_scale(start, ratio=0.5, **(SETTING | {"lr": 0.0}))
-    with pytest.raises(ValueError, match=r"ratio must be at most the noise's, .* got 1"):
-        plan_scale(start, ratio=1.0, **SETTING)
-    with pytest.raises(ValueError, match="exclude must be None for a single weight"):
-        predict_pruning(start, scale=0.01, exclude=["0"], **SETTING)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ratio": 0.05}, r"ratio must be in \(0\.1\d*, 0\.\d+\], above the median for the start"),
+        ({"ratio": 1.0}, "at most that for the noise alone, got 1"),
+        ({"ratio": 1.5}, r"ratio must be in \[0, 1\], got 1\.5"),
+        ({"lr": 0.0}, "leave room for noise"),
+    ],
+)
+def test_bad_plans(changed, message, start):
+    with pytest.raises(ValueError, match=message):
+        plan_scale(start, **({"ratio": 0.3} | SETTING | changed))
