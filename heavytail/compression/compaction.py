@@ -13,8 +13,8 @@ tensor: its constant, or nan. A step that acts on each channel alone is run on t
 import copy
 import inspect
 import operator
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.utils.prune import BasePruningMethod
 
@@ -33,12 +32,7 @@ _WORTH = 64
 
 
 @torch.no_grad()
-def compact(
-    model: nn.Module,
-    *,
-    multiple_of: int | None = None,
-    example: Tensor | Mapping[str, Any] | None = None,
-) -> nn.Module:
+def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     """Return a smaller copy of a pruned model that computes the same function in eval mode.
 
     Units whose incoming weights are all zero, by a mask or by themselves, are cut, and what they
@@ -48,10 +42,13 @@ def compact(
     statistics of the batch.
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
-    (an input, a parameter), if it is not 0 and a convolution pads it with zeros, or if no other is
-    left in its layer. Followed are Linear, convolutions without groups, batch-norm with running
-    statistics, activations, dropout, pooling, flattening, means and maxima over space, and sums,
-    differences, products and quotients. The ``state_dict`` is read back into a model as built by::
+    (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
+    layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
+    activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
+    products and quotients. Before batch-norm, PReLU or flattening, a linear layer is understood if
+    its inputs are known to have two dimensions, as those of ``nn.Sequential(nn.Flatten(), model)``.
+
+    The ``state_dict`` of the copy is read back into a model as built by::
 
         for name, value in state.items():
             layer, _, own = name.rpartition(".")
@@ -59,17 +56,15 @@ def compact(
             setattr(layer, own, nn.Parameter(value) if own in layer._parameters else value)
 
     Args:
-        model: any module that torch.fx can trace; left alone. Examples lie along the first
-            dimension of every tensor.
+        model: any module that torch.fx can trace, optional arguments of ``forward`` at their
+            defaults; left alone. Examples lie along the first dimension of every tensor.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, since
             matrix products are fastest at round sizes. 1 cuts all that can go. None is 16 where
             at most one part in 64 stays for it, so from some hundred channels on, else 1.
-        example: the first argument of ``forward``, or arguments by name; others are at their
-            defaults. The copy refuses calls with other optional ones. Needed where batch-norm,
-            PReLU or flattening follows a linear layer whose input may have over two dimensions.
 
     Returns:
-        A new model with weights of its own, on the same device, of the same dtype.
+        A new model with weights of its own, on the same device, of the same dtype. It refuses
+        optional arguments other than the defaults.
 
     Raises:
         TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
@@ -79,24 +74,19 @@ def compact(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if hasattr(model, "_orig_mod"):
-        raise ValueError("model is compiled: take what is inside, model._orig_mod")
     if multiple_of is not None:
         _check.count("multiple_of", multiple_of, least=1)
+    _expect(not hasattr(model, "_orig_mod"), "model is compiled: give what is in it, ._orig_mod")
     small = _unmasked_copy(model)
-    arguments, optional = _arguments(small, example)
-    fixed = {name: value for name, value in optional.items() if value is not Tensor}
+    optional = inspect.signature(small.forward).parameters.values()
+    fixed = {p.name: p.default for p in optional if p.default is not p.empty}
     exact, graph = _trace(small, fixed)
-    if example is not None:
-        ShapeProp(fx.GraphModule(exact, graph)).propagate(*arguments.values())
     exact.double().cpu()  # not every device has float64
-    for node, *cut in _Walk(exact, graph, multiple_of).cuts:
-        name = str(node.target)
-        _cut(small.get_submodule(name), exact.get_submodule(name), *cut)
+    for name, inputs, constants, outputs in _Walk(exact, graph, multiple_of).cuts:
+        _cut(small.get_submodule(name), exact.get_submodule(name), inputs, constants, outputs)
     _same_steps(graph, _trace(small, fixed)[1])
-    if optional:
-        check = partial(_refuse_other_calls, optional)
-        small.register_forward_pre_hook(check, with_kwargs=True)
+    if fixed:
+        small.register_forward_pre_hook(partial(_refuse_other_calls, fixed), with_kwargs=True)
     return small
 
 
@@ -104,7 +94,7 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
     """Return a copy whose pruning is permanent."""
     values = [value for module in model.modules() for value in vars(module).values()]
     # A masked weight is the result of a product, which torch does not copy.
-    memo: dict[int, Any] = {id(v): v.clone() for v in values if isinstance(v, Tensor)}
+    memo = {id(v): v.clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
         for key, hook in list(module._forward_pre_hooks.items()):
@@ -123,8 +113,9 @@ def _cut(
 ) -> None:
     """Cut out of a layer what goes; its bias takes over the constants of its inputs."""
     keep = ~outputs.gone()
-    if inputs is not None and (drop := _per_input(inputs.gone(), exact.weight)).any():
-        folded = _taps(exact.weight).sum(2)[:, drop] @ constants[drop]
+    if inputs is not None and (gone := inputs.gone()).any():
+        drop = gone.repeat_interleave(len(constants) // len(gone))
+        folded = _taps(exact).sum(2)[:, drop] @ constants[drop]
         layer.weight = _like(layer.weight, layer.weight[:, ~drop])
         if layer.bias is not None:
             layer.bias = _like(layer.bias, exact.bias + folded)
@@ -133,13 +124,18 @@ def _cut(
         for size in {"in_features", "in_channels"} & vars(layer).keys():
             setattr(layer, size, int((~drop).sum()))
     if not keep.all():
-        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
-            if tensor is not None and tensor.dim():  # not the count of batches
-                some = tensor[keep]
-                setattr(layer, name, _like(tensor, some) if name in layer._parameters else some)
+        for name, tensor in layer.state_dict(keep_vars=True).items():
+            if tensor.dim():  # not the count of batches
+                own = isinstance(tensor, nn.Parameter)
+                setattr(layer, name, _like(tensor, tensor[keep]) if own else tensor[keep])
         sizes = {"out_features", "out_channels", "num_features", "num_parameters"}
         for size in sizes & vars(layer).keys():
             setattr(layer, size, int(keep.sum()))
+
+
+def _taps(layer: Any) -> Tensor:
+    """Return a weight with shape (outputs, inputs, taps); a linear layer has one tap."""
+    return layer.weight[..., None].flatten(2)
 
 
 def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
@@ -150,29 +146,14 @@ def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
 # The forward pass and its graph.
 
 
-def _arguments(model: nn.Module, example: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return known arguments of ``forward`` by name, and the optional ones; a tensor as its class."""
-    signature = inspect.signature(model.forward)
-    if isinstance(example, Tensor):
-        example = {next(iter(signature.parameters)): example}
-    call = signature.bind_partial() if example is None else signature.bind(**example)
-    call.apply_defaults()
-    optional = [name for name, p in signature.parameters.items() if p.default is not p.empty]
-    known = call.arguments
-    return known, {n: Tensor if isinstance(known[n], Tensor) else known[n] for n in optional}
-
-
 def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Refuse arguments that may take another path than the one that was traced."""
     call = inspect.signature(model.forward).bind(*args, **kwargs)
-    call.apply_defaults()
-    for name, value in fixed.items():
-        given = call.arguments[name]
-        if value is not Tensor if isinstance(given, Tensor) else given != value:
-            raise ValueError(
-                f"the model was compacted for {name} = {value}, got {given!r:.60}: name it in the "
-                "example of compact"
-            )
+    for name, given in call.arguments.items():
+        same = given is fixed.get(name, given) or given == fixed[name]
+        _expect(
+            same is True, f"{name} must be {fixed.get(name)!r}, as compact took it, got {given!r}"
+        )
 
 
 def _in_place(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
@@ -201,9 +182,7 @@ def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph
         _expect("forward" not in vars(model), "its forward is not that of its class")
         return scratch, _Tracer().trace(scratch, concrete_args=fixed or None)
     except Exception as error:  # forward is anyone's code
-        raise ValueError(
-            f"model cannot be traced by torch.fx, so its channels cannot be followed: {error}"
-        ) from error
+        raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
 
 
 def _same_steps(before: fx.Graph, after: fx.Graph) -> None:
@@ -223,8 +202,8 @@ def _same_steps(before: fx.Graph, after: fx.Graph) -> None:
 class _Group:
     """Channels that can only go together: channel j of every tensor of the group."""
 
+    layers: str  # that make the channels
     may_go: Tensor  # shape (n,), bool; it only ever loses entries
-    layers: list[str]  # that make the channels
     multiple_of: int | None
     parent: "_Group | None" = None  # what it has been merged into
 
@@ -235,10 +214,10 @@ class _Group:
         mine, theirs = self.root(), other.root()
         if mine is not theirs:
             mine.may_go &= theirs.may_go
-            mine.layers += theirs.layers
+            mine.layers += f", {theirs.layers}"
             theirs.parent = mine
 
-    def keep(self, channels: Any) -> None:
+    def keep(self, channels: Any = ...) -> None:
         self.root().may_go[channels] = False
 
     def gone(self) -> Tensor:
@@ -255,14 +234,11 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """The channels of one tensor.
-
-    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (n,)
-    where these are not known and the channels last; they share memory where the tensors do.
-    """
+    """The channels of one tensor."""
 
     group: _Group
-    values: Tensor
+    values: Tensor  # float64: as many dimensions as the tensor has, (1, n, 1, ...); (n,) if it may
+    # have any number, channels last; shares memory as the tensor does
 
 
 class _Walk:
@@ -273,32 +249,27 @@ class _Walk:
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
-        self.cuts: list[tuple[fx.Node, _Group | None, Tensor, _Group]] = []
+        self.cuts: list[tuple[str, _Group | None, Tensor, _Group]] = []
         self._model, self._multiple_of = model, multiple_of
         self._known: dict[fx.Node, _Channels | None] = {}
         self._obstacles: list[tuple[_Group, str]] = []
         self._batch: set[Any] = set()  # nodes that are the number of examples
-        readers: dict[Tensor, list[str]] = defaultdict(list)
+        self._flat: set[fx.Node] = set()  # tensors that are not followed, of two dimensions
         for node in graph.nodes:
             self._known[node] = self._visit(node)
-            for tensor in self._read(node):
-                readers[tensor].append(node.name)
-        for node, inputs, _, outputs in self.cuts:
-            for names in (readers[tensor] for tensor in self._read(node)):
-                reason = f"parameters of {node.target} are read by {', '.join(names)}"
-                if len(names) > 1:
-                    self._obstacles += [(group, reason) for group in (inputs, outputs) if group]
+        reads = Counter(tensor for node in graph.nodes for tensor in self._read(node))
+        for name, inputs, _, outputs in self.cuts:
+            if any(reads[tensor] > 1 for tensor in _state(model.get_submodule(name))):
+                reason = f"parameters of {name} are read more than once"
+                self._obstacles += [(group, reason) for group in (inputs, outputs) if group]
         for group, reason in self._obstacles:
-            layers = ", ".join(dict.fromkeys(group.root().layers))
-            _expect(
-                not group.gone().any(), f"the dead channels of {layers} cannot be cut: {reason}"
-            )
+            if group.gone().any():
+                raise ValueError(f"dead channels of {group.root().layers} cannot be cut: {reason}")
 
     def _read(self, node: fx.Node) -> list[Tensor]:
         """Return the parameters and buffers that a node reads."""
         if node.op == "call_module":
-            module = self._model.get_submodule(str(node.target))
-            return [*module.parameters(), *module.buffers()]
+            return _state(self._model.get_submodule(str(node.target)))
         return [operator.attrgetter(str(node.target))(self._model)] if node.op == "get_attr" else []
 
     def _visit(self, node: fx.Node) -> _Channels | None:
@@ -307,74 +278,73 @@ class _Walk:
         operands = [x for x in known if x is not None]
         if node.op == "output":
             for x in operands:
-                x.group.keep(...)
+                x.group.keep()
         if not node.op.startswith("call"):
             return None
-        path = str(node.target)
-        module = self._model.get_submodule(path) if node.op == "call_module" else None
-        kind: Any = node.target if module is None else type(module)
+        path, kind, module = str(node.target), node.target, None
+        if node.op == "call_module":
+            module = self._model.get_submodule(path)
+            kind = type(module)
         try:
             _expect(kind in _RULES, "which is not followed")
-            if module is not None:
-                _expect("forward" not in vars(module), "whose forward is not that of its class")
-                _expect(not (module._forward_hooks or module._forward_pre_hooks), "which has hooks")
+            own = module is not None and (
+                "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+            )
+            _expect(not own, "which has hooks, or a forward of its own")
             channels = _RULES[kind](self, node, module, known)
+            if channels is not None:
+                channels.group.keep(~channels.values.flatten().isfinite())
+            return channels
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
             if any(x.values.dim() == 1 for x in operands):
-                step += "; give an example if its inputs have two dimensions"
+                step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
             for x in operands:
                 self._obstacles.append((x.group, f"they reach {step}"))
                 x.values.fill_(torch.nan)  # it may have been written to
+            self._known.update(dict.fromkeys(node.all_input_nodes))
             for name, layer in module.named_modules(prefix=path) if module is not None else ():
                 if isinstance(layer, _LAYERS) and layer is not module:
-                    dead = _Group(~layer.weight.flatten(1).any(1), [name], self._multiple_of)
+                    dead = _Group(name, ~layer.weight.flatten(1).any(1), self._multiple_of)
                     self._obstacles.append((dead, f"they lie in {step}"))
             return None
-        if channels is not None:
-            channels.group.keep(~channels.values.flatten().isfinite())
-        return channels
 
     # The rules: what a node does to the channels of its inputs. None of these is known if none is.
 
     def layer(self, node: fx.Node, layer: Any, known: list[Any]) -> _Channels:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
-        inputs, weight = known[0], layer.weight
-        spatial, width = weight.dim() - 2, weight.shape[1]
+        inputs, weight, name = known[0], layer.weight, str(node.target)
         _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
         _expect(weight.is_floating_point(), f"whose weight has dtype {weight.dtype}")
-        _expect(not spatial or layer.groups == 1, "which has groups")
-        used = _taps(weight).ne(0).any(2)
+        _expect(getattr(layer, "groups", 1) == 1, "which has groups")
+        used, width, spatial = _taps(layer).ne(0).any(2), weight.shape[1], weight.dim() - 2
         constants = torch.full((width,), torch.nan, dtype=torch.float64)
-        flat = "tensor_meta" in node.meta and len(node.meta["tensor_meta"].shape) == 2
+        flat = node.all_input_nodes[0] in self._flat
         if inputs is not None:
             values, rank = inputs.values.flatten(), inputs.values.dim()
+            flat, n = rank == 2, max(len(values), 1)
             _expect(rank == spatial + 2 or (rank == 1 and not spatial))
-            flat = flat or rank == 2
-            _expect(width == len(values) or (flat and width % max(len(values), 1) == 0))
-            if (
-                spatial
-                and layer.padding_mode == "zeros"
-                and any(layer._reversed_padding_repeated_twice)
-            ):
+            _expect(width == n or (flat and width % n == 0))
+            padding = vars(layer).get("_reversed_padding_repeated_twice", ())
+            if any(padding) and layer.padding_mode == "zeros":
                 uneven = values.isfinite() & (values != 0)  # another number at the border
                 inputs.group.keep(uneven & used.any(0))
                 values = values.where(~uneven, torch.nan)
-            constants = _per_input(values, weight)
+            constants = values.repeat_interleave(width // n)
         constant = constants.isfinite()
-        values = _taps(weight).sum(2)[:, constant] @ constants[constant]
+        values = _taps(layer).sum(2)[:, constant] @ constants[constant]
         if layer.bias is not None:
             values += layer.bias
         values[used[:, ~constant].any(1)] = torch.nan
-        group = _Group(values.isfinite(), [str(node.target)], self._multiple_of)
-        self.cuts.append((node, inputs and inputs.group, constants, group))
+        group = _Group(name, values.isfinite(), self._multiple_of)
+        self.cuts.append((name, inputs and inputs.group, constants, group))
         return _Channels(group, values.view(1, -1, *[1] * spatial) if spatial or flat else values)
 
     def alone(self, node: fx.Node, module: nn.Module | None, known: list[Any]) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
         if None in known:  # nothing is constant in the other tensor
             for x in filter(None, known):
-                x.group.keep(...)
+                x.group.keep()
                 x.values.fill_(torch.nan)  # it may be written in place
             return None
         _expect(not node.kwargs.get("training"), "which is active in eval mode")
@@ -389,8 +359,8 @@ class _Walk:
         values.view(-1)[varies.view(-1)] = torch.nan
         for x in known:
             group.merge(x.group)
-        if module is not None and any(tensor.numel() > 1 for tensor in self._read(node)):
-            self.cuts.append((node, None, values, group))
+        if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
+            self.cuts.append((str(node.target), None, values, group))
         return _Channels(group, values)
 
     def pool(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
@@ -403,20 +373,30 @@ class _Walk:
         order = "kernel_size stride padding ceil_mode count_include_pad divisor_override"
         given = dict(zip(order.split(), node.args[1:], strict=False)) | node.kwargs
         given = given if module is None else vars(module)
-        padded = torch.tensor(given.get("padding", 0)).any() and given.get(
-            "count_include_pad", True
-        )
+        padded = torch.tensor(given.get("padding", 0)).any() or given.get("divisor_override")
         values = x.values.clone()
-        if name.lower().startswith("avg") and (padded or given.get("divisor_override") is not None):
+        if name.lower().startswith("avg") and padded:
             values[values != 0] = torch.nan
         return _Channels(x.group, values)
 
+    def flatten(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
+        """Run x.flatten(1), which leaves two dimensions, on the constants."""
+        ends = node.args[1:] if module is None else (module.start_dim, module.end_dim)
+        if known[0] is None and ends in ((1,), (1, -1)):
+            self._flat.add(node)
+        return self.alone(node, module, known)
+
     def reshape(self, node: fx.Node, _: None, known: list[Any]) -> _Channels | None:
         """Follow x.view(N, -1), N being the number of examples."""
-        shape: Any = node.args[1:] if isinstance(node.args[1], int | fx.Node) else node.args[1]
-        flat = len(shape) == 2 and shape[0] in self._batch and shape[1] == -1
-        _expect(flat, "which is followed with the shape (x.size(0), -1) only")
-        return known[0] and _Channels(known[0].group, known[0].values.flatten(1))
+        shape: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
+        _expect(
+            len(shape) == 2 and shape[0] in self._batch and shape[1] == -1,
+            "which is followed with the shape (x.size(0), -1) only",
+        )
+        if known[0] is None:
+            self._flat.add(node)
+            return None
+        return _Channels(known[0].group, known[0].values.flatten(1))
 
     def size(self, node: fx.Node, _: None, known: list[Any]) -> None:
         """Let the size of the first dimension be read, and no other: x.size(0) or x.shape[0]."""
@@ -432,14 +412,8 @@ def _expect(condition: bool, otherwise: str = "whose inputs are laid out in anot
         raise ValueError(otherwise)
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """Return a weight with shape (outputs, inputs, taps); a linear layer has one tap."""
-    return weight[..., None].flatten(2)
-
-
-def _per_input(entries: Tensor, weight: Tensor) -> Tensor:
-    """Return what is given for each channel for each input of a layer; many, if flattened."""
-    return entries.repeat_interleave(weight.shape[1] // max(len(entries), 1))
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _forms(names: str, *homes: Any) -> Iterator[Any]:
@@ -454,7 +428,7 @@ def _forms(names: str, *homes: Any) -> Iterator[Any]:
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ENTRYWISE = (
     "relu relu6 leaky_relu prelu elu selu celu gelu silu mish tanh sigmoid softplus softsign "
-    "hardtanh hardswish hardsigmoid logsigmoid neg add sub mul div truediv mean amax flatten"
+    "hardtanh hardswish hardsigmoid logsigmoid neg add sub mul div truediv mean amax"
 )
 _EVAL = (  # not torch.dropout, which may be active
     "identity dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout "
@@ -466,6 +440,7 @@ _RULES: dict[Any, Callable[[_Walk, fx.Node, Any, list[Any]], _Channels | None]] 
     **dict.fromkeys(_forms(_ENTRYWISE, functional, torch, operator), _Walk.alone),
     **dict.fromkeys(_forms(_EVAL, functional), _Walk.alone),
     **dict.fromkeys(_forms("".join(map(_POOLS.format, (1, 2, 3))), functional), _Walk.pool),
+    **dict.fromkeys(_forms("flatten", torch), _Walk.flatten),
     **dict.fromkeys((torch.reshape, "reshape", "view"), _Walk.reshape),
     **dict.fromkeys(("size", getattr), _Walk.size),
 }
