@@ -15,9 +15,9 @@ import inspect
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import Any
 
 import torch
@@ -45,8 +45,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
     layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
     activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
-    products and quotients. Before batch-norm, PReLU or flattening, a linear layer is understood if
-    its inputs are known to have two dimensions, as those of ``nn.Sequential(nn.Flatten(), model)``.
+    products and quotients. Batch-norm or PReLU behind a linear layer needs inputs that are known to
+    have two dimensions, as in ``nn.Sequential(nn.Flatten(), model)``.
 
     The ``state_dict`` of the copy is read back into a model as built by::
 
@@ -63,28 +63,30 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
             at most one part in 64 stays for it, so from some hundred channels on, else 1.
 
     Returns:
-        A new model with weights of its own, on the same device, of the same dtype. It refuses
-        optional arguments other than the defaults.
+        A new model on the same device, of the same dtype. It refuses optional arguments other than
+        the defaults.
 
     Raises:
         TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
         ValueError: if ``multiple_of`` is below 1, if the model cannot be traced, if dead channels
-            reach a step that is not followed, lie inside one, or belong to a layer that is called
-            twice or shares a parameter, or if ``forward`` computes with the number of channels.
+            reach or lie in a step that is not followed or a layer that is called twice or shares a
+            parameter, or if ``forward`` computes with the number of channels.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if multiple_of is not None:
         _check.count("multiple_of", multiple_of, least=1)
-    _expect(not hasattr(model, "_orig_mod"), "model is compiled: give what is in it, ._orig_mod")
+    _expect(not hasattr(model, "_orig_mod"), "model is compiled: take model._orig_mod")
     small = _unmasked_copy(model)
     optional = inspect.signature(small.forward).parameters.values()
     fixed = {p.name: p.default for p in optional if p.default is not p.empty}
     exact, graph = _trace(small, fixed)
     exact.double().cpu()  # not every device has float64
     for name, inputs, constants, outputs in _Walk(exact, graph, multiple_of).cuts:
-        _cut(small.get_submodule(name), exact.get_submodule(name), inputs, constants, outputs)
-    _same_steps(graph, _trace(small, fixed)[1])
+        pair = small.get_submodule(name), exact.get_submodule(name)
+        _cut(*pair, inputs, constants, outputs, multiple_of)
+    for old, new in zip_longest(*(str(g).splitlines() for g in (graph, _trace(small, fixed)[1]))):
+        _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
     if fixed:
         small.register_forward_pre_hook(partial(_refuse_other_calls, fixed), with_kwargs=True)
     return small
@@ -109,13 +111,13 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
 
 
 def _cut(
-    layer: Any, exact: Any, inputs: "_Group | None", constants: Tensor, outputs: "_Group"
+    layer: Any, exact: Any, inputs: Any, constants: Tensor, outputs: Any, multiple_of: int | None
 ) -> None:
-    """Cut out of a layer what goes; its bias takes over the constants of its inputs."""
-    keep = ~outputs.gone()
-    if inputs is not None and (gone := inputs.gone()).any():
+    """Cut out of a layer inputs and outputs; its bias takes over the constants of the inputs."""
+    keep = ~_gone(outputs.may_go, multiple_of)
+    if inputs is not None and (gone := _gone(inputs.may_go, multiple_of)).any():
         drop = gone.repeat_interleave(len(constants) // len(gone))
-        folded = _taps(exact).sum(2)[:, drop] @ constants[drop]
+        folded = exact.weight[..., None].flatten(2).sum(2)[:, drop] @ constants[drop]
         layer.weight = _like(layer.weight, layer.weight[:, ~drop])
         if layer.bias is not None:
             layer.bias = _like(layer.bias, exact.bias + folded)
@@ -133,11 +135,6 @@ def _cut(
             setattr(layer, size, int(keep.sum()))
 
 
-def _taps(layer: Any) -> Tensor:
-    """Return a weight with shape (outputs, inputs, taps); a linear layer has one tap."""
-    return layer.weight[..., None].flatten(2)
-
-
 def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
     """Return a parameter of the dtype, the device and the training flag of another."""
     return nn.Parameter(value.to(parameter), requires_grad=parameter.requires_grad)
@@ -151,9 +148,7 @@ def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwar
     call = inspect.signature(model.forward).bind(*args, **kwargs)
     for name, given in call.arguments.items():
         same = given is fixed.get(name, given) or given == fixed[name]
-        _expect(
-            same is True, f"{name} must be {fixed.get(name)!r}, as compact took it, got {given!r}"
-        )
+        _expect(same is True, f"{name} must be {fixed.get(name)!r}, its default, got {given!r:.60}")
 
 
 def _in_place(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
@@ -171,7 +166,6 @@ class _Proxy(fx.Proxy):
 
 class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return what stands for a node while ``forward`` runs."""
         return _Proxy(node, self)
 
 
@@ -185,92 +179,65 @@ def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph
         raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
 
 
-def _same_steps(before: fx.Graph, after: fx.Graph) -> None:
-    """Refuse a forward pass that has changed with the sizes of the layers."""
-    for old, new in zip_longest(str(before).splitlines(), str(after).splitlines(), fillvalue=""):
-        _expect(
-            old == new,
-            "forward computes with the number of channels, which compaction changes: "
-            f"{old.strip()!r} becomes {new.strip()!r}. Keep that number in an attribute",
-        )
-
-
 # Channels, and what each step does to them.
-
-
-@dataclass(eq=False)
-class _Group:
-    """Channels that can only go together: channel j of every tensor of the group."""
-
-    layers: str  # that make the channels
-    may_go: Tensor  # shape (n,), bool; it only ever loses entries
-    multiple_of: int | None
-    parent: "_Group | None" = None  # what it has been merged into
-
-    def root(self) -> "_Group":
-        return self if self.parent is None else self.parent.root()
-
-    def merge(self, other: "_Group") -> None:
-        mine, theirs = self.root(), other.root()
-        if mine is not theirs:
-            mine.may_go &= theirs.may_go
-            mine.layers += f", {theirs.layers}"
-            theirs.parent = mine
-
-    def keep(self, channels: Any = ...) -> None:
-        self.root().may_go[channels] = False
-
-    def gone(self) -> Tensor:
-        """Return the mask of the channels that go; one stays in any case."""
-        gone = self.root().may_go.clone()
-        alive = int((~gone).sum())
-        left = max(alive, 1)
-        more = -left % (self.multiple_of or _FAST)
-        if self.multiple_of is not None or more * _WORTH <= left:
-            left += more
-        gone[gone.nonzero()[: left - alive, 0]] = False
-        return gone
 
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """The channels of one tensor."""
+    """The channels of one tensor.
 
-    group: _Group
-    values: Tensor  # float64: as many dimensions as the tensor has, (1, n, 1, ...); (n,) if it may
-    # have any number, channels last; shares memory as the tensor does
+    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (n,)
+    if it may have any number, channels last; they share memory where the tensors do.
+    """
+
+    layer: str  # that made the channels; what it is summed with goes together with them
+    may_go: Tensor  # shape (n,), bool; shared by all tensors of the layer, only ever loses entries
+    values: Tensor
+
+
+def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
+    """Return the mask of the channels that go; one stays in any case."""
+    gone, alive = may_go.clone(), int((~may_go).sum())
+    left = max(alive, 1)
+    more = -left % (multiple_of or _FAST)
+    if multiple_of is not None or more * _WORTH <= left:
+        left += more
+    gone[gone.nonzero()[: left - alive, 0]] = False
+    return gone
 
 
 class _Walk:
     """A walk through the graph of a model in float64.
 
-    ``cuts`` are layers with the channels of their inputs, what is constant of these, and the
-    channels of their outputs; layers that act on each channel alone have no inputs.
+    ``cuts`` are layers by name, their inputs, what is constant of these, and their outputs; a layer
+    that acts on each channel alone has no inputs.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
-        self.cuts: list[tuple[str, _Group | None, Tensor, _Group]] = []
-        self._model, self._multiple_of = model, multiple_of
+        self._model = model
         self._known: dict[fx.Node, _Channels | None] = {}
-        self._obstacles: list[tuple[_Group, str]] = []
+        self.cuts: list[tuple[str, _Channels | None, Tensor, _Channels]] = []
+        self._together: list[tuple[_Channels, _Channels]] = []
+        self._obstacles: list[tuple[str, Tensor, str]] = []
         self._batch: set[Any] = set()  # nodes that are the number of examples
         self._flat: set[fx.Node] = set()  # tensors that are not followed, of two dimensions
+        reads: Counter[Tensor] = Counter()
         for node in graph.nodes:
             self._known[node] = self._visit(node)
-        reads = Counter(tensor for node in graph.nodes for tensor in self._read(node))
+            if node.op == "call_module":
+                reads.update(_state(model.get_submodule(node.target)))
+            elif node.op == "get_attr":
+                reads[operator.attrgetter(node.target)(model)] += 1
+        for _, (mine, theirs) in product(self._together, self._together):
+            mine.may_go.logical_and_(theirs.may_go)
+            theirs.may_go.logical_and_(mine.may_go)
         for name, inputs, _, outputs in self.cuts:
             if any(reads[tensor] > 1 for tensor in _state(model.get_submodule(name))):
                 reason = f"parameters of {name} are read more than once"
-                self._obstacles += [(group, reason) for group in (inputs, outputs) if group]
-        for group, reason in self._obstacles:
-            if group.gone().any():
-                raise ValueError(f"dead channels of {group.root().layers} cannot be cut: {reason}")
-
-    def _read(self, node: fx.Node) -> list[Tensor]:
-        """Return the parameters and buffers that a node reads."""
-        if node.op == "call_module":
-            return _state(self._model.get_submodule(str(node.target)))
-        return [operator.attrgetter(str(node.target))(self._model)] if node.op == "get_attr" else []
+                self._obstacles += [(x.layer, x.may_go, reason) for x in (inputs, outputs) if x]
+        for name, may_go, reason in self._obstacles:
+            if _gone(may_go, multiple_of).any():
+                raise ValueError(f"dead channels of {name} cannot be cut: {reason}")
 
     def _visit(self, node: fx.Node) -> _Channels | None:
         """Return the channels of what a node puts out; None: they are not followed."""
@@ -278,7 +245,7 @@ class _Walk:
         operands = [x for x in known if x is not None]
         if node.op == "output":
             for x in operands:
-                x.group.keep()
+                x.may_go.zero_()
         if not node.op.startswith("call"):
             return None
         path, kind, module = str(node.target), node.target, None
@@ -287,26 +254,25 @@ class _Walk:
             kind = type(module)
         try:
             _expect(kind in _RULES, "which is not followed")
-            own = module is not None and (
-                "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-            )
-            _expect(not own, "which has hooks, or a forward of its own")
+            if module is not None:
+                own = module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module)
+                _expect(not any(own), "which has hooks, or a forward of its own")
             channels = _RULES[kind](self, node, module, known)
             if channels is not None:
-                channels.group.keep(~channels.values.flatten().isfinite())
+                channels.may_go.logical_and_(channels.values.flatten().isfinite())
             return channels
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
             if any(x.values.dim() == 1 for x in operands):
                 step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
             for x in operands:
-                self._obstacles.append((x.group, f"they reach {step}"))
+                self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
                 x.values.fill_(torch.nan)  # it may have been written to
             self._known.update(dict.fromkeys(node.all_input_nodes))
             for name, layer in module.named_modules(prefix=path) if module is not None else ():
                 if isinstance(layer, _LAYERS) and layer is not module:
-                    dead = _Group(name, ~layer.weight.flatten(1).any(1), self._multiple_of)
-                    self._obstacles.append((dead, f"they lie in {step}"))
+                    dead = ~layer.weight.flatten(1).any(1)
+                    self._obstacles.append((name, dead, f"they lie in {step}"))
             return None
 
     # The rules: what a node does to the channels of its inputs. None of these is known if none is.
@@ -317,7 +283,8 @@ class _Walk:
         _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
         _expect(weight.is_floating_point(), f"whose weight has dtype {weight.dtype}")
         _expect(getattr(layer, "groups", 1) == 1, "which has groups")
-        used, width, spatial = _taps(layer).ne(0).any(2), weight.shape[1], weight.dim() - 2
+        taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
+        used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
         constants = torch.full((width,), torch.nan, dtype=torch.float64)
         flat = node.all_input_nodes[0] in self._flat
         if inputs is not None:
@@ -328,56 +295,55 @@ class _Walk:
             padding = vars(layer).get("_reversed_padding_repeated_twice", ())
             if any(padding) and layer.padding_mode == "zeros":
                 uneven = values.isfinite() & (values != 0)  # another number at the border
-                inputs.group.keep(uneven & used.any(0))
+                inputs.may_go[uneven & used.any(0)] = False
                 values = values.where(~uneven, torch.nan)
             constants = values.repeat_interleave(width // n)
         constant = constants.isfinite()
-        values = _taps(layer).sum(2)[:, constant] @ constants[constant]
+        values = taps.sum(2)[:, constant] @ constants[constant]
         if layer.bias is not None:
             values += layer.bias
         values[used[:, ~constant].any(1)] = torch.nan
-        group = _Group(name, values.isfinite(), self._multiple_of)
-        self.cuts.append((name, inputs and inputs.group, constants, group))
-        return _Channels(group, values.view(1, -1, *[1] * spatial) if spatial or flat else values)
+        shape = (1, -1, *[1] * spatial) if spatial or flat else (-1,)
+        outputs = _Channels(name, values.isfinite(), values.view(shape))
+        self.cuts.append((name, inputs, constants, outputs))
+        return outputs
 
     def alone(self, node: fx.Node, module: nn.Module | None, known: list[Any]) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
         if None in known:  # nothing is constant in the other tensor
             for x in filter(None, known):
-                x.group.keep()
+                x.may_go.zero_()
                 x.values.fill_(torch.nan)  # it may be written in place
             return None
         _expect(not node.kwargs.get("training"), "which is active in eval mode")
-        group, shape = known[0].group, known[0].values.shape
-        _expect(all(x.values.shape == shape for x in known))
+        first: _Channels = known[0]
+        _expect(all(x.values.shape == first.values.shape for x in known))
         varies = ~torch.stack([x.values for x in known]).isfinite().all(0)
         run: Any = node.target if module is None else module
         run = getattr(Tensor, run) if isinstance(run, str) else run
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda x: self._known[x].values)
+        constants = {n: x.values for n, x in self._known.items() if x is not None}
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = run(*args, **kwargs)
-        _expect(values.shape[:2] == shape[:2], "which is not along the channels")
+        _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
         values.view(-1)[varies.view(-1)] = torch.nan
-        for x in known:
-            group.merge(x.group)
+        self._together += [(first, x) for x in known[1:]]
         if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
-            self.cuts.append((str(node.target), None, values, group))
-        return _Channels(group, values)
+            self.cuts.append((str(node.target), None, values, first))
+        return replace(first, values=values)
 
     def pool(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
         """Follow pooling: constants stay, unless an average counts padded zeros."""
-        (x,) = known
-        if x is None:
+        if known[0] is None:
             return None
-        name = (node.target if module is None else type(module)).__name__
-        _expect(name.endswith(f"{x.values.dim() - 2}d"))
-        order = "kernel_size stride padding ceil_mode count_include_pad divisor_override"
-        given = dict(zip(order.split(), node.args[1:], strict=False)) | node.kwargs
-        given = given if module is None else vars(module)
-        padded = torch.tensor(given.get("padding", 0)).any() or given.get("divisor_override")
-        values = x.values.clone()
-        if name.lower().startswith("avg") and padded:
+        channels: _Channels = known[0]
+        values, space = channels.values.clone(), channels.values.dim() - 2
+        run: Any = node.target if module is None else module
+        _expect((run.__name__ if module is None else type(run).__name__).endswith(f"{space}d"))
+        ones = run(torch.ones(1, 1, *[2 ** (16 // space)] * space), *node.args[1:], **node.kwargs)
+        _expect(isinstance(ones, Tensor), "which returns more than a tensor")
+        if (ones != 1).any():
             values[values != 0] = torch.nan
-        return _Channels(x.group, values)
+        return replace(channels, values=values)
 
     def flatten(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
         """Run x.flatten(1), which leaves two dimensions, on the constants."""
@@ -389,14 +355,13 @@ class _Walk:
     def reshape(self, node: fx.Node, _: None, known: list[Any]) -> _Channels | None:
         """Follow x.view(N, -1), N being the number of examples."""
         shape: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
-        _expect(
-            len(shape) == 2 and shape[0] in self._batch and shape[1] == -1,
-            "which is followed with the shape (x.size(0), -1) only",
-        )
-        if known[0] is None:
+        flat = len(shape) == 2 and shape[0] in self._batch and shape[1] == -1
+        _expect(flat, "which is followed with the shape (x.size(0), -1) only")
+        channels: _Channels | None = known[0]
+        if channels is None:
             self._flat.add(node)
             return None
-        return _Channels(known[0].group, known[0].values.flatten(1))
+        return replace(channels, values=channels.values.flatten(1))
 
     def size(self, node: fx.Node, _: None, known: list[Any]) -> None:
         """Let the size of the first dimension be read, and no other: x.size(0) or x.shape[0]."""
