@@ -85,7 +85,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     for name, inputs, constants, outputs in _Walk(exact, graph, multiple_of).cuts:
         pair = small.get_submodule(name), exact.get_submodule(name)
         _cut(*pair, inputs, constants, outputs, multiple_of)
-    for old, new in zip_longest(*(str(g).splitlines() for g in (graph, _trace(small, fixed)[1]))):
+    after = _trace(small, fixed)[1]
+    for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
     if fixed:
         small.register_forward_pre_hook(partial(_refuse_other_calls, fixed), with_kwargs=True)
@@ -294,8 +295,8 @@ class _Walk:
             _expect(width == n or (flat and width % n == 0))
             padding = vars(layer).get("_reversed_padding_repeated_twice", ())
             if any(padding) and layer.padding_mode == "zeros":
-                uneven = values.isfinite() & (values != 0)  # another number at the border
-                inputs.may_go[uneven & used.any(0)] = False
+                uneven = values.isfinite() & (values != 0) & used.any(0)  # the border sees 0
+                inputs.may_go[uneven] = False
                 values = values.where(~uneven, torch.nan)
             constants = values.repeat_interleave(width // n)
         constant = constants.isfinite()
@@ -321,7 +322,7 @@ class _Walk:
         varies = ~torch.stack([x.values for x in known]).isfinite().all(0)
         run: Any = node.target if module is None else module
         run = getattr(Tensor, run) if isinstance(run, str) else run
-        constants = {n: x.values for n, x in self._known.items() if x is not None}
+        constants = dict(zip(node.all_input_nodes, (x.values for x in known), strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = run(*args, **kwargs)
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
