@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils import prune
 
 from heavytail import _check
 
@@ -63,8 +63,7 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
             at most one part in 64 stays for it, so from some hundred channels on, else 1.
 
     Returns:
-        A new model on the same device, of the same dtype. It refuses optional arguments other than
-        the defaults.
+        A new model that refuses optional arguments other than the defaults.
 
     Raises:
         TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
@@ -100,14 +99,12 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
     memo = {id(v): v.clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, BasePruningMethod):
-                name = hook._tensor_name
-                whole, mask = getattr(module, f"{name}_orig"), getattr(module, f"{name}_mask")
-                for part in (name, f"{name}_orig", f"{name}_mask"):
-                    delattr(module, part)
-                setattr(module, name, _like(whole, whole * mask))
-                del module._forward_pre_hooks[key]
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                name = f"{hook._tensor_name}_orig"
+                whole = getattr(module, name)  # torch would mask it wherever else it is used
+                setattr(module, name, _like(whole, whole.clone()))
+                prune.remove(module, hook._tensor_name)
     return twin
 
 
@@ -196,6 +193,9 @@ class _Channels:
     values: Tensor
 
 
+_Known = list[_Channels | None]
+
+
 def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
     """Return the mask of the channels that go; one stays in any case."""
     gone, alive = may_go.clone(), int((~may_go).sum())
@@ -278,7 +278,7 @@ class _Walk:
 
     # The rules: what a node does to the channels of its inputs. None of these is known if none is.
 
-    def layer(self, node: fx.Node, layer: Any, known: list[Any]) -> _Channels:
+    def layer(self, node: fx.Node, layer: Any, known: _Known) -> _Channels:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
         inputs, weight, name = known[0], layer.weight, str(node.target)
         _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
@@ -309,34 +309,35 @@ class _Walk:
         self.cuts.append((name, inputs, constants, outputs))
         return outputs
 
-    def alone(self, node: fx.Node, module: nn.Module | None, known: list[Any]) -> _Channels | None:
+    def alone(self, node: fx.Node, module: nn.Module | None, known: _Known) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
-        if None in known:  # nothing is constant in the other tensor
-            for x in filter(None, known):
+        operands = [x for x in known if x is not None]
+        if len(operands) < len(known):  # nothing is constant in the other tensor
+            for x in operands:
                 x.may_go.zero_()
                 x.values.fill_(torch.nan)  # it may be written in place
             return None
         _expect(not node.kwargs.get("training"), "which is active in eval mode")
-        first: _Channels = known[0]
-        _expect(all(x.values.shape == first.values.shape for x in known))
-        varies = ~torch.stack([x.values for x in known]).isfinite().all(0)
+        first = operands[0]
+        _expect(all(x.values.shape == first.values.shape for x in operands))
+        varies = ~torch.stack([x.values for x in operands]).isfinite().all(0)
         run: Any = node.target if module is None else module
         run = getattr(Tensor, run) if isinstance(run, str) else run
-        constants = dict(zip(node.all_input_nodes, (x.values for x in known), strict=True))
+        constants = dict(zip(node.all_input_nodes, (x.values for x in operands), strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = run(*args, **kwargs)
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
         values.view(-1)[varies.view(-1)] = torch.nan
-        self._together += [(first, x) for x in known[1:]]
+        self._together += [(first, x) for x in operands[1:]]
         if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
             self.cuts.append((str(node.target), None, values, first))
         return replace(first, values=values)
 
-    def pool(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
+    def pool(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
         """Follow pooling: constants stay, unless an average counts padded zeros."""
-        if known[0] is None:
+        (channels,) = known
+        if channels is None:
             return None
-        channels: _Channels = known[0]
         values, space = channels.values.clone(), channels.values.dim() - 2
         run: Any = node.target if module is None else module
         _expect((run.__name__ if module is None else type(run).__name__).endswith(f"{space}d"))
@@ -346,25 +347,24 @@ class _Walk:
             values[values != 0] = torch.nan
         return replace(channels, values=values)
 
-    def flatten(self, node: fx.Node, module: Any, known: list[Any]) -> _Channels | None:
+    def flatten(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
         """Run x.flatten(1), which leaves two dimensions, on the constants."""
         ends = node.args[1:] if module is None else (module.start_dim, module.end_dim)
         if known[0] is None and ends in ((1,), (1, -1)):
             self._flat.add(node)
         return self.alone(node, module, known)
 
-    def reshape(self, node: fx.Node, _: None, known: list[Any]) -> _Channels | None:
+    def reshape(self, node: fx.Node, _: None, known: _Known) -> _Channels | None:
         """Follow x.view(N, -1), N being the number of examples."""
         shape: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
         flat = len(shape) == 2 and shape[0] in self._batch and shape[1] == -1
         _expect(flat, "which is followed with the shape (x.size(0), -1) only")
-        channels: _Channels | None = known[0]
+        channels = known[0]
         if channels is None:
             self._flat.add(node)
-            return None
-        return replace(channels, values=channels.values.flatten(1))
+        return channels and replace(channels, values=channels.values.flatten(1))
 
-    def size(self, node: fx.Node, _: None, known: list[Any]) -> None:
+    def size(self, node: fx.Node, _: None, known: _Known) -> None:
         """Let the size of the first dimension be read, and no other: x.size(0) or x.shape[0]."""
         whole = node.args[1:] in ((), ("shape",))
         whole = whole and all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
@@ -401,7 +401,7 @@ _EVAL = (  # not torch.dropout, which may be active
     "batchnorm1d batchnorm2d batchnorm3d"
 )
 _POOLS = "max_pool{0}d avg_pool{0}d adaptive_max_pool{0}d adaptive_avg_pool{0}d "
-_RULES: dict[Any, Callable[[_Walk, fx.Node, Any, list[Any]], _Channels | None]] = {
+_RULES: dict[Any, Callable[[_Walk, fx.Node, Any, _Known], _Channels | None]] = {
     **dict.fromkeys(_LAYERS, _Walk.layer),
     **dict.fromkeys(_forms(_ENTRYWISE, functional, torch, operator), _Walk.alone),
     **dict.fromkeys(_forms(_EVAL, functional), _Walk.alone),

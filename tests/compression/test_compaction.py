@@ -83,7 +83,7 @@ def test_what_prune_masks_is_cut(generator):
     small = assert_same(model, inputs(5))
     first, second = (layer.kept for layer in report.layers)
     assert shapes(small) == [(first, 5), (second, first), (3, second)]
-    assert list(small.state_dict()) == list(FullyConnected(5, 3, hidden_layers=2).state_dict())
+    assert list(small.state_dict()) == list(FullyConnected(5, 3, width=1, hidden_layers=2).state_dict())
     assert (small.width, small.head.in_features, small.body[0].out_features) == (20, second, first)
 
 
