@@ -29,6 +29,7 @@ from heavytail import _check
 
 _FAST = 16  # a size that the matrix products of most machines like
 _WORTH = 64
+_Known = list["_Channels | None"]  # what is known of the inputs of a step
 
 
 @torch.no_grad()
@@ -37,9 +38,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
 
     Units whose incoming weights are all zero, by a mask or by themselves, are cut, and what they
     put out is folded into the next biases. The copy has the same class, ``forward`` and parameter
-    names, and no masks; a layer without a bias gets one where a constant other than 0 is folded
-    into it. Outputs agree to rounding, though not in training mode, where batch-norm takes the
-    statistics of the batch.
+    names, and no masks; a layer gets a bias where a constant is folded into it. Outputs agree to
+    rounding, but not in training mode, where batch-norm takes the statistics of the batch.
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
@@ -59,8 +59,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
         model: any module that torch.fx can trace, optional arguments of ``forward`` at their
             defaults; left alone. Examples lie along the first dimension of every tensor.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, since
-            matrix products are fastest at round sizes. 1 cuts all that can go. None is 16 where
-            at most one part in 64 stays for it, so from some hundred channels on, else 1.
+            matrix products are fastest at round sizes. None is 16 where at most one part in 64
+            stays for it, so from some hundred channels on, else 1.
 
     Returns:
         A new model that refuses optional arguments other than the defaults.
@@ -81,9 +81,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     fixed = {p.name: p.default for p in optional if p.default is not p.empty}
     exact, graph = _trace(small, fixed)
     exact.double().cpu()  # not every device has float64
-    for name, inputs, constants, outputs in _Walk(exact, graph, multiple_of).cuts:
-        pair = small.get_submodule(name), exact.get_submodule(name)
-        _cut(*pair, inputs, constants, outputs, multiple_of)
+    for name, *cut in _Walk(exact, graph, multiple_of).cuts:
+        _cut(small.get_submodule(name), exact.get_submodule(name), multiple_of, *cut)
     after = _trace(small, fixed)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
@@ -109,7 +108,7 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
 
 
 def _cut(
-    layer: Any, exact: Any, inputs: Any, constants: Tensor, outputs: Any, multiple_of: int | None
+    layer: Any, exact: Any, multiple_of: int | None, inputs: Any, constants: Any, outputs: Any
 ) -> None:
     """Cut out of a layer inputs and outputs; its bias takes over the constants of the inputs."""
     keep = ~_gone(outputs.may_go, multiple_of)
@@ -136,9 +135,6 @@ def _cut(
 def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
     """Return a parameter of the dtype, the device and the training flag of another."""
     return nn.Parameter(value.to(parameter), requires_grad=parameter.requires_grad)
-
-
-# The forward pass and its graph.
 
 
 def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -177,9 +173,6 @@ def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph
         raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
 
 
-# Channels, and what each step does to them.
-
-
 @dataclass(frozen=True, eq=False)
 class _Channels:
     """The channels of one tensor.
@@ -192,8 +185,8 @@ class _Channels:
     may_go: Tensor  # shape (n,), bool; shared by all tensors of the layer, only ever loses entries
     values: Tensor
 
-
-_Known = list[_Channels | None]
+    def __post_init__(self) -> None:
+        self.may_go.logical_and_(self.values.flatten().isfinite())
 
 
 def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
@@ -258,10 +251,7 @@ class _Walk:
             if module is not None:
                 own = module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module)
                 _expect(not any(own), "which has hooks, or a forward of its own")
-            channels = _RULES[kind](self, node, module, known)
-            if channels is not None:
-                channels.may_go.logical_and_(channels.values.flatten().isfinite())
-            return channels
+            return _RULES[kind](self, node, module, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
             if any(x.values.dim() == 1 for x in operands):
@@ -348,17 +338,15 @@ class _Walk:
         return replace(channels, values=values)
 
     def flatten(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
-        """Run x.flatten(1), which leaves two dimensions, on the constants."""
-        ends = node.args[1:] if module is None else (module.start_dim, module.end_dim)
-        if known[0] is None and ends in ((1,), (1, -1)):
-            self._flat.add(node)
-        return self.alone(node, module, known)
-
-    def reshape(self, node: fx.Node, _: None, known: _Known) -> _Channels | None:
-        """Follow x.view(N, -1), N being the number of examples."""
-        shape: Any = node.args[1:] if len(node.args) > 2 else node.args[1]
-        flat = len(shape) == 2 and shape[0] in self._batch and shape[1] == -1
-        _expect(flat, "which is followed with the shape (x.size(0), -1) only")
+        """Follow x.flatten(1), and x.view(N, -1), N being the number of examples."""
+        given: Any = (*node.args[1:], *node.kwargs.values())
+        if module is not None:
+            given = module.start_dim, module.end_dim
+        flat = given in ((1,), (1, -1))
+        if node.target in _VIEWS:
+            given = given[0] if len(given) == 1 else given
+            flat = len(given) == 2 and given[0] in self._batch and given[1] == -1
+        _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
         channels = known[0]
         if channels is None:
             self._flat.add(node)
@@ -401,12 +389,12 @@ _EVAL = (  # not torch.dropout, which may be active
     "batchnorm1d batchnorm2d batchnorm3d"
 )
 _POOLS = "max_pool{0}d avg_pool{0}d adaptive_max_pool{0}d adaptive_avg_pool{0}d "
+_VIEWS = ("view", "reshape", torch.reshape)
 _RULES: dict[Any, Callable[[_Walk, fx.Node, Any, _Known], _Channels | None]] = {
     **dict.fromkeys(_LAYERS, _Walk.layer),
     **dict.fromkeys(_forms(_ENTRYWISE, functional, torch, operator), _Walk.alone),
     **dict.fromkeys(_forms(_EVAL, functional), _Walk.alone),
     **dict.fromkeys(_forms("".join(map(_POOLS.format, (1, 2, 3))), functional), _Walk.pool),
-    **dict.fromkeys(_forms("flatten", torch), _Walk.flatten),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), _Walk.reshape),
+    **dict.fromkeys((*_VIEWS, nn.Flatten, torch.flatten, "flatten"), _Walk.flatten),
     **dict.fromkeys(("size", getattr), _Walk.size),
 }
