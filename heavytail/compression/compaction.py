@@ -254,7 +254,7 @@ class _Walk:
             return _RULES[kind](self, node, module, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
-            if any(x.values.dim() == 1 for x in operands):
+            if kind in _RULES and any(x.values.dim() == 1 for x in operands):
                 step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
             for x in operands:
                 self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
