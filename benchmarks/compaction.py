@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
 import heavytail
 from benchmarks.timing import command_line, fastest

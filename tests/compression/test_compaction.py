@@ -83,7 +83,9 @@ def test_what_prune_masks_is_cut(generator):
     small = assert_same(model, inputs(5))
     first, second = (layer.kept for layer in report.layers)
     assert shapes(small) == [(first, 5), (second, first), (3, second)]
-    assert list(small.state_dict()) == list(FullyConnected(5, 3, width=1, hidden_layers=2).state_dict())
+    assert list(small.state_dict()) == list(
+        FullyConnected(5, 3, width=1, hidden_layers=2).state_dict()
+    )
     assert (small.width, small.head.in_features, small.body[0].out_features) == (20, second, first)
 
 
@@ -107,8 +109,7 @@ def test_constants_are_folded_into_the_next_bias(act, bias):
 
 def test_a_unit_that_sees_dead_units_only_is_dead():
     model = mlp(nn.Tanh)
-    with torch.no_grad():
-        model[2].weight[5, [0, 2, 3, 6, 7]] = 0  # of units 1, 4 and 5 alone
+    model[2].weight.data[5, [0, 2, 3, 6, 7]] = 0  # it sees units 1, 4 and 5 alone
     assert shapes(assert_same(model, inputs(5))) == [(5, 5), (3, 5), (3, 3)]
 
 
@@ -168,10 +169,8 @@ def test_a_padded_constant_that_nobody_sees_is_cut():
     ("options", "side"),
     [
         ({"padding": 0}, 8),
-        ({"padding": "valid"}, 8),
         ({"mode": "circular"}, 4),
         ({"mode": "reflect", "padding": "same"}, 4),
-        ({"mode": "replicate"}, 4),
     ],
 )
 def test_without_zeros_around_it_a_constant_is_folded(options, side):
@@ -248,16 +247,13 @@ def pooled(x):
 TO_FEATURES = {
     "mean": (pooled, 4),
     "mean, negative": (lambda x: torch.mean(x, dim=[-1, -2]), 4),
-    "mean, one by one": (lambda x: x.mean(3).mean(2), 4),
     "mean, keepdim": (lambda x: x.mean((2, 3), keepdim=True).flatten(1), 4),
     "maximum": (lambda x: x.amax((2, 3)), 4),
     "flatten": (lambda x: torch.flatten(x, start_dim=1), 64),
-    "flatten twice": (lambda x: x.flatten(1).flatten(1, -1), 64),
     "view": (lambda x: x.view(x.size(0), -1), 64),
     "view, size()": (lambda x: x.view(x.size()[0], -1), 64),
     "reshape": (lambda x: torch.reshape(x, (x.shape[0], -1)), 64),
     "pools": (lambda x: functional.max_pool2d(functional.avg_pool2d(x, 2), 2).flatten(1), 4),
-    "adaptive": (lambda x: functional.adaptive_avg_pool2d(x, 2).flatten(1), 16),
     "padded average": (lambda x: functional.avg_pool2d(x, 4, 4, 2).flatten(1), 16),
     "dropout": (lambda x: pooled(functional.dropout(x, training=False)), 4),
 }
@@ -402,15 +398,12 @@ LAYOUT = "whose inputs are laid out in another way"
         (lambda net, x: x.softmax(1), r"they reach softmax \(softmax\), which is not followed"),
         (lambda net, x: x * x.size(1), r"reach size \(size\), which may read the number of chan"),
         (lambda net, x: x / x.shape[1], r"getattr.*which may read the number of channels"),
-        (lambda net, x: x.view(-1, 64), r"\(view\), which is followed as x.flatten"),
         (lambda net, x: x.view(1, -1), r"\(view\), which is followed as x.flatten"),
         (lambda net, x: x.view(net.head.bias.size(0), -1), "which is followed as x.flatten"),
         (lambda net, x: x.view(x.size(0) * 2, -1), "which is followed as x.flatten"),
         (lambda net, x: x.flatten(), r"\(flatten\), which is followed as x.flatten"),
         (lambda net, x: x.mean(1), r"\(mean\), which is not along the channels"),
-        (lambda net, x: x.amax((1, 2, 3)), r"\(amax\), which is not along the channels"),
         (lambda net, x: net.head(x), rf"reach head \(Linear\), {LAYOUT}"),
-        (lambda net, x: functional.max_pool1d(x.flatten(1), 2), rf"max_pool1d\), {LAYOUT}"),
         (lambda net, x: functional.dropout(x), r"\(dropout\), which is active in eval mode"),
         (lambda net, x: x + pooled(x), rf"\(add\), {LAYOUT}"),
         (lambda net, x: (x + net.b(x)).softmax(1), "dead channels of a cannot be cut"),
@@ -433,7 +426,6 @@ def test_steps_that_are_not_followed(step, message):
         (nn.Conv2d(4, 4, 1, groups=2), r"reach _1 \(Conv2d\), which has groups"),
         (nn.GroupNorm(2, 4), r"reach _1 \(GroupNorm\), which is not followed"),
         (nn.BatchNorm2d(4, track_running_stats=False), r"\(BatchNorm2d\), Expected more than 1"),
-        (nn.ConvTranspose2d(4, 4, 1), r"\(ConvTranspose2d\), which is not followed"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "ParametrizedConv2d"),
         (nn.MaxPool2d(2, return_indices=True), "which returns more than a tensor"),
         (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), r"reach _1_1 \(BatchNorm1d\), running"),
@@ -594,20 +586,18 @@ def random_network(seed):
 
     maps, layers = 3, []
     for _ in range(pick(1, 2, 3)):
-        before, maps, size = maps, pick(1, 2, 4, 6), pick(1, 3)
-        mode = pick("zeros", "zeros", "circular")
+        before, maps, mode = maps, pick(1, 2, 4, 6), pick("zeros", "zeros", "circular")
+        padding = {"padding": pick(0, "same"), "padding_mode": mode}
         layers += [
-            nn.Conv2d(before, maps, size, padding=pick(0, "same"), padding_mode=mode),
+            nn.Conv2d(before, maps, pick(1, 3), **padding),
             pick(nn.BatchNorm2d(maps), nn.Identity()),
             pick(nn.ReLU(inplace=True), nn.Tanh(), nn.PReLU(maps), nn.Dropout()),
             pick(nn.MaxPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1), nn.Identity()),
         ]
-    width = pick(1, 5)
-    layers += [nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, 2)]
+    layers += [nn.Flatten(), nn.LazyLinear(width := pick(1, 5)), nn.ReLU(), nn.Linear(width, 2)]
     model = nn.Sequential(*layers).double()
     model(inputs(3, 9, 9))
-    model = seeded(model)
-    for layer in model[:-1]:
+    for layer in seeded(model)[:-1]:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             dead = torch.rand(len(layer.weight), generator=generator) < pick(0.0, 0.5, 1.0)
             kill(layer, *dead.nonzero().flatten().tolist())
@@ -620,7 +610,6 @@ def test_networks_at_random():
     for seed in range(60):
         model, x = random_network(seed), inputs(3, 9, 9, n=4)
         small = compact(model)
-        there, here = output(model, x), output(small, x)
-        assert torch.allclose(there, here, rtol=1e-10, atol=1e-12), seed
+        assert torch.allclose(output(model, x), output(small, x), rtol=1e-10, atol=1e-12), seed
         smaller += parameters(small) < parameters(model)
     assert smaller > 30
