@@ -266,7 +266,7 @@ class _Walk:
                     self._obstacles.append((name, dead, f"they lie in {step}"))
             return None
 
-    # The rules: what a node does to the channels of its inputs. None of these is known if none is.
+    # The rules: what a node does to the channels of its inputs; None are those not followed.
 
     def layer(self, node: fx.Node, layer: Any, known: _Known) -> _Channels:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
@@ -317,7 +317,7 @@ class _Walk:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = run(*args, **kwargs)
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
-        values.view(-1)[varies.view(-1)] = torch.nan
+        values.view(-1)[varies.view(-1)] = torch.nan  # should a step not hand nan on
         self._together += [(first, x) for x in operands[1:]]
         if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
             self.cuts.append((str(node.target), None, values, first))

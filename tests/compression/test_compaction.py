@@ -369,6 +369,7 @@ def unchanged(model, message):
         (lambda net, x: x.flatten(), r"\(flatten\), which is followed as x.flatten"),
         (lambda net, x: x.mean(1), r"\(mean\), which is not along the channels"),
         (lambda net, x: net.head(x), r"reach head \(Linear\), whose inputs are laid out"),
+        (lambda net, x: functional.max_pool2d(x.mean(3), 2), r"\(max_pool2d\), whose inputs are"),
         (lambda net, x: functional.dropout(x), r"\(dropout\), which is active in eval mode"),
         (lambda net, x: x + pooled(x), r"\(add\), whose inputs are laid out in another way"),
         (lambda net, x: (x + net.b(x)).softmax(1), "dead channels of a cannot be cut"),
@@ -435,15 +436,15 @@ def test_dead_units_inside_a_layer_that_is_not_followed():
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(12), nn.PReLU(12)])
 def test_channels_of_which_dimension(layer):
     """Behind a linear layer they may be (N, 12) or (N, 12, 12), where the layer acts on others."""
-    model = seeded(nn.Sequential(nn.Linear(6, 12), layer, nn.Linear(12, 3)))
-    kill(model[0], *range(1, 12))
+    model = seeded(nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), layer, nn.Linear(12, 3)))
+    kill(model[1], *range(1, 12))
     unchanged(
         model, r"inputs are \(N, features\), compact nn\.Sequential\(nn\.Flatten\(\), model\)"
     )
     small = compact(nn.Sequential(nn.Flatten(), model))[1]
     assert_same(model, inputs(6), small)
-    assert shapes(small) == [(1, 6), (3, 1)]
-    assert_same(nn.Sequential(model[0], nn.ReLU(), model[2]), inputs(12, 6))
+    assert shapes(small) == [(12, 6), (1, 12), (3, 1)]
+    assert_same(nn.Sequential(*model[:2], nn.ReLU(), model[3]), inputs(12, 6))
 
 
 def test_what_is_not_taken():
