@@ -5,177 +5,396 @@ input. The next layer sees it only through its bias,
 
     b_i + sum_j W_ij x_j = (b_i + sum_{j dead} W_ij c_j) + sum_{j alive} W_ij x_j,
 
-so the unit can go once its constant is folded into b_i. Constants are followed through the network:
-a unit that sees dead units only is dead too. A *channel* is a hidden unit, or one map of a
-convolution; a *group* is channels that can only go together, as those of two tensors summed.
+so the unit can go once its constant is folded into b_i. A *channel* is a hidden unit, or one map of
+a convolution. One walk through the graph of a forward pass carries one number for each channel of a
+tensor: its constant, or nan. A step that acts on each channel alone is run on these numbers.
 """
 
 import copy
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product, zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import prune as torch_prune
+from torch.nn import functional
+from torch.nn.utils import prune
 
 from heavytail import _check
-from heavytail.compression import _channels
+
+_FAST = 16  # a size that the matrix products of most machines like
+_WORTH = 64
+_Known = list["_Channels | None"]  # what is known of the inputs of a step
 
 
 @torch.no_grad()
 def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     """Return a smaller copy of a pruned model that computes the same function in eval mode.
 
-    Units whose incoming weights are all zero, by a mask or by themselves, are cut out of the
-    weights, and what they put out is folded into the next biases: b_i + sum_{j dead} W_ij c_j. The
-    masks of ``torch.nn.utils.prune`` are made permanent. The copy has the same class, ``forward``
-    and parameter names; a layer without a bias gets one where a constant other than 0 is folded
-    into it. Outputs agree to rounding. In training mode batch-norm takes the statistics of the
-    batch, and the two differ.
+    Units whose incoming weights are all zero, by a mask or by themselves, are cut, and what they
+    put out is folded into the next biases. The copy has the same class, ``forward`` and parameter
+    names, and no masks; a layer gets a bias where a constant is folded into it. Outputs agree to
+    rounding, but not in training mode, where batch-norm takes the statistics of the batch.
 
-    A dead channel stays if it is an output of the model, if it is not 0 and a convolution pads it
-    with zeros, or if no other would be left in its layer.
+    A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
+    (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
+    layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
+    activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
+    products and quotients. Batch-norm or PReLU behind a linear layer needs inputs that are known to
+    have two dimensions, as in ``nn.Sequential(nn.Flatten(), model)``.
+
+    The ``state_dict`` of the copy is read back into a model as built by::
+
+        for name, value in state.items():
+            layer, _, own = name.rpartition(".")
+            layer = model.get_submodule(layer)
+            setattr(layer, own, nn.Parameter(value) if own in layer._parameters else value)
 
     Args:
         model: any module that torch.fx can trace, optional arguments of ``forward`` at their
-            defaults; left alone. Examples lie along the first dimension of every tensor, and
-            inputs of linear layers have shape (N, features).
+            defaults; left alone. Examples lie along the first dimension of every tensor.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, since
-            matrix products are fastest at round sizes. 1 cuts all that can go. None is 16 where
-            at most one part in 64 stays for it, so from some hundred channels on, else 1.
+            matrix products are fastest at round sizes. None is 16 where at most one part in 64
+            stays for it, so from some hundred channels on, else 1.
 
     Returns:
-        A new model with weights of its own, on the same device, of the same dtype.
+        A new model that refuses optional arguments other than the defaults.
 
     Raises:
         TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
         ValueError: if ``multiple_of`` is below 1, if the model cannot be traced, if dead channels
-            reach an operation that is not understood or a layer that cannot be cut (called twice,
-            or sharing a parameter), or if ``forward`` computes with the number of channels.
+            reach or lie in a step that is not followed or a layer that is called twice or shares a
+            parameter, or if ``forward`` computes with the number of channels.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if multiple_of is not None:
         _check.count("multiple_of", multiple_of, least=1)
-    small = unmasked_copy(model)
-    traced, graph = _trace(small)
-    scan = _channels.Scan(traced, graph, multiple_of)
-    scan.check()
-    for name, inputs, outputs in scan.layers:
-        _cut_layer(small.get_submodule(name), inputs, outputs)
-    for name, channels in scan.norms:
-        _cut_channelwise(small.get_submodule(name), channels)
-    _same_steps(graph, _trace(small)[1])
+    _expect(not hasattr(model, "_orig_mod"), "model is compiled: take model._orig_mod")
+    small = _unmasked_copy(model)
+    optional = inspect.signature(small.forward).parameters.values()
+    fixed = {p.name: p.default for p in optional if p.default is not p.empty}
+    exact, graph = _trace(small, fixed)
+    exact.double().cpu()  # not every device has float64
+    for name, *cut in _Walk(exact, graph, multiple_of).cuts:
+        _cut(small.get_submodule(name), exact.get_submodule(name), multiple_of, *cut)
+    after = _trace(small, fixed)[1]
+    for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
+        _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
+    if fixed:
+        small.register_forward_pre_hook(partial(_refuse_other_calls, fixed), with_kwargs=True)
     return small
 
 
-def unmasked_copy(model: nn.Module) -> nn.Module:
+def _unmasked_copy(model: nn.Module) -> nn.Module:
     """Return a copy whose pruning is permanent."""
-    memo: dict[int, Any] = {}  # torch cannot copy a masked weight: it is the result of a product
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+    values = [value for module in model.modules() for value in vars(module).values()]
+    # A masked weight is the result of a product, which torch does not copy.
+    memo = {id(v): v.clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     twin = copy.deepcopy(model, memo)
-    owners = Counter(id(p) for module in twin.modules() for p in module._parameters.values())
-    for name, module in twin.named_modules():
+    for module in twin.modules():
         for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, torch_prune.BasePruningMethod):
-                tensor = hook._tensor_name
-                if owners[id(module._parameters[f"{tensor}_orig"])] > 1:
-                    raise ValueError(
-                        f"the masked {tensor} of {name} is shared with another layer: make the "
-                        "pruning permanent first"
-                    )
-                torch_prune.remove(module, tensor)
+            if isinstance(hook, prune.BasePruningMethod):
+                name = f"{hook._tensor_name}_orig"
+                whole = getattr(module, name)  # torch would mask it wherever else it is used
+                setattr(module, name, _like(whole, whole.clone()))
+                prune.remove(module, hook._tensor_name)
     return twin
 
 
+def _cut(
+    layer: Any, exact: Any, multiple_of: int | None, inputs: Any, constants: Any, outputs: Any
+) -> None:
+    """Cut out of a layer inputs and outputs; its bias takes over the constants of the inputs."""
+    keep = ~_gone(outputs.may_go, multiple_of)
+    if inputs is not None and (gone := _gone(inputs.may_go, multiple_of)).any():
+        drop = gone.repeat_interleave(len(constants) // len(gone))
+        folded = exact.weight[..., None].flatten(2).sum(2)[:, drop] @ constants[drop]
+        layer.weight = _like(layer.weight, layer.weight[:, ~drop])
+        if layer.bias is not None:
+            layer.bias = _like(layer.bias, exact.bias + folded)
+        elif folded[keep].any():
+            layer.bias = _like(layer.weight, folded)
+        for size in {"in_features", "in_channels"} & vars(layer).keys():
+            setattr(layer, size, int((~drop).sum()))
+    if not keep.all():
+        for name, tensor in layer.state_dict(keep_vars=True).items():
+            if tensor.dim():  # not the count of batches
+                own = isinstance(tensor, nn.Parameter)
+                setattr(layer, name, _like(tensor, tensor[keep]) if own else tensor[keep])
+        sizes = {"out_features", "out_channels", "num_features", "num_parameters"}
+        for size in sizes & vars(layer).keys():
+            setattr(layer, size, int(keep.sum()))
+
+
+def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
+    """Return a parameter of the dtype, the device and the training flag of another."""
+    return nn.Parameter(value.to(parameter), requires_grad=parameter.requires_grad)
+
+
+def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Refuse arguments that may take another path than the one that was traced."""
+    call = inspect.signature(model.forward).bind(*args, **kwargs)
+    for name, given in call.arguments.items():
+        same = given is fixed.get(name, given) or given == fixed[name]
+        _expect(same is True, f"{name} must be {fixed.get(name)!r}, its default, got {given!r:.60}")
+
+
+def _in_place(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
+
+
 class _Proxy(fx.Proxy):
-    """A tensor to be, which also records what is written in place: torch.fx takes x += y for x + y.
+    """A tensor to be, which records what is written in place: torch.fx takes x += y for x + y."""
 
-    The two differ where x is known under another name too.
-    """
-
-
-for _write in (operator.iadd, operator.isub, operator.imul, operator.itruediv):
-
-    def _recorded(self: _Proxy, other: object, write: Callable[..., Any] = _write) -> Any:
-        return self.tracer.create_proxy("call_function", write, (self, other), {})
-
-    setattr(_Proxy, f"__{_write.__name__}__", _recorded)
+    __iadd__ = _in_place(operator.iadd)
+    __isub__ = _in_place(operator.isub)
+    __imul__ = _in_place(operator.imul)
+    __itruediv__ = _in_place(operator.itruediv)
 
 
 class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return what stands for a node while ``forward`` runs."""
         return _Proxy(node, self)
 
 
-def _trace(model: nn.Module) -> tuple[nn.Module, fx.Graph]:
+def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
     """Return a copy in eval mode and its graph; tracing may leave marks on what it traces."""
     scratch = copy.deepcopy(model).eval()
-    arguments = inspect.signature(scratch.forward).parameters
-    defaults = {name: a.default for name, a in arguments.items() if a.default is not a.empty}
     try:
-        return scratch, _Tracer().trace(scratch, concrete_args=defaults or None)
+        _expect("forward" not in vars(model), "its forward is not that of its class")
+        return scratch, _Tracer().trace(scratch, concrete_args=fixed or None)
     except Exception as error:  # forward is anyone's code
-        raise ValueError(
-            f"model cannot be traced by torch.fx, so its channels cannot be followed: {error}"
-        ) from error
+        raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
 
 
-def _same_steps(before: fx.Graph, after: fx.Graph) -> None:
-    """Refuse a forward pass that has changed with the sizes of the layers."""
-    lines = (str(graph).splitlines() for graph in (before, after))
-    for old, new in zip_longest(*lines, fillvalue=""):
-        if old != new:
-            raise ValueError(
-                "forward computes with the number of channels, which compaction changes: "
-                f"{old.strip()!r} becomes {new.strip()!r}. Keep that number in an attribute"
-            )
+@dataclass(frozen=True, eq=False)
+class _Channels:
+    """The channels of one tensor.
+
+    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (n,)
+    if it may have any number, channels last; they share memory where the tensors do.
+    """
+
+    layer: str  # that made the channels; what it is summed with goes together with them
+    may_go: Tensor  # shape (n,), bool; shared by all tensors of the layer, only ever loses entries
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        self.may_go.logical_and_(self.values.flatten().isfinite())
 
 
-def _cut_layer(layer: Any, inputs: _channels.Channels | None, outputs: _channels.Channels) -> None:
-    """Cut a layer's outputs that go, and its inputs, whose constants its bias takes over."""
-    weight, bias = layer.weight, layer.bias
-    keep = ~outputs.group.gone()
-    drop = torch.zeros(weight.shape[1], dtype=torch.bool)
-    folded = torch.zeros(len(weight), dtype=torch.float64)
-    if inputs is not None:
-        drop = inputs.at_inputs(inputs.group.gone(), len(drop))
-        values = inputs.at_inputs(inputs.values, len(drop))
-        folded = _channels.taps(weight).sum(2)[:, drop] @ values[drop]
-    if keep.all() and not drop.any():
-        return
-    layer.weight = _like(weight, weight[keep][:, ~drop])
-    if bias is not None:
-        layer.bias = _like(bias, (_channels.exact(bias) + folded)[keep])
-    elif folded[keep].any():
-        layer.bias = _like(weight, folded[keep])
-    unit = "features" if isinstance(layer, nn.Linear) else "channels"
-    for side, n in ((f"out_{unit}", int(keep.sum())), (f"in_{unit}", int((~drop).sum()))):
-        setattr(layer, side, n)
+def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
+    """Return the mask of the channels that go; one stays in any case."""
+    gone, alive = may_go.clone(), int((~may_go).sum())
+    left = max(alive, 1)
+    more = -left % (multiple_of or _FAST)
+    if multiple_of is not None or more * _WORTH <= left:
+        left += more
+    gone[gone.nonzero()[: left - alive, 0]] = False
+    return gone
 
 
-def _cut_channelwise(layer: Any, channels: _channels.Channels) -> None:
-    """Cut the parameters and the running statistics that a layer has for each channel."""
-    keep = ~channels.group.gone()
-    if keep.all():
-        return
-    for name, parameter in layer.named_parameters(recurse=False):
-        setattr(layer, name, _like(parameter, parameter[keep]))
-    for name, buffer in layer.named_buffers(recurse=False):
-        if buffer.dim():  # not the count of batches
-            setattr(layer, name, buffer[keep])
-    size = "num_parameters" if isinstance(layer, nn.PReLU) else "num_features"
-    setattr(layer, size, int(keep.sum()))
+class _Walk:
+    """A walk through the graph of a model in float64.
+
+    ``cuts`` are layers by name, their inputs, what is constant of these, and their outputs; a layer
+    that acts on each channel alone has no inputs.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
+        self._model = model
+        self._known: dict[fx.Node, _Channels | None] = {}
+        self.cuts: list[tuple[str, _Channels | None, Tensor, _Channels]] = []
+        self._together: list[tuple[_Channels, _Channels]] = []
+        self._obstacles: list[tuple[str, Tensor, str]] = []
+        self._batch: set[Any] = set()  # nodes that are the number of examples
+        self._flat: set[fx.Node] = set()  # tensors that are not followed, of two dimensions
+        reads: Counter[Tensor] = Counter()
+        for node in graph.nodes:
+            self._known[node] = self._visit(node)
+            if node.op == "call_module":
+                reads.update(_state(model.get_submodule(node.target)))
+            elif node.op == "get_attr":
+                reads[operator.attrgetter(node.target)(model)] += 1
+        for _, (mine, theirs) in product(self._together, self._together):
+            mine.may_go.logical_and_(theirs.may_go)
+            theirs.may_go.logical_and_(mine.may_go)
+        for name, inputs, _, outputs in self.cuts:
+            if any(reads[tensor] > 1 for tensor in _state(model.get_submodule(name))):
+                reason = f"parameters of {name} are read more than once"
+                self._obstacles += [(x.layer, x.may_go, reason) for x in (inputs, outputs) if x]
+        for name, may_go, reason in self._obstacles:
+            if _gone(may_go, multiple_of).any():
+                raise ValueError(f"dead channels of {name} cannot be cut: {reason}")
+
+    def _visit(self, node: fx.Node) -> _Channels | None:
+        """Return the channels of what a node puts out; None: they are not followed."""
+        known = [self._known[source] for source in node.all_input_nodes]
+        operands = [x for x in known if x is not None]
+        if node.op == "output":
+            for x in operands:
+                x.may_go.zero_()
+        if not node.op.startswith("call"):
+            return None
+        path, kind, module = str(node.target), node.target, None
+        if node.op == "call_module":
+            module = self._model.get_submodule(path)
+            kind = type(module)
+        try:
+            _expect(kind in _RULES, "which is not followed")
+            if module is not None:
+                own = module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module)
+                _expect(not any(own), "which has hooks, or a forward of its own")
+            return _RULES[kind](self, node, module, known)
+        except Exception as clause:  # of torch too, where a step is run on constants
+            step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
+            if kind in _RULES and any(x.values.dim() == 1 for x in operands):
+                step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
+            for x in operands:
+                self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
+                x.values.fill_(torch.nan)  # it may have been written to
+            self._known.update(dict.fromkeys(node.all_input_nodes))
+            for name, layer in module.named_modules(prefix=path) if module is not None else ():
+                if isinstance(layer, _LAYERS) and layer is not module:
+                    dead = ~layer.weight.flatten(1).any(1)
+                    self._obstacles.append((name, dead, f"they lie in {step}"))
+            return None
+
+    # The rules: what a node does to the channels of its inputs; None are those not followed.
+
+    def layer(self, node: fx.Node, layer: Any, known: _Known) -> _Channels:
+        """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
+        inputs, weight, name = known[0], layer.weight, str(node.target)
+        _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
+        _expect(weight.is_floating_point(), f"whose weight has dtype {weight.dtype}")
+        _expect(getattr(layer, "groups", 1) == 1, "which has groups")
+        taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
+        used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
+        constants = torch.full((width,), torch.nan, dtype=torch.float64)
+        flat = node.all_input_nodes[0] in self._flat
+        if inputs is not None:
+            values, rank = inputs.values.flatten(), inputs.values.dim()
+            flat, n = rank == 2, max(len(values), 1)
+            _expect(rank == spatial + 2 or (rank == 1 and not spatial))
+            _expect(width == n or (flat and width % n == 0))
+            padding = vars(layer).get("_reversed_padding_repeated_twice", ())
+            if any(padding) and layer.padding_mode == "zeros":
+                uneven = values.isfinite() & (values != 0) & used.any(0)  # the border sees 0
+                inputs.may_go[uneven] = False
+                values = values.where(~uneven, torch.nan)
+            constants = values.repeat_interleave(width // n)
+        constant = constants.isfinite()
+        values = taps.sum(2)[:, constant] @ constants[constant]
+        if layer.bias is not None:
+            values += layer.bias
+        values[used[:, ~constant].any(1)] = torch.nan
+        shape = (1, -1, *[1] * spatial) if spatial or flat else (-1,)
+        outputs = _Channels(name, values.isfinite(), values.view(shape))
+        self.cuts.append((name, inputs, constants, outputs))
+        return outputs
+
+    def alone(self, node: fx.Node, module: nn.Module | None, known: _Known) -> _Channels | None:
+        """Run a step that acts on each channel alone on the constants."""
+        operands = [x for x in known if x is not None]
+        if len(operands) < len(known):  # nothing is constant in the other tensor
+            for x in operands:
+                x.may_go.zero_()
+                x.values.fill_(torch.nan)  # it may be written in place
+            return None
+        _expect(not node.kwargs.get("training"), "which is active in eval mode")
+        first = operands[0]
+        _expect(all(x.values.shape == first.values.shape for x in operands))
+        varies = ~torch.stack([x.values for x in operands]).isfinite().all(0)
+        run: Any = node.target if module is None else module
+        run = getattr(Tensor, run) if isinstance(run, str) else run
+        constants = dict(zip(node.all_input_nodes, (x.values for x in operands), strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
+        values = run(*args, **kwargs)
+        _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
+        values.view(-1)[varies.view(-1)] = torch.nan  # should a step not hand nan on
+        self._together += [(first, x) for x in operands[1:]]
+        if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
+            self.cuts.append((str(node.target), None, values, first))
+        return replace(first, values=values)
+
+    def pool(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
+        """Follow pooling: constants stay, unless an average counts padded zeros."""
+        (channels,) = known
+        if channels is None:
+            return None
+        values, space = channels.values.clone(), channels.values.dim() - 2
+        run: Any = node.target if module is None else module
+        _expect((run.__name__ if module is None else type(run).__name__).endswith(f"{space}d"))
+        ones = run(torch.ones(1, 1, *[2 ** (16 // space)] * space), *node.args[1:], **node.kwargs)
+        _expect(isinstance(ones, Tensor), "which returns more than a tensor")
+        if (ones != 1).any():
+            values[values != 0] = torch.nan
+        return replace(channels, values=values)
+
+    def flatten(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
+        """Follow x.flatten(1), and x.view(N, -1), N being the number of examples."""
+        given: Any = (*node.args[1:], *node.kwargs.values())
+        if module is not None:
+            given = module.start_dim, module.end_dim
+        flat = given in ((1,), (1, -1))
+        if node.target in _VIEWS:
+            given = given[0] if len(given) == 1 else given
+            flat = len(given) == 2 and given[0] in self._batch and given[1] == -1
+        _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
+        channels = known[0]
+        if channels is None:
+            self._flat.add(node)
+        return channels and replace(channels, values=channels.values.flatten(1))
+
+    def size(self, node: fx.Node, _: None, known: _Known) -> None:
+        """Let the size of the first dimension be read, and no other: x.size(0) or x.shape[0]."""
+        whole = node.args[1:] in ((), ("shape",))
+        whole = whole and all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
+        _expect(whole or node.args[1:] == (0,), "which may read the number of channels")
+        if known[0] is not None or node.all_input_nodes[0].op == "placeholder":
+            self._batch |= set(node.users) if whole else {node}
 
 
-def _like(parameter: nn.Parameter, value: Tensor) -> nn.Parameter:
-    """Return a parameter of the dtype, the device and the training flag of another."""
-    return nn.Parameter(value.detach().to(parameter), requires_grad=parameter.requires_grad)
+def _expect(condition: bool, otherwise: str = "whose inputs are laid out in another way") -> None:
+    if not condition:
+        raise ValueError(otherwise)
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _forms(names: str, *homes: Any) -> Iterator[Any]:
+    """Yield methods, functions and classes by their names in lower case, written in place too."""
+    classes = {name.lower(): value for name, value in vars(nn).items() if isinstance(value, type)}
+    for name in names.split():
+        yield from (name, f"{name}_", classes.get(name.replace("_", ""), name))
+        forms = (name, f"{name}_", f"i{name}")
+        yield from (getattr(home, form) for home in homes for form in forms if hasattr(home, form))
+
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ENTRYWISE = (
+    "relu relu6 leaky_relu prelu elu selu celu gelu silu mish tanh sigmoid softplus softsign "
+    "hardtanh hardswish hardsigmoid logsigmoid neg add sub mul div truediv mean amax"
+)
+_EVAL = (  # not torch.dropout, which may be active
+    "identity dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout "
+    "batchnorm1d batchnorm2d batchnorm3d"
+)
+_POOLS = "max_pool{0}d avg_pool{0}d adaptive_max_pool{0}d adaptive_avg_pool{0}d "
+_VIEWS = ("view", "reshape", torch.reshape)
+_RULES: dict[Any, Callable[[_Walk, fx.Node, Any, _Known], _Channels | None]] = {
+    **dict.fromkeys(_LAYERS, _Walk.layer),
+    **dict.fromkeys(_forms(_ENTRYWISE, functional, torch, operator), _Walk.alone),
+    **dict.fromkeys(_forms(_EVAL, functional), _Walk.alone),
+    **dict.fromkeys(_forms("".join(map(_POOLS.format, (1, 2, 3))), functional), _Walk.pool),
+    **dict.fromkeys((*_VIEWS, nn.Flatten, torch.flatten, "flatten"), _Walk.flatten),
+    **dict.fromkeys(("size", getattr), _Walk.size),
+}
