@@ -21,6 +21,7 @@ Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I,
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -29,12 +30,8 @@ from torch import Tensor, nn
 
 from heavytail import _check
 from heavytail import layers as _layers
-from heavytail.laws.draws import (
-    log_positive_stable,
-    symmetric_blocks,
-    symmetric_stable,
-    tail_constant,
-)
+from heavytail.laws.draws import draw, tail_constant
+from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
 
 KINDS = ("shared", "independent", "isotropic")
 NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the paper
@@ -85,7 +82,7 @@ def noise_vectors(
         TypeError, ValueError: on an argument outside the sets above.
     """
     _check.one_of("kind", kind, KINDS)
-    alpha = _check.index("alpha", alpha, 2)
+    alpha = _check.number("alpha", alpha, "(0, 2]")
     n, d = _check.count("n", n), _check.count("d", d)
     device, dtype = _check.place(generator, device, dtype)
     out = torch.empty((n, d), device=device, dtype=dtype)
@@ -137,24 +134,23 @@ def noise_blocks(
     and may be written to. The isotropic kind's are still to be multiplied by factors of shape
     (rows, 1); the other kinds have none. Arguments are those of :func:`noise_vectors`, checked.
     """
-    source: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
+    place = generator, device, dtype
     if kind == "shared":
-        yield slice(0, n), symmetric_stable(alpha, (n, 1), **source), None
+        yield slice(0, n), draw(symmetric_from_uniforms, (alpha,), (n, 1), *place), None
         return
-    most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
-    step = max(1, most // max(d, 1))
+    step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     if kind == "independent":
-        sizes = [(rows.stop - rows.start) * d for rows in blocks]
-        for rows, xi in zip(blocks, symmetric_blocks(alpha, sizes, **source), strict=True):
-            yield rows, xi.view(rows.stop - rows.start, d), None
+        for rows in blocks:
+            size = (rows.stop - rows.start, d)
+            yield rows, draw(symmetric_from_uniforms, (alpha,), size, *place), None
         return
-    log_A = log_positive_stable(alpha / 2, (n, 1), **source)
+    log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
     radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
     normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
-    for rows, factors in zip(blocks, radius.split(step), strict=False):  # n = 0: no rows, one split
-        vectors = normal if len(factors) == len(normal) else normal[: len(factors)]
-        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), factors
+    for rows in blocks:
+        vectors = normal[: rows.stop - rows.start]
+        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), radius[rows]
 
 
 def as_columns(weight: Tensor, column: str) -> Tensor:
@@ -185,9 +181,11 @@ def add_block(
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
-    """Return lr^exponent, inf where it leaves the floats."""
-    try:
+    """Return lr^exponent, inf where it leaves the floats; lr is not looked at on an accelerator."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":
         return lr**exponent
+    try:
+        return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
 
@@ -253,13 +251,12 @@ class StableNoise:
     noise with the same seed: nothing is sent. Parameters that are spread over devices (FSDP, tensor
     parallel) are refused.
 
-    Nothing waits for the device: a step with noise reads nothing back to the host. Eager, the
-    draw included, it launches at most 30 kernels a parameter and block; compiled, a third of that.
-    On a CPU the blocks are small enough to need no memory to speak of.
+    Nothing waits for the device: a step with noise reads nothing back to the host. On a CPU the
+    blocks are small enough to need no memory to speak of.
 
-    Each instance adds its own noise: attach it once for each optimizer, and again to a copy, which
-    takes no hooks along. Every chosen parameter gets noise, also one that is frozen or has no
-    gradient in a step.
+    Each instance adds its own noise: attach it once for each optimizer (a second one on the same
+    parameter warns), and again to a copy, which takes no hooks along. Every chosen parameter gets
+    noise, also one that is frozen or has no gradient in a step.
 
     Attributes:
         alpha: stability index, unitless, in (0, 2]; may be changed between steps.
@@ -300,31 +297,26 @@ class StableNoise:
         self._kind = _check.one_of("kind", kind, KINDS)
         self._column = _check.one_of("column", column, COLUMNS)
         self._seed = _check.seed("seed", seed)
-        self._chosen: dict[int, Tensor] = {}
-        for chosen in params:
-            if not isinstance(chosen, Tensor) or not chosen.is_floating_point():
-                raise TypeError(f"params must hold floating-point tensors, got {chosen!r}")
-            self._chosen[id(chosen)] = chosen
-        held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._chosen = {id(parameter): _with_columns(parameter, held) for parameter in params}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
-        for parameter in self._chosen.values():
-            if id(parameter) not in held:
-                raise ValueError(
-                    f"a parameter of shape {tuple(parameter.shape)} is not in the optimizer"
-                )
-            if parameter.dim() < 2:
-                raise ValueError(
-                    f"a parameter needs dimension >= 2 to have columns, got shape "
-                    f"{tuple(parameter.shape)}; flattened ones (FSDP) have none"
-                )
-            if type(parameter).__module__.startswith("torch.distributed"):
-                raise TypeError(
-                    "a parameter that is spread over devices cannot get noise: each would draw "
-                    f"its own; got a {type(parameter).__name__}. Replicas (DDP) can"
+        for hook in optimizer._optimizer_step_post_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen.keys():
+                warnings.warn(
+                    f"the optimizer has noise on one of these parameters, {other!r}, and both will "
+                    "add up: remove() the first if that is not meant",
+                    stacklevel=2,
                 )
         self._generators: dict[torch.device, torch.Generator] = {}
         self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def __repr__(self) -> str:
+        return (
+            f"StableNoise(alpha={self.alpha:g}, scale={self.scale:g}, kind={self.kind!r}, "
+            f"column={self.column!r}, seed={self._seed}; parameters: {len(self._chosen)})"
+        )
 
     @property
     def alpha(self) -> float:
@@ -333,7 +325,7 @@ class StableNoise:
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._alpha = _check.index("alpha", value, 2)
+        self._alpha = _check.number("alpha", value, "(0, 2]")
 
     @property
     def scale(self) -> float:
@@ -342,7 +334,7 @@ class StableNoise:
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = _check.nonnegative("scale", value)
+        self._scale = _check.number("scale", value, "[0, inf)")
 
     @property
     def kind(self) -> str:
@@ -376,17 +368,13 @@ class StableNoise:
             TypeError, ValueError: if the state is no dictionary, of another kind of noise, or
                 lacks an entry; the noise is left as it was.
         """
-        if not isinstance(state, dict):
-            raise TypeError(f"the state must be a dictionary, got {type(state)}")
-        missing = {"alpha", "scale", "kind", "column", "seed", "generators"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}")
+        _refuse_incomplete(state, set(self.state_dict()))
         for name in ("kind", "column"):
             if state[name] != getattr(self, name):
                 mine = getattr(self, name)
                 raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
-        alpha = _check.index("alpha", state["alpha"], 2)
-        scale = _check.nonnegative("scale", state["scale"])
+        alpha = _check.number("alpha", state["alpha"], "(0, 2]")
+        scale = _check.number("scale", state["scale"], "[0, inf)")
         seed = _check.seed("seed", state["seed"])
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
@@ -401,30 +389,26 @@ class StableNoise:
     def _after_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        """Add scale * lr^{1/alpha} * xi_i to each column of each chosen parameter."""
         if self.scale == 0:
             return
         # A fused optimizer runs its skipped steps too; only the device knows that it skipped.
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)
         for group in optimizer.param_groups:
             size = self.scale * _power(group["lr"], 1 / self.alpha)
-            if not isinstance(size, Tensor) and size == 0:
-                continue
             for parameter in group["params"]:
-                if id(parameter) in self._chosen and parameter.numel():
+                drawn = isinstance(size, Tensor) or size > 0
+                if id(parameter) in self._chosen and parameter.numel() and drawn:
                     self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
-        """Add ``size`` times a noise vector to each column, block by block."""
-        device = parameter.device
+        columns, device = as_columns(parameter, self._column), parameter.device
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
-        columns = as_columns(parameter, self._column)
-        generator = self._generator_on(device)
-        n, d = columns.shape
-        blocks = noise_blocks(self._kind, self._alpha, n, d, generator, device, dtype)
-        for rows, noise, factors in blocks:
+        place = self._generator_on(device), device, dtype
+        for rows, xi, factors in noise_blocks(self._kind, self._alpha, *columns.shape, *place):
             if skipped is not None:
-                noise.masked_fill_(skipped.to(device).bool(), 0)
-            add_block(columns[rows], noise, factors, size)
+                xi.masked_fill_(skipped.to(device).bool(), 0)
+            add_block(columns[rows], xi, factors, size)
         if not parameter.is_contiguous():  # the columns are a copy
             parameter.copy_(columns.view(parameter.shape))
 
@@ -432,6 +416,34 @@ class StableNoise:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._seed)
         return self._generators[device]
+
+
+def _with_columns(parameter: object, held: set[int]) -> Tensor:
+    """Return a parameter that can get noise: of dimension >= 2, on one device, ``held`` by id."""
+    if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
+        raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
+    shape = tuple(parameter.shape)
+    if id(parameter) not in held:
+        raise ValueError(f"a parameter of shape {shape} is not in the optimizer")
+    if parameter.dim() < 2:
+        raise ValueError(
+            f"a parameter needs dimension >= 2 to have columns, got shape {shape}; "
+            "flattened ones (FSDP) have none"
+        )
+    if type(parameter).__module__.startswith("torch.distributed"):
+        raise TypeError(
+            "a parameter that is spread over devices cannot get noise: each would draw "
+            f"its own; got a {type(parameter).__name__}. Replicas (DDP) can"
+        )
+    return parameter
+
+
+def _refuse_incomplete(state: object, names: set[str]) -> None:
+    """Refuse a state that is no dictionary or lacks an entry."""
+    if not isinstance(state, dict):
+        raise TypeError(f"the state must be a dictionary, got {type(state)}")
+    if names - set(state):
+        raise ValueError(f"the state lacks {sorted(names - set(state))}")
 
 
 class LambdaNoise:
@@ -471,9 +483,7 @@ class LambdaNoise:
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function of the step, got {function!r}")
         self._noise, self._scale, self._alpha = noise, scale, alpha
-        self._first = noise.scale
-        self._steps = 0
-        self._set()
+        self._set(0, noise.scale)
 
     @property
     def steps(self) -> int:
@@ -482,8 +492,7 @@ class LambdaNoise:
 
     def step(self) -> None:
         """Set scale and index of the next step."""
-        self._steps += 1
-        self._set()
+        self._set(self._steps + 1, self._first)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step and the scale at the start; the functions are not part of it."""
@@ -493,18 +502,18 @@ class LambdaNoise:
         """Go on from where :meth:`state_dict` was taken.
 
         Raises:
-            TypeError, ValueError: if an entry is missing or outside its set.
+            TypeError, ValueError: if an entry is missing or outside its set; all is left as it was.
         """
-        missing = {"steps", "first_scale"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}")
-        steps = _check.count("steps", state["steps"])
-        first = _check.nonnegative("first_scale", state["first_scale"])
-        self._steps, self._first = steps, first
-        self._set()
+        _refuse_incomplete(state, set(self.state_dict()))
+        first = _check.number("first_scale", state["first_scale"], "[0, inf)")
+        self._set(_check.count("steps", state["steps"]), first)
 
-    def _set(self) -> None:
+    def _set(self, steps: int, first: float) -> None:
+        """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
+        scale, alpha = self._noise.scale, self._noise.alpha
         if self._scale is not None:
-            self._noise.scale = self._first * self._scale(self._steps)
+            scale = _check.number("scale", first * self._scale(steps), "[0, inf)")
         if self._alpha is not None:
-            self._noise.alpha = self._alpha(self._steps)
+            alpha = _check.number("alpha", self._alpha(steps), "(0, 2]")
+        self._noise._scale, self._noise._alpha = scale, alpha
+        self._steps, self._first = steps, first
