@@ -34,7 +34,7 @@ from heavytail.layers import hidden_weights as hidden_weights
 KINDS = ("shared", "independent", "isotropic")
 NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the paper
 
-# Numbers of a block, which stays in a CPU's cache until it is added; elsewhere it bounds the memory.
+# Numbers of a block, which stays in a CPU's cache until it is added, and elsewhere bounds memory.
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
 
@@ -87,16 +87,14 @@ def noise_vectors(
 def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
     r"""Return c in P(\|xi\| > r) ~ c r^-alpha, of the table at :func:`noise_vectors`.
 
-    A stable Levy process at time t has t times this constant.
-
     Args:
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
         alpha: stability index in (0, 2]; at 2 the tail is Gaussian and the constant is 0.
         d: dimension, >= 1.
 
-    Source: Nolan 2020, Theorem 1.2, for d = 1. One jump makes the tail: of type I with sqrt(d)
-    times its coordinate's norm, of type II in one of d coordinates; of type III it is that of A,
-    P(A > x) ~ x^{-alpha/2} / Gamma(1 - alpha/2), times E (sqrt(2) \|G\|)^alpha.
+    Source: Nolan 2020, Theorem 1.2, for d = 1. One jump makes the tail: of type I in all d
+    coordinates, of type II in one; of type III that of A, P(A > x) ~ x^{-alpha/2} /
+    Gamma(1 - alpha/2), is multiplied by E (sqrt(2) \|G\|)^alpha.
     """
     _check.one_of("kind", kind, KINDS)
     c, d = tail_constant(alpha), _check.count("d", d, 1)
@@ -123,12 +121,10 @@ def noise_blocks(
     isotropic kind are still to be multiplied by the factors, (rows, 1); others have none.
     """
     place = generator, device, dtype
-    if kind == "shared":
-        yield slice(0, n), draw(symmetric_from_uniforms, (alpha,), (n, 1), *place), None
-        return
+    d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    if kind == "independent":
+    if kind != "isotropic":
         for rows in blocks:
             size = (rows.stop - rows.start, d)
             yield rows, draw(symmetric_from_uniforms, (alpha,), size, *place), None
@@ -141,20 +137,18 @@ def noise_blocks(
         yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), radius[rows]
 
 
-def add_block(
-    columns: Tensor, vectors: Tensor, factors: Tensor | None, size: float | Tensor
-) -> None:
+def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
     """Add ``size`` times a block of :func:`noise_blocks` to columns, shape (rows, d), in place."""
     if isinstance(size, Tensor):
-        vectors, size = vectors.mul_(size), 1.0
-    floats = torch.finfo(vectors.dtype)
+        xi, size = xi.mul_(size), 1.0
+    floats = torch.finfo(xi.dtype)
     size = min(size, floats.max)
     if size < floats.tiny:  # 0 times inf is no number
-        vectors.clamp_(-floats.max, floats.max)
+        xi.clamp_(-floats.max, floats.max)
     if factors is None:
-        columns.add_(vectors, alpha=size)
+        columns.add_(xi, alpha=size)
     else:
-        columns.addcmul_(vectors, factors, value=size)
+        columns.addcmul_(xi, factors, value=size)
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
@@ -184,10 +178,9 @@ class StableNoise:
     Parameters are visited in the order of the optimizer's groups, frozen ones and those without a
     gradient too. One generator for each device, seeded with ``seed``, is all the randomness there
     is, and nothing is read back from the device. float16 and bfloat16 weights get noise drawn in
-    float32, added and rounded once. A copy of the optimizer has no hooks: attach again.
-
-    Replicas of a model (DDP) on processors of one kind stay equal to the bit if each attaches the
-    noise with the same seed. Parameters spread over devices are refused.
+    float32, added and rounded once. A copy of the optimizer has no hooks: attach again. Replicas of
+    a model (DDP) on processors of one kind stay equal to the bit if each attaches the noise with
+    the same seed. Parameters spread over devices are refused.
 
     Attributes:
         alpha: stability index in (0, 2]; may be changed between steps.
@@ -196,8 +189,6 @@ class StableNoise:
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``; fixed.
         column: what a column of a convolution is: ``"filter"``, all that feeds an output channel,
             or ``"kernel"``, the part of it from one input channel; fixed.
-
-    Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), the algorithm.
     """
 
     def __init__(
@@ -307,10 +298,10 @@ class StableNoise:
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)
         for group in optimizer.param_groups:
             size = self.scale * _power(group["lr"], 1 / self.alpha)
-            for parameter in group["params"]:
-                drawn = isinstance(size, Tensor) or size > 0
-                if id(parameter) in self._chosen and parameter.numel() and drawn:
-                    self._add_noise(parameter, size, skipped)
+            if isinstance(size, Tensor) or size > 0:
+                for parameter in group["params"]:
+                    if id(parameter) in self._chosen and parameter.numel():
+                        self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
         columns, device = as_columns(parameter, self._column), parameter.device
@@ -322,7 +313,7 @@ class StableNoise:
         for rows, xi, factors in noise_blocks(self._kind, self._alpha, n, d, *place):
             if skipped is not None:
                 xi.masked_fill_(skipped.to(device).bool(), 0)
-            add_block(columns[rows], xi, factors, size)
+            add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
         if not parameter.is_contiguous():  # the columns are a copy
             parameter.copy_(columns.view(parameter.shape))
 
@@ -357,8 +348,7 @@ class LambdaNoise:
     and ``noise.alpha`` is ``alpha(k)``; k = 0 is set at once.
 
         >>> cooling = LambdaNoise(noise, scale=lambda k: 1 / (1 + k) ** 0.5)
-        >>> optimizer.step()
-        >>> cooling.step()
+        >>> cooling.step()  # after each optimizer.step()
 
     Args:
         noise: what to change; left as it was where a value is refused.

@@ -83,13 +83,13 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
     """
-    V = angle.abs()
+    alpha, V = _at_least(alpha), angle.abs()
     S, C = _sines(alpha, V)
     sin_V = torch.sin(V)
     # In place on what is ours, which costs less than fresh memory, as powers of 2 than those of e.
     # At small alpha the power may leave the floats where X does not; its root does not.
     ratio = _exponential(alpha, uniform).mul_(sin_V).div_(C)
-    root = ratio.log2_().mul_(0.5 - 0.5 * _inverse(alpha)).exp2_()
+    root = ratio.log2_().mul_(0.5 - 0.5 / alpha).exp2_()
     return S.div_(sin_V).mul_(root).mul_(root).copysign_(angle)
 
 
@@ -115,7 +115,7 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
 
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
-    V, at_pi = angle.abs(), math.pi * (angle > 0)
+    alpha, V, at_pi = _at_least(alpha), angle.abs(), math.pi * (angle > 0).to(angle.dtype)
     # Of the two sines, that of the larger index is taken at the complement to pi, precise there.
     small = alpha < 0.5
     less = _where(small, lambda: alpha, lambda: 1 - alpha)
@@ -125,10 +125,9 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
         _where(small, lambda: of_less, lambda: of_more),  # of alpha U
         _where(small, lambda: of_more, lambda: of_less),
     )  # of (1 - alpha) U
-    inverse = _inverse(alpha)
     # xlogy is 0 at alpha = 1, where D = 0 and its power is 1; there S is sin V itself.
-    power = torch.special.xlogy(inverse - 1, D / -torch.log1p(-uniform))
-    log_A: Tensor = torch.log(S) + power - torch.log(torch.sin(V)) * inverse
+    power = torch.special.xlogy(1 / alpha - 1, D / -torch.log1p(-uniform))
+    log_A: Tensor = torch.log(S) + power - torch.log(torch.sin(V)) / alpha
     return log_A
 
 
@@ -143,7 +142,8 @@ def stable_from_uniforms(
         N = cos(e U) + t sin(e U),
 
     in the form S1, and X_0 = X_1 - t in the form S0. At alpha = 1 both t and X_1 are infinite, and
-    X_0 is not. Collecting what grows with t leaves no difference of large numbers,
+    X_0 is not. Collecting what grows with t leaves, from alpha = 1/2 on, no difference of large
+    numbers,
 
         X_0 = sin(alpha U) / cos(U) * E + beta (e tan(pi alpha / 2)) [ expm1(e g) / e
               + E (tan(U) sin(e U) / e - 2 sin(e U / 2)^2 / e) ],   g = log(N / (W cos U)) / alpha.
@@ -164,7 +164,7 @@ def stable_from_uniforms(
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3 and Definition 1.4. The
     arrangement of the terms is ours.
     """
-    alpha = torch.as_tensor(alpha, dtype=angle.dtype, device=angle.device)
+    alpha = torch.as_tensor(_at_least(alpha), dtype=angle.dtype, device=angle.device)
     beta = torch.as_tensor(beta, dtype=angle.dtype, device=angle.device)
     e = 1 - alpha
     away_from_0 = torch.where(e.abs() < _NEXT_TO_1, _NEXT_TO_1, e)
@@ -175,23 +175,29 @@ def stable_from_uniforms(
     S, C = _sines(alpha, V)
     sine = torch.sin(_HALF_PI * e.abs())
     tangent = torch.sin(_HALF_PI * torch.where(alpha < 1, alpha, 2 - alpha)) / sine  # |t / beta|
-    # N is linear in b: C at 0, and at -1 what the sines of a difference leave. Each line adds
-    # positive terms; both have the same derivative at 0.
+    # N and the numerator of X_1 are linear in b. Below 0 they are taken from 0 and -1, where a sine
+    # is known: no line of N and, at b = +-1, none of the numerator subtracts.
     b = side * beta
     N = torch.where(
         b > 0,
         C + b * tangent * torch.sin(e.abs() * U),
         (1 + b) * C - b * torch.sin(e.abs() * V) / sine,
     )
-    power = e * torch.log(N / (_exponential(alpha, uniform) * sin_V)) * _inverse(alpha)
-    # Where E leaves the floats, X_0 is proportional to it: the excess comes last.
-    most = power.clamp_max(math.log(torch.finfo(angle.dtype).max) / 2)
-    E = torch.exp(most)
-    skew = torch.expm1(most) / e + E * (
+    power = e * torch.log(N / (_exponential(alpha, uniform) * sin_V)) / alpha
+    # Far below 1, t is harmless and E may leave the floats: X_0 is X_1 - t.
+    numerator = torch.where(
+        b > 0,
+        S + b * tangent * torch.cos(alpha * U),
+        (1 + b) * S + b * torch.sin(alpha * V) / sine,
+    )
+    far_below_1 = side * numerator / sin_V * torch.exp(power) - beta * tangent
+    power = power.clamp_max(90.0)  # which it never exceeds from alpha = 1/2 on
+    E = torch.exp(power)
+    skew = torch.expm1(power) / e + E * (
         torch.cos(V) / sin_V * torch.sin(e * U) / e - 2 * torch.sin(e * U / 2).square() / e
     )
-    X = side * S / sin_V * E + beta * (e.abs() * tangent) * skew
-    return X * torch.exp(power - most)
+    collected = side * S / sin_V * E + beta * (e.abs() * tangent) * skew
+    return torch.where(alpha < 0.5, far_below_1, collected)
 
 
 def _where(condition: bool | Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
@@ -201,9 +207,9 @@ def _where(condition: bool | Tensor, yes: Callable[[], Any], no: Callable[[], An
     return yes() if condition else no()
 
 
-def _inverse(alpha: Any) -> Any:
-    """Return 1/alpha, 1e30 at most: inf times 0 is no number, and draws are 0 or inf by then."""
-    return torch.clamp_max(1 / alpha, 1e30) if isinstance(alpha, Tensor) else min(1 / alpha, 1e30)
+def _at_least(alpha: float | Tensor) -> Any:
+    """Return the index, or 1e-30, where draws are 0 or inf anyway: 1/alpha must be finite."""
+    return alpha.clamp_min(1e-30) if isinstance(alpha, Tensor) else max(alpha, 1e-30)
 
 
 def _sines(alpha: Any, V: Tensor) -> tuple[Tensor, Tensor]:
