@@ -168,8 +168,8 @@ class StableNoise:
 
         W_i + scale * lr^{1/alpha} * xi_i,
 
-    with the ``lr`` of the parameter's group at that step and fresh vectors xi_i (see
-    :func:`noise_vectors`). A step that a ``GradScaler`` skips adds no noise.
+    with the ``lr`` of the parameter's group at that step and fresh :func:`noise_vectors` xi_i. A
+    step that a ``GradScaler`` skips adds no noise. A parameter needs dimension >= 2.
 
         >>> model = torch.nn.Linear(140, 2000, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -202,10 +202,7 @@ class StableNoise:
         column: str = "filter",
         seed: int,
     ) -> None:
-        """Attach to ``optimizer``, which must hold ``params``, all of dimension >= 2.
-
-        A bad argument attaches nothing. Two noises on one parameter add up, with a warning.
-        """
+        """Attach to the optimizer of ``params``; two noises on one parameter add up, and warn."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         if isinstance(params, Tensor) or not isinstance(params, Iterable):

@@ -58,7 +58,7 @@ __all__ = [
 
 # Draws of a block: enough to make the cost of calls small, few enough for what is computed on the
 # way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 _DEVICE_BLOCK = 1 << 24
 
 
