@@ -119,16 +119,16 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
     # Of the two sines, that of the larger index is taken at the complement to pi, precise there.
     small = alpha < 0.5
     less = _where(small, lambda: alpha, lambda: 1 - alpha)
-    of_less = torch.sin(less * (at_pi - angle))
-    of_more = torch.sin((1 - less) * V + less * at_pi)
+    of_less = (less * (at_pi - angle)).sin_()
+    of_more = ((1 - less) * V).add_(less * at_pi).sin_()
     S, D = (
         _where(small, lambda: of_less, lambda: of_more),  # of alpha U
         _where(small, lambda: of_more, lambda: of_less),
     )  # of (1 - alpha) U
-    # xlogy is 0 at alpha = 1, where D = 0 and its power is 1; there S is sin V itself.
-    power = torch.special.xlogy(1 / alpha - 1, D / -torch.log1p(-uniform))
-    log_A: Tensor = torch.log(S) + power - torch.log(torch.sin(V)) / alpha
-    return log_A
+    # At alpha = 1 D is 0, and its power is 1; there S is sin V itself.
+    D_by_W = D.clamp_min_(torch.finfo(D.dtype).tiny).div_(torch.log1p(-uniform).neg_())
+    log_A: Tensor = D_by_W.log_().mul_(1 / alpha - 1).add_(S.log_())
+    return log_A.sub_(torch.sin(V).log_() / alpha)
 
 
 def stable_from_uniforms(
