@@ -36,9 +36,9 @@ def gaussian(weight: nn.Parameter) -> Callable[[], object]:
     """Return plain Gaussian noise: what the fastest user would write by hand."""
     noise = torch.empty_like(weight)
 
+    @torch.no_grad()
     def add() -> None:
-        with torch.no_grad():
-            weight.add_(noise.normal_(), alpha=SCALE)
+        weight.add_(noise.normal_(), alpha=SCALE)
 
     return add
 
@@ -51,16 +51,15 @@ def host_recipe(weight: nn.Parameter, kind: str) -> Callable[[], object]:
     width = math.cos(math.pi * ALPHA / 4) ** (2 / ALPHA)  # a standard positive stable law
 
     def draw() -> Any:
-        if kind == "shared":
-            return levy_stable.rvs(ALPHA, 0, size=(n, 1), random_state=rng)
-        if kind == "independent":
-            return levy_stable.rvs(ALPHA, 0, size=(n, d), random_state=rng)
+        if kind != "isotropic":
+            shape = (n, 1 if kind == "shared" else d)
+            return levy_stable.rvs(ALPHA, 0, size=shape, random_state=rng)
         A = levy_stable.rvs(ALPHA / 2, 1, scale=width, size=(n, 1), random_state=rng)
         return np.sqrt(2 * A) * rng.randn(n, d)
 
+    @torch.no_grad()
     def add() -> None:
-        with torch.no_grad():
-            weight.add_(torch.from_numpy(size * draw()))
+        weight.add_(torch.from_numpy(size * draw()))
 
     return add
 
@@ -94,17 +93,12 @@ def milliseconds(width: int, inputs: int, rounds: int) -> dict[str, float]:
 
 def memory(kind: str, width: int = 5000, inputs: int = 784) -> float:
     """Return the peak memory in MiB of a step with noise, beside the weights."""
-    setup = (
-        "import heavytail\n"
-        "def noisy(n, d):\n"
-        "    w = torch.nn.Parameter(torch.ones(n, d))\n"
-        "    optimizer = torch.optim.SGD([w], lr=0.01)\n"
-        f"    heavytail.StableNoise(optimizer, [w], alpha=1.75, scale=1, kind={kind!r}, seed=0)\n"
-        "    return optimizer\n"
-        "noisy(10, 10).step()\n"  # what is loaded at the first step is not of the noise
-        f"optimizer = noisy({width}, {inputs})"
-    )
-    return extra_mebibytes(setup, "optimizer.step()")
+    setup = f"""
+from benchmarks.noise import noise_alone
+noise_alone(torch.nn.Parameter(torch.ones(10, 10)), {kind!r})()  # loads what a first step does
+step = noise_alone(torch.nn.Parameter(torch.ones({width}, {inputs})), {kind!r})
+"""
+    return extra_mebibytes(setup, "step()")
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from scipy.stats import levy_stable
 
-import heavytail
 from benchmarks.memory import extra_mebibytes
 from benchmarks.timing import command_line, fastest
+from heavytail import symmetric_stable
 from tests.oracles import stable_tail, textbook_draws
 
 DRAWS = 1_000_000
 ROUNDS = 11
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def candidates(alpha: float) -> dict[str, Callable[[], object]]:
@@ -26,27 +27,24 @@ def candidates(alpha: float) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
 
-    def ours(dtype: torch.dtype) -> Callable[[], object]:
-        return lambda: heavytail.symmetric_stable(alpha, DRAWS, generator=generator, dtype=dtype)
-
     found: dict[str, Callable[[], object]] = {
         "scipy float64": lambda: levy_stable.rvs(alpha, 0, size=DRAWS, random_state=rng),
-        "textbook float32": partial(textbook_draws, alpha, DRAWS, dtype=torch.float32),
-        "textbook float64": partial(textbook_draws, alpha, DRAWS, dtype=torch.float64),
-        "heavytail float32": ours(torch.float32),
-        "heavytail float64": ours(torch.float64),
         "one 64-bit word": lambda: torch.empty(DRAWS, dtype=torch.int64).random_(
             generator=generator
         ),
     }
+    for name, dtype in DTYPES.items():
+        found[f"textbook {name}"] = partial(textbook_draws, alpha, DRAWS, dtype=dtype)
+        found[f"heavytail {name}"] = partial(
+            symmetric_stable, alpha, DRAWS, generator=generator, dtype=dtype
+        )
     try:
         from pyro.distributions import Stable
     except ModuleNotFoundError:
         return found
-    for dtype in (torch.float32, torch.float64):
+    for name, dtype in DTYPES.items():
         law = Stable(torch.tensor(alpha, dtype=dtype), torch.tensor(0.0, dtype=dtype))
-        name = f"pyro {str(dtype).removeprefix('torch.')}"
-        found[name] = partial(law.sample, (DRAWS,))
+        found[f"pyro {name}"] = partial(law.sample, (DRAWS,))
     return found
 
 
@@ -68,10 +66,8 @@ def tails(alpha: float = 1.1, draws: int = 100_000_000) -> dict[str, Any]:
         for _ in range(draws // DRAWS):
             size = torch.as_tensor(run()).abs()
             invalid += int((~torch.isfinite(size)).sum())
-            beyond = [
-                total + int((size > level).sum())
-                for total, level in zip(beyond, levels, strict=True)
-            ]
+            more = [int((size > level).sum()) for level in levels]
+            beyond = [total + some for total, some in zip(beyond, more, strict=True)]
         found[name] = {"beyond": beyond, "inf or nan": invalid}
     expected = [draws * stable_tail(alpha, level) for level in levels]
     return {"alpha": alpha, "draws": draws, "levels": levels, "expected": expected, "found": found}

@@ -1,21 +1,56 @@
-"""Which layers of a model are meant: by module or by name, never guessed from shapes.
+"""Which layers are meant, by module or name and never guessed from shapes; what a column is."""
 
-And what pruning and factorization ask of each: its weight as it is now, and how often an example
-meets it.
-"""
-
-from collections import Counter
+import math
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-from heavytail import _check
 
 Layer = nn.Module | str
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+COLUMNS = ("filter", "kernel")  # what a column of a convolution may be
+
+
+def as_columns(weight: Tensor, column: str) -> Tensor:
+    """Return the columns of a weight as rows (columns, d): a view, if it is contiguous.
+
+    ``column`` is what a column of a convolution is, see :class:`heavytail.StableNoise`.
+    """
+    leading = 2 if column == "kernel" and weight.dim() > 2 else 1
+    n, d = math.prod(weight.shape[:leading]), math.prod(weight.shape[leading:])
+    return weight.contiguous().view(n, d)
+
+
+def hidden_weights(
+    model: nn.Module, *, exclude: Layer | Iterable[Layer] | None = None
+) -> list[nn.Parameter]:
+    """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
+
+    Args:
+        model: any module.
+        exclude: layers to leave out, as modules or names, with all inside them and all weights
+            they share. None leaves out ``model.head``; () leaves out nothing.
+
+    Returns:
+        The parameters, each once, in the order of ``model.named_modules()``.
+
+    Raises:
+        ValueError: if ``exclude`` is None and the model has no ``head`` (the message lists its
+            layers), if a layer is not in the model, or if no weight is left.
+    """
+    inside = hidden(model, exclude)
+    outside = (layer for name, layer in weighted(model).items() if name not in inside)
+    shared = {id(p) for layer in outside for p in layer.parameters(recurse=False)}
+    weights = {
+        id(p): p
+        for layer in inside.values()
+        for p in layer.parameters(recurse=False)
+        if p.dim() >= 2 and id(p) not in shared
+    }
+    if not weights:
+        raise ValueError(f"every weight is shared with a layer left out: {listed(inside)}")
+    return list(weights.values())
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:
@@ -37,14 +72,8 @@ def hidden(
 ) -> dict[str, nn.Module]:
     """Return the weighted layers outside ``exclude``; None excludes ``model.head``.
 
-    Args:
-        model: any module.
-        exclude: what to leave out.
-        argument: the caller's own, by which its user may say which layers are meant.
-
-    Raises:
-        ValueError: when ``exclude`` is None and the model has no layer ``head``, when a name or a
-            module is not in the model, or when nothing is left.
+    ``argument`` is the caller's own, by which its user may say which layers are meant. A ValueError
+    if there is no ``head``, if a layer is not in the model, or if nothing is left.
     """
     layers = weighted(model)
     if exclude is None:
@@ -62,23 +91,6 @@ def hidden(
     return left
 
 
-def inside(model: nn.Module, layers: Layer | Iterable[Layer]) -> dict[str, nn.Module]:
-    """Return the weighted layers that are among ``layers`` or inside them, in the model's order.
-
-    Raises:
-        ValueError: when a name or module is not in the model, or one has no weighted layer.
-    """
-    weighted_layers = weighted(model)
-    wanted = find(model, layers)
-    for layer in wanted:
-        if not any(
-            module is part for part in layer.modules() for module in weighted_layers.values()
-        ):
-            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
-    ids = {id(part) for layer in wanted for part in layer.modules()}
-    return {name: module for name, module in weighted_layers.items() if id(module) in ids}
-
-
 def taken(
     model: nn.Module,
     layers: Layer | Iterable[Layer] | None,
@@ -88,20 +100,11 @@ def taken(
 
     Named layers are meant whatever their kind, or are an error; of those inside what is named, and
     of the hidden ones if ``layers`` is None, the linear layers and convolutions that can be taken.
-
-    Args:
-        model: any module.
-        layers: as the caller has them.
-        refusal: says why a layer cannot be taken, a clause; "" if it can.
-
-    Raises:
-        ValueError: if a named layer cannot be taken or none is left, if one that is meant is
-            parametrized, or as :func:`hidden` and :func:`inside`.
+    ``refusal`` says why a layer cannot be taken, a clause; "" if it can. A ValueError if a named
+    layer cannot be taken, has no weight or is parametrized, or if none is left.
     """
     named = [] if layers is None else find(model, layers)
-    pool = hidden(model, None, "layers") if layers is None else inside(model, named)
-    if not pool:
-        raise ValueError("layers must name at least one layer, got none")
+    pool = hidden(model, None, "layers") if layers is None else _within(model, named)
     ids = {id(layer) for layer in named}
     unused = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     chosen, left = {}, []
@@ -131,22 +134,16 @@ def taken(
     return chosen
 
 
-def refuse_entangled(name: str, model: nn.Module) -> None:
-    """Refuse a layer, of a model without masks, on which more hangs than its inputs and outputs."""
-    layer = model.get_submodule(name)
-    weight = layer._parameters.get("weight")
-    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
-    places = sum(part is layer for module in model.modules() for part in module._modules.values())
-    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_hooks
-    reasons = {
-        "has hooks, which would be lost: remove them first": any(hooks),
-        "has a weight that is no parameter": weight is None,
-        "shares its weight with another layer": owners[id(weight)] > 1,
-        f"is at {places} places of the model": places > 1,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise ValueError(f"layer {name!r} {reason}")
+def _within(model: nn.Module, layers: list[nn.Module]) -> dict[str, nn.Module]:
+    """Return the weighted layers that are among ``layers`` or inside them, in the model's order."""
+    if not layers:
+        raise ValueError("layers must name at least one layer, got none")
+    pool, parts = weighted(model), [{id(part) for part in layer.modules()} for layer in layers]
+    for layer, ids in zip(layers, parts, strict=True):
+        if not any(id(module) in ids for module in pool.values()):
+            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
+    ids = set().union(*parts)
+    return {name: module for name, module in pool.items() if id(module) in ids}
 
 
 def find(model: nn.Module, layers: Layer | Iterable[Layer]) -> list[nn.Module]:
@@ -184,49 +181,3 @@ def weight(module: nn.Module) -> Tensor:
     value = module.weight
     assert isinstance(value, Tensor)  # the caller has looked
     return value.detach()
-
-
-def unmasked(module: nn.Module) -> int:
-    """Return the number of entries of the weight that no mask hides."""
-    mask = module._buffers.get("weight_mask")
-    return weight(module).numel() if mask is None else int(mask.sum())
-
-
-def positions(
-    model: nn.Module, layers: dict[str, nn.Module], example: Tensor | None
-) -> dict[str, float | None]:
-    """Return how often an example meets each weight of a layer; None: not known.
-
-    Args:
-        model: run through once, in evaluation mode, if there is an example.
-        layers: by any names.
-        example: a batch of inputs. None: an example is one vector to a linear layer.
-    """
-    if example is None:
-        return {n: 1.0 if isinstance(layer, nn.Linear) else None for n, layer in layers.items()}
-    _check.any_tensor("example", example)
-    if not example.dim() or not len(example):
-        raise ValueError(
-            f"example must be a batch of one input or more, got shape {tuple(example.shape)}"
-        )
-    seen: dict[str, float | None] = dict.fromkeys(layers)
-
-    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, _: object, output: Tensor) -> None:
-            weights = output.numel() / len(example) / len(weight(module))
-            seen[name] = (seen[name] or 0) + weights
-
-        return hook
-
-    called = {name: layer for name, layer in layers.items() if isinstance(layer, KINDS)}
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in called.items()]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    return seen

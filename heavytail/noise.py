@@ -5,22 +5,19 @@ convolution. Training with step size eta = ``lr`` becomes
 
     W_i <- W_i - eta * (gradient step) + scale * eta^{1/alpha} * xi_i,
 
-with one independent noise vector xi_i for each column i and step. The factor eta^{1/alpha} makes
-it the Euler scheme of an SDE driven by an alpha-stable Levy process: over K steps the noise adds
-up, in law, to scale * (eta K)^{1/alpha} * xi.
-
-Three kinds of xi in R^d, all with S(alpha)S(1) coordinates:
+with one noise vector xi_i for each column i and step, all independent. Over K steps the noise adds
+up, in law, to scale * (eta K)^{1/alpha} * xi, as in the Euler scheme of a stable-driven SDE. Three
+kinds of xi in R^d, all with S(alpha)S(1) coordinates, N(0, 2) at alpha = 2:
 
 - ``"shared"`` (type I): zeta * (1, ..., 1), one scalar zeta ~ S(alpha)S(1) for all coordinates;
 - ``"independent"`` (type II): i.i.d. S(alpha)S(1) coordinates;
 - ``"isotropic"`` (type III): sqrt(2 A) G, A standard positive (alpha/2)-stable, G ~ N(0, I_d).
 
-At alpha = 2 every coordinate is N(0, 2), so that the kinds stay on one scale.
-
 Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I, II, III these are.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,20 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
-from heavytail import layers as _layers
-from heavytail.laws.draws import (
-    log_positive_stable,
-    symmetric_blocks,
-    symmetric_stable,
-    tail_constant,
-)
+from heavytail.laws.draws import draw, tail_constant
+from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
+from heavytail.layers import COLUMNS as COLUMNS
+from heavytail.layers import as_columns as as_columns
+from heavytail.layers import hidden_weights as hidden_weights
 
 KINDS = ("shared", "independent", "isotropic")
 NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the paper
-COLUMNS = ("filter", "kernel")
 
-# Numbers a block of noise has on a CPU: it stays in the cache until it is added. Elsewhere a block
-# only bounds the memory.
+# Numbers of a block, which stays in a CPU's cache until it is added, and elsewhere bounds memory.
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
 
@@ -70,7 +63,7 @@ def noise_vectors(
     C_alpha is :func:`heavytail.tail_constant`, c is :func:`noise_tail_constant`.
 
     Args:
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``, types I, II and III.
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
         alpha: stability index in (0, 2].
         n: number of vectors, >= 0.
         d: their dimension, >= 0.
@@ -80,12 +73,9 @@ def noise_vectors(
 
     Returns:
         Tensor of shape (n, d). Where a coordinate leaves the floats (alpha well below 1), inf.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     _check.one_of("kind", kind, KINDS)
-    alpha = _check.index("alpha", alpha, 2)
+    alpha = _check.number("alpha", alpha, "(0, 2]")
     n, d = _check.count("n", n), _check.count("d", d)
     device, dtype = _check.place(generator, device, dtype)
     out = torch.empty((n, d), device=device, dtype=dtype)
@@ -95,22 +85,16 @@ def noise_vectors(
 
 
 def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
-    r"""Return c in P(\|xi\| > r) ~ c r^-alpha, for the noise vectors of :func:`noise_vectors`.
-
-    A stable Levy process at time t has t times this constant.
+    r"""Return c in P(\|xi\| > r) ~ c r^-alpha, of the table at :func:`noise_vectors`.
 
     Args:
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
         alpha: stability index in (0, 2]; at 2 the tail is Gaussian and the constant is 0.
         d: dimension, >= 1.
 
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
-
-    Source: Nolan 2020, Theorem 1.2, for d = 1. One jump makes the tail: of type I it has the norm
-    sqrt(d) times its coordinate's, of type II it is in one of d coordinates; for type III the tail
-    of the subordinator, P(A > x) ~ x^{-alpha/2} / Gamma(1 - alpha/2), is multiplied by
-    E (sqrt(2) \|G\|)^alpha.
+    Source: Nolan 2020, Theorem 1.2, for d = 1. One jump makes the tail: of type I in all d
+    coordinates, of type II in one; of type III that of A, P(A > x) ~ x^{-alpha/2} /
+    Gamma(1 - alpha/2), is multiplied by E (sqrt(2) \|G\|)^alpha.
     """
     _check.one_of("kind", kind, KINDS)
     c, d = tail_constant(alpha), _check.count("d", d, 1)
@@ -131,103 +115,50 @@ def noise_blocks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Yield the noise vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
+    """Yield the vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
 
-    Vectors have shape (rows, d), or (rows, 1) for the shared kind, one number for all coordinates,
-    and may be written to. The isotropic kind's are still to be multiplied by factors of shape
-    (rows, 1); the other kinds have none. Arguments are those of :func:`noise_vectors`, checked.
+    Vectors have shape (rows, d), of the shared kind (rows, 1), and may be written to. Those of the
+    isotropic kind are still to be multiplied by the factors, (rows, 1); others have none.
     """
-    source: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
-    if kind == "shared":
-        yield slice(0, n), symmetric_stable(alpha, (n, 1), **source), None
-        return
-    most = _BLOCK if device.type == "cpu" else _DEVICE_BLOCK
-    step = max(1, most // max(d, 1))
+    place = generator, device, dtype
+    d = 1 if kind == "shared" else d
+    step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    if kind == "independent":
-        sizes = [(rows.stop - rows.start) * d for rows in blocks]
-        for rows, xi in zip(blocks, symmetric_blocks(alpha, sizes, **source), strict=True):
-            yield rows, xi.view(rows.stop - rows.start, d), None
+    if kind != "isotropic":
+        for rows in blocks:
+            size = (rows.stop - rows.start, d)
+            yield rows, draw(symmetric_from_uniforms, (alpha,), size, *place), None
         return
-    log_A = log_positive_stable(alpha / 2, (n, 1), **source)
+    log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
     radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
     normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
-    for rows, factors in zip(blocks, radius.split(step), strict=False):  # n = 0: no rows, one split
-        vectors = normal if len(factors) == len(normal) else normal[: len(factors)]
-        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), factors
+    for rows in blocks:
+        vectors = normal[: rows.stop - rows.start]
+        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), radius[rows]
 
 
-def as_columns(weight: Tensor, column: str) -> Tensor:
-    """Return the columns of a weight as rows (columns, d): a view, if it is contiguous.
-
-    ``column`` is what a column of a convolution is, see :class:`StableNoise`.
-    """
-    leading = 2 if column == "kernel" and weight.dim() > 2 else 1
-    n, d = math.prod(weight.shape[:leading]), math.prod(weight.shape[leading:])
-    return weight.contiguous().view(n, d)
-
-
-def add_block(
-    columns: Tensor, vectors: Tensor, factors: Tensor | None, size: float | Tensor
-) -> None:
+def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
     """Add ``size`` times a block of :func:`noise_blocks` to columns, shape (rows, d), in place."""
     if isinstance(size, Tensor):
-        vectors.mul_(size)
-        size = 1.0
-    floats = torch.finfo(vectors.dtype)
+        xi, size = xi.mul_(size), 1.0
+    floats = torch.finfo(xi.dtype)
     size = min(size, floats.max)
     if size < floats.tiny:  # 0 times inf is no number
-        vectors.clamp_(-floats.max, floats.max)
+        xi.clamp_(-floats.max, floats.max)
     if factors is None:
-        columns.add_(vectors, alpha=size)
+        columns.add_(xi, alpha=size)
     else:
-        columns.addcmul_(vectors, factors, value=size)
+        columns.addcmul_(xi, factors, value=size)
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
-    """Return lr^exponent, inf where it leaves the floats."""
-    try:
+    """Return lr^exponent, inf where it leaves the floats; lr is not looked at on an accelerator."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":
         return lr**exponent
+    try:
+        return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
-
-
-def hidden_weights(
-    model: nn.Module, *, exclude: _layers.Layer | Iterable[_layers.Layer] | None = None
-) -> list[nn.Parameter]:
-    """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
-
-    Args:
-        model: any module.
-        exclude: layers to leave out, as modules or names, with all inside them. None leaves out
-            ``model.head``; () leaves out nothing. Nothing is guessed from shapes. A weight that
-            is shared with a layer left out is left out.
-
-    Returns:
-        The parameters, each once, in the order of ``model.named_modules()``.
-
-    Raises:
-        ValueError: if ``exclude`` is None and the model has no ``head`` (the message lists its
-            layers), if a layer is not in the model, or if no weight is left.
-        TypeError: if the model is no module, or a layer neither a module nor a name.
-    """
-    hidden = _layers.hidden(model, exclude)
-    inside = {id(layer) for layer in hidden.values()}
-    tied = {  # a hidden layer may share its weight with one that is left out
-        id(parameter)
-        for layer in _layers.weighted(model).values()
-        if id(layer) not in inside
-        for parameter in layer.parameters(recurse=False)
-    }
-    weights = {
-        id(parameter): parameter
-        for layer in hidden.values()
-        for parameter in layer.parameters(recurse=False)
-        if parameter.dim() >= 2 and id(parameter) not in tied
-    }
-    if not weights:
-        raise ValueError(f"every weight is shared with a layer left out: {_layers.listed(hidden)}")
-    return list(weights.values())
 
 
 class StableNoise:
@@ -237,40 +168,27 @@ class StableNoise:
 
         W_i + scale * lr^{1/alpha} * xi_i,
 
-    with ``lr`` read from the parameter's group at that step, and fresh noise vectors xi_i of the
-    given kind (see :func:`noise_vectors`). A step that is not taken, for want of a call or
-    because a ``GradScaler`` skips it, adds no noise.
+    with the ``lr`` of the parameter's group at that step and fresh :func:`noise_vectors` xi_i. A
+    step that a ``GradScaler`` skips adds no noise. A parameter needs dimension >= 2.
 
         >>> model = torch.nn.Linear(140, 2000, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         >>> noise = StableNoise(optimizer, [model.weight], alpha=1.75, scale=0.003, seed=0)
 
-    Parameters are visited in the order of the optimizer's groups, and one generator for each
-    device, seeded with ``seed``, is all the randomness there is: same seed, same device, same
-    noise. float16 and bfloat16 weights get noise drawn in float32, added and rounded once.
-
-    Replicas of a model (DistributedDataParallel) stay equal to the bit if each process attaches the
-    noise with the same seed: nothing is sent. Parameters that are spread over devices (FSDP, tensor
-    parallel) are refused.
-
-    Nothing waits for the device: a step with noise reads nothing back to the host. Eager, the
-    draw included, it launches at most 30 kernels a parameter and block; compiled, a third of that.
-    On a CPU the blocks are small enough to need no memory to speak of.
-
-    Each instance adds its own noise: attach it once for each optimizer, and again to a copy, which
-    takes no hooks along. Every chosen parameter gets noise, also one that is frozen or has no
-    gradient in a step.
+    Parameters are visited in the order of the optimizer's groups, frozen ones and those without a
+    gradient too. One generator for each device, seeded with ``seed``, is all the randomness there
+    is, and nothing is read back from the device. float16 and bfloat16 weights get noise drawn in
+    float32, added and rounded once. A copy of the optimizer has no hooks: attach again. Replicas of
+    a model (DDP) on processors of one kind stay equal to the bit if each attaches the noise with
+    the same seed. Parameters spread over devices are refused.
 
     Attributes:
-        alpha: stability index, unitless, in (0, 2]; may be changed between steps.
+        alpha: stability index in (0, 2]; may be changed between steps.
         scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; may be changed between
             steps; at 0 nothing is drawn.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``; fixed.
         column: what a column of a convolution is: ``"filter"``, all that feeds an output channel,
-            or ``"kernel"``, the part of it from one input channel; fixed. The columns of a matrix
-            are its rows in either case.
-
-    Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), the algorithm.
+            or ``"kernel"``, the part of it from one input channel; fixed.
     """
 
     def __init__(
@@ -284,47 +202,28 @@ class StableNoise:
         column: str = "filter",
         seed: int,
     ) -> None:
-        """Attach to ``optimizer``; ``params`` are parameters of its groups, of dimension >= 2.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above, no parameters at all,
-                a parameter the optimizer does not hold, or one without columns. Nothing is
-                attached then.
-        """
+        """Attach to the optimizer of ``params``; two noises on one parameter add up, and warn."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
-        self.alpha = alpha
-        self.scale = scale
+        self.alpha, self.scale = alpha, scale
         self._kind = _check.one_of("kind", kind, KINDS)
         self._column = _check.one_of("column", column, COLUMNS)
         self._seed = _check.seed("seed", seed)
-        self._chosen: dict[int, Tensor] = {}
-        for chosen in params:
-            if not isinstance(chosen, Tensor) or not chosen.is_floating_point():
-                raise TypeError(f"params must hold floating-point tensors, got {chosen!r}")
-            self._chosen[id(chosen)] = chosen
-        held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._chosen = {id(parameter): _with_columns(parameter, held) for parameter in params}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
-        for parameter in self._chosen.values():
-            if id(parameter) not in held:
-                raise ValueError(
-                    f"a parameter of shape {tuple(parameter.shape)} is not in the optimizer"
-                )
-            if parameter.dim() < 2:
-                raise ValueError(
-                    f"a parameter needs dimension >= 2 to have columns, got shape "
-                    f"{tuple(parameter.shape)}; flattened ones (FSDP) have none"
-                )
-            if type(parameter).__module__.startswith("torch.distributed"):
-                raise TypeError(
-                    "a parameter that is spread over devices cannot get noise: each would draw "
-                    f"its own; got a {type(parameter).__name__}. Replicas (DDP) can"
-                )
+        for hook in optimizer._optimizer_step_post_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen.keys():
+                warnings.warn(f"two noises on one parameter add up: there is {other}", stacklevel=2)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def __repr__(self) -> str:
+        return f"StableNoise({', '.join(f'{k}={v!r}' for k, v in self._settings().items())})"
 
     @property
     def alpha(self) -> float:
@@ -333,7 +232,7 @@ class StableNoise:
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._alpha = _check.index("alpha", value, 2)
+        self._alpha = _check.number("alpha", value, "(0, 2]")
 
     @property
     def scale(self) -> float:
@@ -342,7 +241,7 @@ class StableNoise:
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = _check.nonnegative("scale", value)
+        self._scale = _check.number("scale", value, "[0, inf)")
 
     @property
     def kind(self) -> str:
@@ -355,45 +254,33 @@ class StableNoise:
         return self._column
 
     def remove(self) -> None:
-        """Detach from the optimizer, which is left as it was. A second call does nothing."""
+        """Detach from the optimizer. A second call does nothing."""
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
-        return {
-            "alpha": self.alpha,
-            "scale": self.scale,
-            "kind": self.kind,
-            "column": self.column,
-            "seed": self._seed,
-            "generators": {str(d): g.get_state() for d, g in self._generators.items()},
-        }
+        states = {str(device): g.get_state() for device, g in self._generators.items()}
+        return {**self._settings(), "generators": states}
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("alpha", "scale", "kind", "column", "seed")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the noise from where :meth:`state_dict` was taken.
-
-        Raises:
-            TypeError, ValueError: if the state is no dictionary, of another kind of noise, or
-                lacks an entry; the noise is left as it was.
-        """
-        if not isinstance(state, dict):
-            raise TypeError(f"the state must be a dictionary, got {type(state)}")
-        missing = {"alpha", "scale", "kind", "column", "seed", "generators"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}")
-        for name in ("kind", "column"):
-            if state[name] != getattr(self, name):
-                mine = getattr(self, name)
+        """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
+        state = _complete(state, self.state_dict())
+        for name, mine in (("kind", self._kind), ("column", self._column)):
+            if state[name] != mine:
                 raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
-        alpha = _check.index("alpha", state["alpha"], 2)
-        scale = _check.nonnegative("scale", state["scale"])
+        alpha = _check.number("alpha", state["alpha"], "(0, 2]")
+        scale = _check.number("scale", state["scale"], "[0, inf)")
         seed = _check.seed("seed", state["seed"])
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
-        generators = {}
-        for name, bits in state["generators"].items():
-            generators[torch.device(name)] = torch.Generator(name)
-            generators[torch.device(name)].set_state(bits.cpu())  # wherever it was loaded to
+        generators = {
+            torch.device(name): torch.Generator(name).set_state(bits.cpu())
+            for name, bits in state["generators"].items()
+        }
         self._alpha, self._scale, self._seed = alpha, scale, seed
         self._generators = generators
 
@@ -401,37 +288,54 @@ class StableNoise:
     def _after_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        """Add scale * lr^{1/alpha} * xi_i to each column of each chosen parameter."""
         if self.scale == 0:
             return
         # A fused optimizer runs its skipped steps too; only the device knows that it skipped.
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)
         for group in optimizer.param_groups:
             size = self.scale * _power(group["lr"], 1 / self.alpha)
-            if not isinstance(size, Tensor) and size == 0:
-                continue
-            for parameter in group["params"]:
-                if id(parameter) in self._chosen and parameter.numel():
-                    self._add_noise(parameter, size, skipped)
+            if isinstance(size, Tensor) or size > 0:
+                for parameter in group["params"]:
+                    if id(parameter) in self._chosen and parameter.numel():
+                        self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
-        """Add ``size`` times a noise vector to each column, block by block."""
-        device = parameter.device
+        columns, device = as_columns(parameter, self._column), parameter.device
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
-        columns = as_columns(parameter, self._column)
-        generator = self._generator_on(device)
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        place = self._generators[device], device, dtype
         n, d = columns.shape
-        blocks = noise_blocks(self._kind, self._alpha, n, d, generator, device, dtype)
-        for rows, noise, factors in blocks:
+        for rows, xi, factors in noise_blocks(self._kind, self._alpha, n, d, *place):
             if skipped is not None:
-                noise.masked_fill_(skipped.to(device).bool(), 0)
-            add_block(columns[rows], noise, factors, size)
+                xi.masked_fill_(skipped.to(device).bool(), 0)
+            add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
         if not parameter.is_contiguous():  # the columns are a copy
             parameter.copy_(columns.view(parameter.shape))
 
-    def _generator_on(self, device: torch.device) -> torch.Generator:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-        return self._generators[device]
+
+def _with_columns(parameter: object, held: set[int]) -> Tensor:
+    """Return a parameter that can get noise: of dimension >= 2, on one device, ``held`` by id."""
+    if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
+        raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
+    shape, kind = tuple(parameter.shape), type(parameter)
+    if id(parameter) not in held:
+        raise ValueError(f"a parameter of shape {shape} is not in the optimizer")
+    if len(shape) < 2:
+        raise ValueError(f"columns need dimension >= 2, got shape {shape} (flattened by FSDP?)")
+    if kind.__module__.startswith("torch.distributed"):
+        raise TypeError(f"a parameter must not be spread over devices, got a {kind.__name__}")
+    return parameter
+
+
+def _complete(state: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return a state that is a dictionary and has all of these entries."""
+    if not isinstance(state, dict):
+        raise TypeError(f"the state must be a dictionary, got {type(state)}")
+    if missing := set(names) - set(state):
+        raise ValueError(f"the state lacks {sorted(missing)}")
+    return state
 
 
 class LambdaNoise:
@@ -441,19 +345,12 @@ class LambdaNoise:
     and ``noise.alpha`` is ``alpha(k)``; k = 0 is set at once.
 
         >>> cooling = LambdaNoise(noise, scale=lambda k: 1 / (1 + k) ** 0.5)
-        >>> for batch in batches:
-        ...     ...
-        ...     optimizer.step()
-        ...     cooling.step()
+        >>> cooling.step()  # after each optimizer.step()
 
     Args:
-        noise: what to change.
+        noise: what to change; left as it was where a value is refused.
         scale: factor >= 0 of the scale at step k = 0, 1, ...; None leaves the scale alone.
         alpha: stability index in (0, 2] at step k; None leaves it alone.
-
-    Raises:
-        TypeError: if ``noise`` is no :class:`StableNoise`, or a function cannot be called.
-        ValueError: if both functions are None, or a value is outside its set.
     """
 
     def __init__(
@@ -471,9 +368,7 @@ class LambdaNoise:
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function of the step, got {function!r}")
         self._noise, self._scale, self._alpha = noise, scale, alpha
-        self._first = noise.scale
-        self._steps = 0
-        self._set()
+        self._set(0, noise.scale)
 
     @property
     def steps(self) -> int:
@@ -482,29 +377,24 @@ class LambdaNoise:
 
     def step(self) -> None:
         """Set scale and index of the next step."""
-        self._steps += 1
-        self._set()
+        self._set(self._steps + 1, self._first)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step and the scale at the start; the functions are not part of it."""
         return {"steps": self._steps, "first_scale": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken.
+        """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
+        state = _complete(state, self.state_dict())
+        first = _check.number("first_scale", state["first_scale"], "[0, inf)")
+        self._set(_check.count("steps", state["steps"]), first)
 
-        Raises:
-            TypeError, ValueError: if an entry is missing or outside its set.
-        """
-        missing = {"steps", "first_scale"} - set(state)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}")
-        steps = _check.count("steps", state["steps"])
-        first = _check.nonnegative("first_scale", state["first_scale"])
-        self._steps, self._first = steps, first
-        self._set()
-
-    def _set(self) -> None:
+    def _set(self, steps: int, first: float) -> None:
+        """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
+        scale, alpha = self._noise.scale, self._noise.alpha
         if self._scale is not None:
-            self._noise.scale = self._first * self._scale(self._steps)
+            scale = _check.number("scale", first * self._scale(steps), "[0, inf)")
         if self._alpha is not None:
-            self._noise.alpha = self._alpha(self._steps)
+            alpha = _check.number("alpha", self._alpha(steps), "(0, 2]")
+        self._noise._scale, self._noise._alpha = scale, alpha
+        self._steps, self._first = steps, first

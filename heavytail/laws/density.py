@@ -20,7 +20,7 @@ from torch.distributions.transforms import (
 from torch.distributions.utils import broadcast_all
 
 from heavytail import _check
-from heavytail.laws import _blocks as _draws
+from heavytail.laws import maps as _draws
 from heavytail.laws import _integrals
 from heavytail.laws.maps import FORMS, PARAMETERS, on_half_line, s1_shift, within_support
 

@@ -5,34 +5,44 @@ E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two ca
 alpha = 2 is the Gaussian N(0, 2 scale^2), *not* N(0, scale^2), and alpha = 1 is the Cauchy law.
 Below 2 the variance is infinite, at 1 and below the mean does not exist.
 
-Every draw is made in two steps. First random bits become an angle and a uniform on the wanted
-device; then a pure function turns the two into a stable variable. That function holds all of the
-mathematics and is public, so that it can be tested, compiled and differentiated by itself.
+Every draw is made in two steps: random bits become an angle and a uniform, and a pure function, a
+map of :mod:`heavytail.laws.maps`, turns the two into a stable variable. On a CPU this is done in
+blocks that stay in the cache and on one thread; elsewhere the map is compiled, so that a draw reads
+its random words, writes its result and touches no memory between. Same seed, device and version of
+torch: same bits.
+
+Draws carry no gradient: for that use the maps. An argument outside its set is a TypeError or
+ValueError, and nothing is drawn.
 
 References:
     - J. M. Chambers, C. L. Mallows, B. W. Stuck, A method for simulating stable random variables,
       J. Amer. Statist. Assoc. 71 (1976) 340-344.
     - M. Kanter, Stable densities under change of scale and total variation inequalities,
       Ann. Probab. 3 (1975) 697-707.
-    - J. P. Nolan, Univariate Stable Distributions,
-      Springer, 2020.
+    - J. P. Nolan, Univariate Stable Distributions, Springer, 2020.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.laws import _blocks as _draws
 from heavytail.laws.density import Stable
 from heavytail.laws.maps import (
     FORMS,
     PARAMETERS,
     log_positive_from_uniforms,
+    scaled,
     stable_from_uniforms,
     symmetric_from_uniforms,
+    uniforms_from_words,
+    words_for,
 )
 
 __all__ = [
@@ -45,6 +55,15 @@ __all__ = [
     "symmetric_stable",
     "tail_constant",
 ]
+
+# Draws of a block: enough to make the cost of calls small, few enough for what is computed on the
+# way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
+_BLOCK = 1 << 16
+_DEVICE_BLOCK = 1 << 24
+
+# glibc returns freed memory to the system, and fresh pages cost more than a sine, until it has seen
+# a larger piece be freed. This one is never touched.
+torch.empty(1 << 22, device="cpu")
 
 
 def symmetric_stable(
@@ -59,10 +78,9 @@ def symmetric_stable(
     r"""Draw from the symmetric stable law S(alpha)S(scale), E exp(iuX) = exp(-|scale u|^alpha).
 
     Args:
-        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts to ``size``.
-        size: shape of the result.
-        scale: >= 0, in the unit of X; a float, or a tensor that broadcasts to ``size``.
-            At alpha = 2 the standard deviation is sqrt(2) * scale.
+        alpha: stability index in (0, 2].
+        size: shape of the result; a parameter may be a tensor that broadcasts to it.
+        scale: >= 0, in the unit of X; at alpha = 2 the standard deviation is sqrt(2) * scale.
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
@@ -70,24 +88,24 @@ def symmetric_stable(
     Returns:
         Tensor of shape ``size``. In float32 the angle has 31 bits: no draw comes from a
         quantile beyond 1 - 2^-32, which caps |X| near 4e8 at alpha = 1.1; float64 has 63 bits.
-        Where |X| exceeds the largest float (alpha well below 1), the draw is inf. Draws carry
-        no gradient: for that use :func:`heavytail.laws.draws.symmetric_from_uniforms`.
+        Where |X| exceeds the largest float (alpha well below 1), the draw is inf.
 
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
-
-    Source: Chambers, Mallows and Stuck 1976, see
-    :func:`heavytail.laws.draws.symmetric_from_uniforms`.
+    Source: Chambers, Mallows and Stuck 1976, see :func:`symmetric_from_uniforms`.
     """
-    alpha = _check.index_or_tensor("alpha", alpha, 2)
-    scale = _check.nonnegative_or_tensor("scale", scale)
-    size = _check.shape("size", size)
+    alpha = _check.numbers("alpha", alpha, "(0, 2]")
+    scale = _check.numbers("scale", scale, "[0, inf)")
+    shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     for name, value in (("alpha", alpha), ("scale", scale)):
-        _check.broadcasts(name, value, size)
-    out = _draws.draw(symmetric_from_uniforms, (alpha,), size, generator, device, dtype)
-    if isinstance(scale, Tensor):
-        return out.mul_(scale.to(out))
-    return out if scale == 1 else out.mul_(scale)
+        _check.broadcasts(name, value, shape)
+    if isinstance(scale, float) and scale == 1:
+        return draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
+    return draw(_scaled_symmetric, (alpha, scale), shape, generator, *place)
+
+
+def _scaled_symmetric(
+    alpha: float | Tensor, scale: float | Tensor, angle: Tensor, uniform: Tensor
+) -> Tensor:
+    return scaled(symmetric_from_uniforms(alpha, angle, uniform), scale)
 
 
 def positive_stable(
@@ -101,22 +119,17 @@ def positive_stable(
     r"""Draw from the standard positive stable law, E exp(-s A) = exp(-s^alpha) for s >= 0.
 
     Args:
-        alpha: stability index in (0, 1]; a float, or a tensor that broadcasts to ``size``.
-            At alpha = 1 the law is the constant 1.
-        size: shape of the result.
+        alpha: stability index in (0, 1]; at 1 the law is the constant 1.
+        size: shape of the result; alpha may be a tensor that broadcasts to it.
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
 
     Returns:
         Tensor of shape ``size``; P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves
-        the floats: a draw beyond the largest is inf, one below the smallest 0. Draws carry no
-        gradient.
+        the floats: a draw beyond the largest is inf, one below the smallest 0.
 
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
-
-    Source: Kanter 1975, see :func:`heavytail.laws.draws.log_positive_from_uniforms`.
+    Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
     """
     return log_positive_stable(alpha, size, generator=generator, device=device, dtype=dtype).exp_()
 
@@ -129,45 +142,11 @@ def log_positive_stable(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draw log A for a standard positive alpha-stable A, which itself may leave the floats.
-
-    Arguments and errors are those of :func:`positive_stable`.
-
-    Returns:
-        Tensor of shape ``size``, float32 or float64, finite.
-
-    Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
-    """
-    alpha = _check.index_or_tensor("alpha", alpha, 1)
-    size = _check.shape("size", size)
-    _check.broadcasts("alpha", alpha, size)
-    return _draws.draw(log_positive_from_uniforms, (alpha,), size, generator, device, dtype)
-
-
-def symmetric_blocks(
-    alpha: float,
-    sizes: Sequence[int],
-    generator: torch.Generator | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Iterator[Tensor]:
-    """Yield draws of S(alpha)S(1) in blocks of these sizes.
-
-    A block is good until the next one is asked for. Several short ones are drawn at once, which is
-    faster: nothing else may draw from the generator in between. On a CPU the draws are those of
-    :func:`symmetric_stable` with ``sizes`` one after another. Arguments are its, checked.
-    """
-    lengths = [_draws.rows_of(n) * _draws.ROW for n in sizes]  # each begins with fresh words
-    longest = max(lengths, default=0)
-    together = max(1, _draws.block_length(device, dtype) // max(longest, 1))
-    flat = torch.empty(min(together, len(sizes)) * longest, device=device, dtype=dtype)
-    room = _draws.Room(flat)
-    for start in range(0, len(sizes), together):
-        group = lengths[start : start + together]
-        draws = flat[: sum(group)]
-        _draws.fill(draws, symmetric_from_uniforms, (alpha,), draws.shape, generator, room)
-        for piece, n in zip(draws.split(group), sizes[start : start + together], strict=True):
-            yield piece[:n]
+    """Draw log A, which is finite, for A of :func:`positive_stable`, whose arguments these are."""
+    alpha = _check.numbers("alpha", alpha, "(0, 1]")
+    shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
+    _check.broadcasts("alpha", alpha, shape)
+    return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place)
 
 
 def stable(
@@ -194,12 +173,12 @@ def stable(
     at alpha = 1.
 
     Args:
-        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts to ``size``.
-        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts to ``size``. At +-1 and
-            alpha < 1 the law lives on a half-line. Without effect at alpha = 2.
-        size: shape of the result.
-        loc: location in the unit of X; a float, or a tensor that broadcasts to ``size``.
-        scale: >= 0, in the unit of X; a float, or a tensor that broadcasts to ``size``.
+        alpha: stability index in (0, 2].
+        beta: skewness in [-1, 1]. At +-1 and alpha < 1 the law lives on a half-line. Without
+            effect at alpha = 2.
+        size: shape of the result; a parameter may be a tensor that broadcasts to it.
+        loc: location, in the unit of X.
+        scale: >= 0, in the unit of X.
         parameterization: ``"S1"`` or ``"S0"``.
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
@@ -208,24 +187,21 @@ def stable(
     Returns:
         Tensor of shape ``size``, computed in float64 and rounded once, to about 1e-16 scale next
         to the end of a half-line (for relative precision there see :func:`positive_stable`).
-        Draws carry no gradient.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
     """
-    alpha = _check.index_or_tensor("alpha", alpha, 2)
-    beta = _check.skewness_or_tensor("beta", beta)
-    loc = _check.real_or_tensor("loc", loc)
-    scale = _check.nonnegative_or_tensor("scale", scale)
+    parameters = (
+        _check.numbers("alpha", alpha, "(0, 2]"),
+        _check.numbers("beta", beta, "[-1, 1]"),
+        _check.numbers("loc", loc),
+        _check.numbers("scale", scale, "[0, inf)"),
+    )
     _check.one_of("parameterization", parameterization, FORMS)
-    size = _check.shape("size", size)
-    parameters = (alpha, beta, loc, scale)
+    shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     for name, value in zip(PARAMETERS, parameters, strict=True):
-        _check.broadcasts(name, value, size)
+        _check.broadcasts(name, value, shape)
     doubles = tuple(torch.as_tensor(value, dtype=torch.float64) for value in parameters)
-    return _draws.draw(FORMS[parameterization], doubles, size, generator, device, dtype)
+    return draw(FORMS[parameterization], doubles, shape, generator, *place)
 
 
 def tail_constant(alpha: float) -> float:
@@ -236,11 +212,105 @@ def tail_constant(alpha: float) -> float:
     Args:
         alpha: stability index in (0, 2]. At 2 the tail is Gaussian and the constant is 0.
 
-    Raises:
-        TypeError, ValueError: on an index outside (0, 2].
-
     Source: Nolan 2020, Theorem 1.2.
     """
-    alpha = _check.index("alpha", alpha, 2)
+    alpha = _check.number("alpha", alpha, "(0, 2]")
     # sin(pi alpha / 2) = sin(pi (2 - alpha) / 2), which is exact at alpha = 2.
     return 2 / math.pi * math.gamma(alpha) * math.sin(math.pi / 2 * min(alpha, 2 - alpha))
+
+
+def draw(
+    transform: Callable[..., Tensor],
+    parameters: tuple[float | Tensor, ...],
+    size: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Fill a tensor of shape ``size`` with a map of random angles and uniforms, block by block.
+
+    ``transform`` takes the parameters, of which tensors broadcast to ``size``, the angle and the
+    uniform. Arguments are not checked.
+    """
+    out = torch.empty(size, dtype=dtype, device=device)
+    flat, on_cpu = out.view(-1), device.type == "cpu"
+    block = _BLOCK if on_cpu else _DEVICE_BLOCK
+    kernel = partial(_from_words, transform) if on_cpu else _compiled(transform)
+    with _one_thread() if on_cpu else nullcontext():
+        for start in range(0, len(flat), block):
+            piece = flat[start : start + block]
+            values = [_piece(value, out.shape, piece, start) for value in parameters]
+            piece.copy_(kernel(words_for(piece, generator), len(piece), *values))
+    return out
+
+
+def _piece(value: float | Tensor, size: torch.Size, out: Tensor, start: int) -> float | Tensor:
+    """Return a parameter for the draws that go to ``out``, from number ``start`` on."""
+    if isinstance(value, Tensor):
+        value = value.to(out.device)
+        if value.dim() == 0:
+            return value
+        return value.expand(size).reshape(-1)[start : start + len(out)]
+    # A compiled function is compiled anew for each float, but not for each value of a tensor.
+    return value if out.device.type == "cpu" else torch.full((), value).to(out)
+
+
+def _from_words(
+    transform: Callable[..., Tensor], words: Tensor, n: int, *parameters: float | Tensor
+) -> Tensor:
+    """Return n draws from their words, of whole rows."""
+    angle, uniform = uniforms_from_words(words)
+    if any(isinstance(value, Tensor) and value.dim() for value in parameters):
+        return transform(*parameters, angle[:n], uniform[:n])
+    # Vector instructions may round otherwise than what finishes a broken row does.
+    return transform(*parameters, angle, uniform)[:n]
+
+
+@cache
+def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the map from words to draws as one kernel, or as it stands where nothing compiles."""
+    eager = partial(_from_words, transform)
+    kernel = torch.compile(eager, dynamic=True)
+    broken = False
+
+    def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
+        nonlocal broken
+        if not broken:
+            try:
+                return kernel(words, n, *parameters)
+            except Exception as failure:  # whatever a compiler, or its absence, may raise
+                broken = True
+                warnings.warn(
+                    f"stable draws on {words.device.type} are not compiled and slower: {failure}",
+                    stacklevel=2,
+                )
+        return eager(words, n, *parameters)
+
+    return run
+
+
+_threads_lock = threading.Lock()
+_drawing, _threads = 0, 1  # Python threads that are drawing, and torch's own before the first
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: a block is too short to share.
+
+    Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
+    each other, tenfold where another process holds a core; and bits would depend on the cut. A
+    Python thread that is young takes over torch's number from any other: so each of those that draw
+    at a time sets again what stood before the first.
+    """
+    global _drawing, _threads
+    with _threads_lock:
+        if _drawing == 0:
+            _threads = torch.get_num_threads()
+        _drawing += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _threads_lock:
+            _drawing -= 1
+            torch.set_num_threads(_threads)
