@@ -484,4 +484,4 @@ print(f"median {found:.4f}, expected {expected:.4f}")
 assert abs(found / expected - 1) < 0.04
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/compress.md), [](api/experiments_training.md).
+# *Reference:* [](api/noise.md), [](api/compression.md), [](api/experiments.md).

@@ -1016,4 +1016,4 @@ for alpha in (1.2, 1.0):
     assert abs(multiple - limit) < 0.15
 
 # %% [markdown]
-# *Reference:* [](api/stable.md), [](api/tails.md), [](api/noise.md).
+# *Reference:* [](api/laws.md), [](api/noise.md).

@@ -676,4 +676,4 @@ for q in (0.1, 0.5, 0.9):
     )  # the 90 % quantile has a standard error near 0.5 %
 
 # %% [markdown]
-# *Reference:* [](api/stable.md).
+# *Reference:* [](api/laws.md).

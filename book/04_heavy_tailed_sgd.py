@@ -831,4 +831,4 @@ print(
 assert changed < 1e-9
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/prediction.md), [](api/experiments_studies.md).
+# *Reference:* [](api/noise.md), [](api/compression.md), [](api/experiments.md).

@@ -637,4 +637,4 @@ for width in (10, 1000):
 assert spread[1] > 0.5 * spread[0]
 
 # %% [markdown]
-# *Reference:* [](api/meanfield.md), [](api/coupling.md), [](api/experiments_studies.md).
+# *Reference:* [](api/limit.md), [](api/experiments.md).

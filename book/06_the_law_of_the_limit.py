@@ -535,4 +535,4 @@ print(
 assert 5 < near < 25
 
 # %% [markdown]
-# *Reference:* [](api/fokker_planck.md), [](api/meanfield.md).
+# *Reference:* [](api/limit.md).

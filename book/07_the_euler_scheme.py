@@ -426,4 +426,4 @@ for index in (1.5, 0.7):
     assert abs(rate - 1) < 0.1
 
 # %% [markdown]
-# *Reference:* [](api/coupling.md), [](api/experiments_studies.md).
+# *Reference:* [](api/limit.md), [](api/experiments.md).

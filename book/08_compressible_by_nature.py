@@ -504,4 +504,4 @@ for n in (10**3, 10**6):
     assert abs(error / limit - 1) < 0.15
 
 # %% [markdown]
-# *Reference:* [](api/width.md).
+# *Reference:* [](api/compression.md).

@@ -433,4 +433,4 @@ print(f"n = 10^{log10:.1f}")
 assert log10 > 4
 
 # %% [markdown]
-# *Reference:* [](api/width.md), [](api/prediction.md).
+# *Reference:* [](api/compression.md).

@@ -516,4 +516,4 @@ assert (after[1:] <= before[:-1] + 1e-9).all()
 assert (after[:-1] >= before[1:] - 1e-9).all()
 
 # %% [markdown]
-# *Reference:* [](api/compress.md), [](api/compaction.md), [](api/factorization.md).
+# *Reference:* [](api/compression.md).

@@ -395,4 +395,4 @@ print(f"{100 * saved / plain:.1f} % of the logarithm that is counted")
 assert 0.01 < saved / plain < 0.06
 
 # %% [markdown]
-# *Reference:* [](api/generalization.md), [](api/compress.md).
+# *Reference:* [](api/compression.md).

@@ -710,4 +710,4 @@ print(f"gradients: at most {share:.2f} of the start's norm")
 assert off < 0.06
 
 # %% [markdown]
-# *Reference:* [](api/experiments_runs.md), [](api/experiments_training.md).
+# *Reference:* [](api/experiments.md).

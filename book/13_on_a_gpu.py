@@ -843,4 +843,4 @@ assert abs(share - 0.1) < 0.01
 scratch.cleanup()  # nothing stays on the disk
 
 # %% [markdown]
-# *Reference:* [](api/experiments_runs.md), [](api/experiments_training.md).
+# *Reference:* [](api/experiments.md).

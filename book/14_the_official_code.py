@@ -794,4 +794,4 @@ for name, scale in (("noise", 0.01), ("no noise", 0.0)):
 assert middle < 0.02
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/compress.md), [](api/prediction.md).
+# *Reference:* [](api/noise.md), [](api/compression.md).
