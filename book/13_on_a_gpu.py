@@ -65,6 +65,7 @@ from heavytail.experiments.train import (
     spawn_seeds,
     train,
 )
+from helpers import show_table, size_of, typeset
 
 plots.use_style()
 torch.set_num_threads(1)  # on a CPU, bits may depend on their number
@@ -92,10 +93,6 @@ print(f"the {size} size")
 
 def seeded(seed):
     return torch.Generator(device).manual_seed(seed)
-
-
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 # %% [markdown]
@@ -151,7 +148,7 @@ for name in NAMES:
 columns = ["table", "runs", "steps a run, at most", "10¹⁵ operations"]
 columns += ["hours at 10¹¹ a second"]
 columns += ["minutes at 10¹³ a second", "runs recorded"]
-plots.show_table(columns, rows)
+show_table(columns, rows)
 assert work["cifar10-vgg11"] > 50 * work["cifar10-table"]
 assert work["cifar10-vgg11"] > 1000 * work["mnist-wide"]
 days = work["cifar10-vgg11"] / 1e11 / 86_400
@@ -281,14 +278,15 @@ report = heavytail.prune(
 )
 small_vgg = heavytail.compact(narrow)
 print(report)
-print(f"\nparameters: {count(narrow):,} -> {count(small_vgg):,}")
+before, after = map(size_of, (narrow, small_vgg))
+print(f"\nparameters: {before:,} -> {after:,}")
+assert after < before
 with torch.no_grad():
     before, after = narrow(images.x_test), small_vgg(images.x_test)
 gap = float((before - after).abs().max() / before.abs().max())
 print("the outputs agree" if gap < 1e-9 else f"apart by {gap}")
 assert gap < 1e-9
 assert report.error <= error
-assert count(small_vgg) < count(narrow)
 
 # %% [markdown]
 # Each row is a convolution, and each of its columns a filter with all that feeds it. A filter that
@@ -408,7 +406,7 @@ def show(configs, entries):
     """Show the rows of a table; where nothing is there, "not yet"."""
     found = summary.rows(configs, map(decode, entries))
     cells = [summary.cells(row)[1:] for row in found]
-    plots.show_table(summary.COLUMNS[1:], cells)
+    show_table(summary.COLUMNS[1:], cells)
     empty = [row for row in found if not row.results]
     assert len(empty) == sum("not yet" in row for row in cells)
 
@@ -578,7 +576,7 @@ for kind, pairs in after.items():
     cells += [f"{ratios[-1]:.2f}", f"{100 * scores[0]:.0f}"]
     rows.append([*cells, f"{100 * scores[-1]:.0f}"])
 columns = ["noise", "least ratio", "largest", "least accuracy, %"]
-plots.show_table([*columns, "largest"], rows)
+show_table([*columns, "largest"], rows)
 points = [pair for pairs in after.values() for pair in pairs]
 near = [score for ratio, score in points if ratio < 0.3]
 far = [score for ratio, score in points if ratio > 0.5]
@@ -755,7 +753,7 @@ takeaway = f"""
 > is not run again. And 32 networks trained in company have the bits
 > they would have had alone.
 """
-display(Markdown(plots.typeset(takeaway)))
+display(Markdown(typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises
