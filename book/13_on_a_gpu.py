@@ -538,10 +538,8 @@ began = perf_counter()
 singles = [alone(i) for i in checked]
 singly = (perf_counter() - began) / len(singles)
 gaps = [apart(models[i], singles[i]) for i in checked]
-print(f"{len(gaps)} members compared with themselves alone:", end=" ")
-print("equal to the bit" if max(gaps) == 0 else "equal to rounding")
-assert max(gaps) < 1e-6
-assert cuda or max(gaps) == 0
+assert max(gaps) < 1e-6  # double precision; rounding grows with steps
+print(f"{len(gaps)} members are, to rounding, what they are alone")
 
 # %% tags=["nbval-ignore-output"]
 # Times differ from machine to machine, hence the tag.
@@ -585,7 +583,7 @@ assert cuda or (len(far) > 2 and max(far) < 0.75)
 assert all(ratio < 0.2 for ratio, _ in after["none"])
 
 # %% [markdown]
-# Every member has the bits that it has when trained alone, whatever the company (on a GPU, its numbers to rounding).
+# Every member has, to rounding, the weights that it has when trained alone, whatever the company.
 # And 32 networks show what three cannot. Most of them lie near the plan, at ratios below 0.3, and
 # lose little. But a jump that comes along once in a few runs carries a network of this size far to
 # the right, where pruning keeps the jump and gives away the rest. The mean ratio of a few seeds
@@ -640,7 +638,7 @@ print("no" if not cuda else "compared on a CPU only")
 # %% [markdown]
 # A run of many steps need not begin anew either: every 1000 steps it keeps its state, weights,
 # noise and batches, beside the store, and the next session takes it up there with the bits that it
-# would have had (Exercise 1).
+# would have had, on the same type of machine, with the same torch and number of threads (Exercise 1).
 #
 # ### On Colab
 #
@@ -750,8 +748,8 @@ takeaway = f"""
 > spend: at σ = 0.003 a hundred steps of noise of type I, alone,
 > multiply the logits of that network by more than 10^{power}, as a
 > forward pass shows. A store makes it safe to be cut off: what is there
-> is not run again. And 32 networks trained in company have the bits
-> they would have had alone.
+> is not run again. And 32 networks trained in company become, to
+> rounding, what each would have become alone.
 """
 display(Markdown(typeset(takeaway)))
 
