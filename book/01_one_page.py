@@ -42,6 +42,7 @@ from heavytail import plots
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import accuracy, spawn_seeds, train
+from helpers import show_table
 
 plots.use_style()
 # Double precision, so that no printed digit depends on rounding.
@@ -280,7 +281,7 @@ for kind in ["none", *order]:
     ]
     rows.append([labels[kind], *values])
 columns = ["noise", "pruning ratio", "accuracy, %"]
-plots.show_table([*columns, "after pruning, %"], rows)
+show_table([*columns, "after pruning, %"], rows)
 
 # Without noise all norms are nearly equal: the ratio hardly varies.
 assert all(0.12 < value < 0.14 for value in ratio["none"])
@@ -484,4 +485,4 @@ print(f"median {found:.4f}, expected {expected:.4f}")
 assert abs(found / expected - 1) < 0.04
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/compress.md), [](api/experiments_training.md).
+# *Reference:* [](api/noise.md), [](api/compression.md), [](api/experiments.md).

@@ -41,14 +41,11 @@ from IPython.display import Markdown, display
 import heavytail
 from heavytail import plots
 from heavytail.laws.draws import symmetric_from_uniforms
+from helpers import seeded, show_table, slider
 
 plots.use_style()
 # Double precision, so that no printed digit depends on rounding.
 torch.set_default_dtype(torch.float64)
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -342,7 +339,7 @@ def frame(alpha):
 
 
 gauss = heavytail.Stable(2.0).log_prob(grid).exp()
-plots.slider(
+slider(
     map(frame, alphas),
     [f"α = {alpha:.2f}" for alpha in alphas],
     moves="stability index",
@@ -649,7 +646,7 @@ for name, x in samples.items():
     cells = [f"{e.alpha:.3f} ± {e.stderr:.3f}" for e in found[name]]
     rows.append([name, *cells])
 columns = ["data", "Hill, k = 1000", "log-moment, blocks of 10"]
-plots.show_table([*columns, "likelihood"], rows)
+show_table([*columns, "likelihood"], rows)
 
 for a in alphas:
     # The two that know the law are within four standard errors of it.
@@ -1016,4 +1013,4 @@ for alpha in (1.2, 1.0):
     assert abs(multiple - limit) < 0.15
 
 # %% [markdown]
-# *Reference:* [](api/stable.md), [](api/tails.md), [](api/noise.md).
+# *Reference:* [](api/laws.md), [](api/noise.md).

@@ -33,9 +33,7 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %%
-import json
 import math
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,6 +47,7 @@ from heavytail.laws.draws import (
     stable_from_uniforms,
     symmetric_from_uniforms,
 )
+from helpers import read_record, show_table, typeset
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
@@ -469,7 +468,7 @@ assert abs(float(alpha.grad) - (ahead - behind) / 2e-4) < 1e-6
 # reference itself was not certain, and they are left out.
 
 # %% tags=["hide-input"]
-density = json.loads(Path("results/density.json").read_text())
+density = read_record("density")
 head = ["error of log f", "points", "heavytail, largest"]
 head += ["SciPy, largest", "SciPy, above 10⁻⁶"]
 rows = []
@@ -489,7 +488,7 @@ for part, mine in errors["heavytail"].items():
     assert mine["infinite"] == 0
     assert mine["largest finite"] < 1e-10
 assert len(density["without a reference (alpha, beta, x)"]) == 16
-plots.show_table(head, rows)
+show_table(head, rows)
 micro = density["microseconds"]["1.75, 0.0"]
 many = micro["heavytail, 10^6 points"]
 few = micro["heavytail, 10^3 points"]
@@ -532,7 +531,7 @@ for alpha in (0.7, 1.1, 1.75):
 # Intel's. On a GPU the same map is compiled into one kernel.
 
 # %% mystnb={"figure": {"caption": "Nanoseconds a draw at \u03b1 = 1.75, one thread of one machine, from a recorded run; lower is better. The grey bar is one 64-bit word of torch's generator, which a draw in single precision needs.", "name": "fig-sampler-speed"}, "image": {"alt": "Horizontal bars of the time per draw: scipy is the slowest, then Pyro and the textbook formula in torch, then heavytail in double and in single precision; the bar of one random word is the shortest."}} tags=["hide-input"]
-record = json.loads(Path("results/samplers.json").read_text())
+record = read_record("samplers")
 times = record["nanoseconds"]["1.75"]
 order = sorted(times, key=times.get)
 colors = [
@@ -588,7 +587,7 @@ for name, one in counts["found"].items():
     assert (abs(gaps) < 4.5 * np.sqrt(counts["expected"][:3])).all()
     if name in ("textbook float32", "pyro float32"):
         assert one["beyond"][3] == 0
-plots.show_table(["beyond", *levels_at, "inf or nan"], rows)
+show_table(["beyond", *levels_at, "inf or nan"], rows)
 assert counts["found"]["heavytail float32"]["inf or nan"] == 0
 assert counts["found"]["textbook float32"]["inf or nan"] > 0
 
@@ -616,7 +615,7 @@ takeaway = f"""
 > The logarithm of the density, by the same contour, was within
 > {worst_of_all:.0e} of the reference at all 560 points checked.
 """
-display(Markdown(plots.typeset(takeaway)))
+display(Markdown(typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises
@@ -676,4 +675,4 @@ for q in (0.1, 0.5, 0.9):
     )  # the 90 % quantile has a standard error near 0.5 %
 
 # %% [markdown]
-# *Reference:* [](api/stable.md).
+# *Reference:* [](api/laws.md).

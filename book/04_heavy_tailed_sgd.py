@@ -34,9 +34,7 @@ if "google.colab" in sys.modules:
 
 # %%
 import copy
-import json
 import math
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -51,16 +49,13 @@ from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import FullyConnected, mean_field
 from heavytail.experiments.replay import replay
 from heavytail.experiments.train import accuracy, spawn_seeds, train
+from helpers import read_record, seeded, show_table
 
 plots.use_style()
 # Double precision, so that no printed digit depends on rounding.
 torch.set_default_dtype(torch.float64)
 digits = load("digits").to(dtype=torch.float64)
 error = 0.1**0.5  # relative error allowed in pruning: squared, 0.1
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def network(seed, width=500):
@@ -323,7 +318,7 @@ for (name, kind), found in learned.items():
     if kind != "none":  # the plan's 0.3, as far as three draws can tell
         assert 0.2 < ratios[1] < 0.65
 after = "after pruning, %"
-plots.show_table(
+show_table(
     ["optimizer", "noise", "pruning ratio", "accuracy, %", after], rows
 )
 
@@ -449,7 +444,7 @@ for kind in kinds:
         rows.append([*row, f"{least:.1f}"])
 columns = ["noise", "σ", "predicted: median [5 %, 95 %]"]
 columns += ["trained, five runs", "accuracy after pruning, worst, %"]
-plots.show_table(columns, rows)
+show_table(columns, rows)
 
 hits = sum(result.inside for _, result in trusted)
 kept = [100 * result.test.accuracy for _, result in trusted]
@@ -535,7 +530,7 @@ for run, result in runs:
     ]
     rows.append(cells)
 columns = ["data", "layers", "noise", "η", "steps", "share of G"]
-plots.show_table(
+show_table(
     [*columns, "replayed", "trained", "off, %", "accuracy, %"], rows
 )
 _, furthest = max(runs, key=lambda pair: pair[1].gradient)
@@ -705,7 +700,7 @@ assert gap < 1e-10
 # × inputs) on one thread of a CPU.
 
 # %% tags=["hide-input"]
-cost = json.loads(Path("results/noise.json").read_text())
+cost = read_record("noise")
 rows = []
 for kind in [*kinds, "gaussian"]:
     label = plots.KIND_LABELS.get(kind, "Gaussian, drawn and added")
@@ -716,9 +711,7 @@ for kind in [*kinds, "gaussian"]:
     ]
     rows.append([label, *cells])
 columns = ["noise", "5000 × 784, batch 100", "batch 500"]
-plots.show_table(
-    [*columns, "10,000 × 140, batch 100", "batch 500"], rows
-)
+show_table([*columns, "10,000 × 140, batch 100", "batch 500"], rows)
 host = {
     k: cost["ratios"]["5000x784"][f"host / ours, {k}"] for k in kinds
 }
@@ -831,4 +824,4 @@ print(
 assert changed < 1e-9
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/prediction.md), [](api/experiments_studies.md).
+# *Reference:* [](api/noise.md), [](api/compression.md), [](api/experiments.md).

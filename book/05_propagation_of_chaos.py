@@ -47,15 +47,12 @@ from heavytail import plots
 from heavytail.experiments.rates import problem as recorded_problem
 from heavytail.experiments.rates import read
 from heavytail.limit import fokker_planck
+from helpers import seeded, show_table, slider, typeset
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
 studies = read(Path("results/rates.json"))
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def recorded(**wanted):
@@ -164,7 +161,7 @@ def frame(time):
     return fig
 
 
-plots.slider(
+slider(
     map(frame, times),
     [f"t = {time:.1f}" for time in times],
     moves="time",
@@ -353,9 +350,7 @@ for study, rates in bounded:
     rows.append([f"{study.alpha:g}", *fits])
     for each in (rates, rates.sup):
         assert abs(each.slope + 0.5) < min(3 * each.slope_stderr, 0.06)
-plots.show_table(
-    ["α", "slope, at time T", "slope, supremum in time"], rows
-)
+show_table(["α", "slope, at time T", "slope, supremum in time"], rows)
 print(f"control: {control.slope:.3f} ± {control.slope_stderr:.3f}")
 assert abs(control.slope) < 0.1
 
@@ -374,7 +369,7 @@ for study, rates in others:
     label = plots.KIND_LABELS[study.kind]
     rows.append([label, study.signs or "all equal", fit])
     assert abs(rates.slope + 0.5) < 3 * rates.slope_stderr
-plots.show_table(["noise", "signs", "slope"], rows)
+show_table(["noise", "signs", "slope"], rows)
 
 # %% [markdown]
 # The rate is right, then. The constant of the theorem is another matter.
@@ -478,7 +473,7 @@ for n, systems in ((10, 10_000), (1000, 10_000), (100_000, 200)):
     rows.append([*cells, f"{median:.5f}", f"{exact:.5f}"])
     assert p.pvalue > 1e-5
 columns = ["n", "networks", "p (Kolmogorov–Smirnov)"]
-plots.show_table([*columns, "median size of D", "exact"], rows)
+show_table([*columns, "median size of D", "exact"], rows)
 
 # %% [markdown]
 # So the rate of the linear case is $1 - 1/\alpha$: at $\alpha = 1.3$ not 0.5 but 0.23. The recorded
@@ -498,7 +493,7 @@ for study, rates in recorded(h="line"):
     )
     assert abs(rates.slope - theory) < 3 * rates.slope_stderr < 0.06
 columns = ["α", "−(1 − 1/α)", "slope, mean of logs"]
-plots.show_table(
+show_table(
     [*columns, "largest of 600 seeds in their sum, n = 10⁴"], rows
 )
 
@@ -541,7 +536,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 octaves = [f"{2**k}–{2 ** (k + 1)}" for k in range(7, 14)]
-plots.show_table(["σ", *octaves, "widest four"], rows)
+show_table(["σ", *octaves, "widest four"], rows)
 
 # %% [markdown]
 # At $\sigma = 0.5$ the slope is that of the linear case from the start. At $\sigma = 0.1$ it begins
@@ -580,7 +575,7 @@ takeaway = f"""
 > 1 − 1/α: at α = 1.3, 0.23; measured {-slow.slope:.2f}. That of ReLU
 > at σ = 0.5 is {-relu.slope:.2f}.
 """
-display(Markdown(plots.typeset(takeaway)))
+display(Markdown(typeset(takeaway)))
 
 # %% [markdown]
 # ## Exercises
@@ -637,4 +632,4 @@ for width in (10, 1000):
 assert spread[1] > 0.5 * spread[0]
 
 # %% [markdown]
-# *Reference:* [](api/meanfield.md), [](api/coupling.md), [](api/experiments_studies.md).
+# *Reference:* [](api/limit.md), [](api/experiments.md).

@@ -34,10 +34,8 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %%
-import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -47,6 +45,7 @@ import heavytail
 from heavytail import plots
 from heavytail.limit import fokker_planck
 from heavytail.limit.fokker_planck import Density
+from helpers import read_record, show_table
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
@@ -259,9 +258,7 @@ for alpha in ALPHAS:
     cells = [f"{s:.1e}" for s in size]
     rows.append([f"{alpha:g}", *cells, f"{orders[alpha]:.2f}"])
     assert abs(orders[alpha] - 2) < 0.1
-plots.show_table(
-    ["α", "10 → 20 steps", "20 → 40", "40 → 80", "order"], rows
-)
+show_table(["α", "10 → 20 steps", "20 → 40", "40 → 80", "order"], rows)
 
 # %% [markdown]
 # *The box.* On a circle the tails of the neighbouring copies are added. For a tail
@@ -290,7 +287,7 @@ for alpha in ALPHAS:
     )
     assert 0 < at / better - 1 < 0.01
 columns = ["α", "box B", "ρ(30), box 2B", "box B: % more"]
-plots.show_table([*columns, "predicted %"], rows)
+show_table([*columns, "predicted %"], rows)
 
 # %% [markdown]
 # ## The particles
@@ -346,7 +343,7 @@ for alpha in ALPHAS:
         assert distance < 1.25 * floor
     rows.append(cells)
 columns = ["α", "100 bins of [−5, 5]", "floor"]
-plots.show_table([*columns, "120 bins of [−30, 30]", "floor"], rows)
+show_table([*columns, "120 bins of [−30, 30]", "floor"], rows)
 
 # %% [markdown]
 # The distance is its floor, within a standard error or two, 0.001 each: the particles differ from the density
@@ -364,7 +361,7 @@ for alpha in ALPHAS:
         rows.append([*cells, f"{expected:,.1f}", f"{z:.1f}"])
         assert abs(z) < 4
 columns = ["α", "beyond", "particles", "from the density"]
-plots.show_table([*columns, "difference in Poisson s.e."], rows)
+show_table([*columns, "difference in Poisson s.e."], rows)
 
 # %% [markdown]
 # ## The tail
@@ -405,7 +402,7 @@ for alpha in ALPHAS:
         [f"{alpha:g}", *(f"{each:.2f}" for each in ratio[alpha])]
     )
     assert 0.98 < ratio[alpha][-1] < 1.1
-plots.show_table(
+show_table(
     ["exact / tail constant, α", "r = 5", "10", "20", "30"], rows
 )
 
@@ -420,18 +417,18 @@ plots.show_table(
 # beside the same scheme as one would write it with numpy and scipy's sampler:
 
 # %% tags=["hide-input"]
-speed = json.loads(Path("results/meanfield.json").read_text())
+speed = read_record("meanfield")
 seconds = speed["seconds"]
 rows = [[name, f"{value:.1f}"] for name, value in seconds.items()]
 case = f"{speed['particles']:,} particles, {speed['steps']} steps"
-plots.show_table([f"{case}, {speed['case']}", "seconds"], rows)
+show_table([f"{case}, {speed['case']}", "seconds"], rows)
 rows = [
     [f"{int(each):,}", f"{value:.0f}"]
     for each, value in speed[
         "nanoseconds a particle and step, float32"
     ].items()
 ]
-plots.show_table(["particles", "ns a particle and step"], rows)
+show_table(["particles", "ns a particle and step"], rows)
 memory = speed[
     "extra MiB of 10^6 particles in R^10, 8 data, float32, by steps"
 ]
@@ -535,4 +532,4 @@ print(
 assert 5 < near < 25
 
 # %% [markdown]
-# *Reference:* [](api/fokker_planck.md), [](api/meanfield.md).
+# *Reference:* [](api/limit.md).

@@ -44,15 +44,12 @@ from IPython.display import Markdown, display
 import heavytail
 from heavytail import plots
 from heavytail.experiments.rates import read
+from helpers import seeded, show_table
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
 studies = read(Path("results/rates.json"))
 ORANGE, BLUE = "#D55E00", "#0072B2"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -275,7 +272,7 @@ for a in alphas:
     assert abs(rates.slope - 1) < 0.05
     assert rates.slope > 1 / a
 columns = ["α", "1/α", "slope, mean over particles"]
-plots.show_table([*columns, "slope, worst particle"], rows)
+show_table([*columns, "slope, worst particle"], rows)
 
 # %% [markdown]
 # *Recorded by* `python -m heavytail.experiments.rates --record book/results/rates.json`.
@@ -297,7 +294,7 @@ for n, rates in by_width:
     cells = [f"{n:,}", f"{mean:.4f}", f"{worst:.3f}"]
     rows.append([*cells, f"{condition:.1e}", f"{1 / condition:.1e}"])
 columns = ["n", "mean error, η = 1/16", "worst of n"]
-plots.show_table(
+show_table(
     [*columns, "η that the paper asks for", "steps to time 1"], rows
 )
 first, last = by_width[0][1], by_width[-1][1]
@@ -341,7 +338,7 @@ for a in alphas:
     assert rates.slope > 1 / a
     assert tail.slope > 0.5 + 0.5 / a - 3 * tail.slope_stderr
 columns = ["α", "1/2 + 1/(2α)", "slope, all steps"]
-plots.show_table([*columns, "η ≤ 1/64 only"], rows)
+show_table([*columns, "η ≤ 1/64 only"], rows)
 assert euler["relu", 1.9].slope < 0.9  # the kink shows
 
 # %% [markdown]
@@ -426,4 +423,4 @@ for index in (1.5, 0.7):
     assert abs(rate - 1) < 0.1
 
 # %% [markdown]
-# *Reference:* [](api/coupling.md), [](api/experiments_studies.md).
+# *Reference:* [](api/limit.md), [](api/experiments.md).

@@ -39,14 +39,11 @@ from IPython.display import Markdown, display
 
 import heavytail
 from heavytail import ColumnLaw, plots, pruning_error_law
+from helpers import seeded, show_table
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -140,9 +137,7 @@ for alpha in (1.2, 1.5, 1.75, 1.9):
         cells.append(f"{mean:.3f} ± {stderr:.3f}")
     rows.append(cells)
     assert abs(mean - (1 - alpha / 2)) < 4 * stderr + 0.01
-plots.show_table(
-    ["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows
-)
+show_table(["α", "1 − α/2", "sum of s², n = 100", "n = 10,000"], rows)
 
 # %% [markdown]
 # ## The law of the pruning error
@@ -324,7 +319,7 @@ for kind in ("shared", "independent", "isotropic"):
         rows.append([plots.KIND_LABELS[kind], f"{alpha:g}", *cells])
         assert abs(float(found[1] / exact[1]) - 1) < 0.08
 columns = ["noise", "α", "10 %, measured / law"]
-plots.show_table([*columns, "50 %", "90 %"], rows)
+show_table([*columns, "50 %", "90 %"], rows)
 
 # %% [markdown]
 # The medians agree to a few percent in every row. The 10 % quantile of 400 repetitions has itself a
@@ -423,9 +418,7 @@ rows = [
         ("law without", without.quantile(levels)),
     )
 ]
-plots.show_table(
-    ["error of keeping a tenth", "10 %", "50 %", "90 %"], rows
-)
+show_table(["error of keeping a tenth", "10 %", "50 %", "90 %"], rows)
 assert abs(float(found[1] / with_start.quantile(0.5)) - 1) < 0.03
 assert float(without.quantile(0.5) / found[1]) > 1.1
 
@@ -504,4 +497,4 @@ for n in (10**3, 10**6):
     assert abs(error / limit - 1) < 0.15
 
 # %% [markdown]
-# *Reference:* [](api/width.md).
+# *Reference:* [](api/compression.md).

@@ -48,13 +48,10 @@ from heavytail.compression.prediction import accumulated_scale
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import train
+from helpers import seeded, show_table, slider
 
 plots.use_style()
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -103,7 +100,7 @@ def frame(keep):
     return fig
 
 
-plots.slider(
+slider(
     map(frame, kept),
     [f"κ = {keep:g}" for keep in kept],
     moves="fraction of columns kept",
@@ -130,9 +127,7 @@ for a in (1.2, 1.5, 1.75, 1.9):
             )
     rows.append(cells)
 columns = ["α", "exponent", "ε = 0.1, κ = 0.1", "ε = 0.1, κ = 0.5"]
-plots.show_table(
-    [*columns, "ε² = 0.1, κ = 0.1", "ε² = 0.1, κ = 0.5"], rows
-)
+show_table([*columns, "ε² = 0.1, κ = 0.1", "ε² = 0.1, κ = 0.5"], rows)
 huge = required_width(1.9, 0.1, 0.1, 0.05, log10=True)
 assert 35 < huge < 36
 
@@ -200,7 +195,7 @@ for kind in ("shared", "isotropic"):
             cells.append(f"{pair[0]:.2f}, {pair[1]:.2f}")
         rows.append(cells)
 columns = ["noise", "α", "σ = 0.003: ratio at n = 300, 3000"]
-plots.show_table([*columns, "σ = 0.01", "σ = 0.03"], rows)
+show_table([*columns, "σ = 0.01", "σ = 0.03"], rows)
 assert ratios["shared", 2.0, 0.03][1] > 0.45  # without heavy tails
 assert ratios["isotropic", 2.0, 0.03][1] < 0.2
 gain = ratios["isotropic", 1.75, 0.03]
@@ -304,7 +299,7 @@ for scale, lr, steps in (
     cells.append(f"{found.keep:.3f}")
     rows.append([*cells, f"{median:.3f}", f"{found.level:.3f}"])
 columns = ["σ", "η", "steps", "kept at ε² = 0.1", "median ε of the law"]
-plots.show_table([*columns, "level"], rows)
+show_table([*columns, "level"], rows)
 print(certificates[0.008])
 assert 0.005 < certificates[0.008].level < 0.995
 assert certificates[0.00001].level < 0.01
@@ -352,7 +347,7 @@ for n, systems in ((100, 4000), (1000, 1000)):
     pairs = zip(found.tolist(), exact.tolist(), strict=True)
     rows.append([f"{n:,}", *(f"{a:.3f} / {b:.3f}" for a, b in pairs)])
     assert abs(float(found[1] / exact[1]) - 1) < 0.04
-plots.show_table(["n", "10 %, networks / law", "50 %", "90 %"], rows)
+show_table(["n", "10 %, networks / law", "50 %", "90 %"], rows)
 needed = required_width(alpha, 0.2, 0.1, 0.05, columns=columns)
 print(
     f"b = {columns.light:.2f}; keeping a fifth at 10 %: n = {needed:.1e}"
@@ -433,4 +428,4 @@ print(f"n = 10^{log10:.1f}")
 assert log10 > 4
 
 # %% [markdown]
-# *Reference:* [](api/width.md), [](api/prediction.md).
+# *Reference:* [](api/compression.md).

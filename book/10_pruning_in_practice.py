@@ -32,8 +32,6 @@ if "google.colab" in sys.modules:
 
 # %%
 import copy
-import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -46,13 +44,10 @@ from heavytail import plots
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import accuracy, train
+from helpers import read_record, seeded, show_table, size_of, slider
 
 plots.use_style()
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -134,28 +129,43 @@ assert spread["heavy-tailed"] > 5 > 2 > spread["no noise"]
 #
 # - *Columns* by norm: `prune(model, ...)`. Whole hidden units go.
 # - *Single weights* by magnitude: `prune(model, unit="weight", ...)`. The matrix becomes sparse.
-# - *Singular values*: `factorize(model, ...)`. The matrix becomes a product of two thin ones; by
-#   the theorem of Eckart and Young no other matrix of that rank is nearer {cite:p}`eckart1936`.
+# - *Singular values*: keep the $r$ largest. The matrix, $n$ by $d$, becomes a product of two thin
+#   ones of $r (n + d)$ weights; by the theorem of Eckart and Young no other matrix of that rank is
+#   nearer {cite:p}`eckart1936`.
 #
 # Each has a relative error in the Frobenius norm, and at equal error they remove different
 # numbers of weights. Here at $\varepsilon^2 = 0.1$:
 
+
 # %%
+def low_rank(model, *, rank=None, error=None):
+    """Return a copy of this rank, or error; its error, its weights."""
+    small = copy.deepcopy(model)
+    weight = small.body[0].weight.detach()
+    U, s, Vt = torch.linalg.svd(weight.double(), full_matrices=False)
+    if rank is None:  # the least with at most this error
+        left = s.square().flip(0).cumsum(0).flip(0)
+        rank = int((left > (error * s.norm()) ** 2).sum())
+    weight.copy_((U[:, :rank] * s[:rank]) @ Vt[:rank])
+    part = rank * sum(weight.shape) / weight.numel()
+    return small, float(s[rank:].norm() / s.norm()), part
+
+
 rows = []
 for name, model in nets.items():
     for method in ("columns", "weights", "singular values"):
         if method == "singular values":
-            small = heavytail.factorize(model, error=0.1**0.5)
-            report = heavytail.factorization_report(small)
+            small, lost, part = low_rank(model, error=0.1**0.5)
         else:
             small = copy.deepcopy(model)
             unit = method.removesuffix("s")
             report = heavytail.prune(small, error=0.1**0.5, unit=unit)
-        part = report.kept_parameters / report.parameters
-        cells = [name, method, f"{report.error:.3f}", f"{part:.3f}"]
+            lost = report.error
+            part = report.kept_parameters / report.parameters
+        cells = [name, method, f"{lost:.3f}", f"{part:.3f}"]
         rows.append([*cells, f"{100 * test_accuracy(small):.1f}"])
 columns = ["network", "pruned by", "relative error", "weights left"]
-plots.show_table([*columns, "test accuracy, %"], rows)
+show_table([*columns, "test accuracy, %"], rows)
 
 # %% [markdown]
 # At this error no pruning costs more than a point or two, in any network. Single weights go furthest.
@@ -171,7 +181,7 @@ def pruned_to(model, method, part, seed=0):
     n, d = model.body[0].weight.shape
     if method == "singular values":
         rank = max(1, round(part * n * d / (n + d)))
-        return heavytail.factorize(model, rank=rank)
+        return low_rank(model, rank=rank)[0]
     small = copy.deepcopy(model)
     if method == "random columns":
         mask = torch.zeros(n, d)
@@ -226,7 +236,7 @@ rows = [
     [name, method, *(f"{100 * value:.0f}" for value in line[:7])]
     for (name, method), line in curves.items()
 ]
-plots.show_table(
+show_table(
     ["network", "pruned by", *(f"{p:g}" for p in fractions[:7])],
     rows,
 )
@@ -266,7 +276,7 @@ def frame(part):
     return fig
 
 
-plots.slider(
+slider(
     map(frame, gone),
     [f"{100 * part:g} % removed" for part in gone],
     moves="columns removed",
@@ -299,7 +309,7 @@ plots.slider(
 #
 # `prune` sets masks, those of `torch.nn.utils.prune`: the weights are all still there, and the mask
 # takes memory too. Sparse weights leave the matrix its size. Singular values replace it by two thin
-# ones (`factorize`). Columns can be taken out for good: a hidden unit whose incoming weights are all 0
+# ones. Columns can be taken out for good: a hidden unit whose incoming weights are all 0
 # puts out a constant, the activation of its bias. So the unit can go, once that constant, times its
 # outgoing weights, is added to the next bias. `heavytail.compact` follows these constants through the network:
 
@@ -309,18 +319,13 @@ report = heavytail.prune(masked, error=0.1**0.5)
 print(report)
 small = heavytail.compact(masked)
 
-
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-print(f"\nparameters: {count(masked):,} -> {count(small):,}")
+print(f"\nparameters: {size_of(masked):,} -> {size_of(small):,}")
 print(small.body[0])
 with torch.no_grad():
     gap = (masked(digits.x_test) - small(digits.x_test)).abs().max()
     print("the outputs agree to 0.0001")
     assert float(gap) < 1e-4
-assert abs(count(small) / count(masked) - (1 - report.ratio)) < 0.02
+assert abs(size_of(small) / size_of(masked) - (1 - report.ratio)) < 0.02
 
 # %% [markdown]
 # It is an ordinary module of the same class, with the same names of parameters. It trains, saves
@@ -351,7 +356,7 @@ report = heavytail.prune(
 )
 small_net = heavytail.compact(net)
 print(report)
-print(f"\nparameters: {count(net):,} -> {count(small_net):,}")
+print(f"\nparameters: {size_of(net):,} -> {size_of(small_net):,}")
 with torch.no_grad():
     before, after = net(images), small_net(images)
 assert torch.allclose(
@@ -369,7 +374,7 @@ assert torch.allclose(
 # $\eta = 0.01$, pruned at $\varepsilon^2 = 0.1$; a batch of 500 on one thread.
 
 # %% tags=["hide-input"]
-record = json.loads(Path("results/compaction.json").read_text())
+record = read_record("compaction")
 rows = []
 for kind, case in record["kinds"].items():
     for name, row in case["models"].items():
@@ -385,7 +390,7 @@ for kind, case in record["kinds"].items():
         ]
         rows.append([*cells, f"{100 * row['test accuracy']:.1f}"])
 columns = ["noise", "network", "parameters", "file, MB", "ms"]
-plots.show_table([*columns, "time / dense", "test accuracy, %"], rows)
+show_table([*columns, "time / dense", "test accuracy, %"], rows)
 kept = {k: case["fraction kept"] for k, case in record["kinds"].items()}
 print("fraction of columns kept:", kept)
 
@@ -395,8 +400,7 @@ print("fraction of columns kept:", kept)
 # Masks save nothing: the file doubles, the time stays. Compaction cuts both about in proportion to
 # the columns kept. Round sizes matter to matrix products: a layer of a hundred columns or more
 # is cut to a multiple of 16, at a handful of dead columns, and is faster for it than at its exact
-# size, `compact(model, multiple_of=1)`. With noise of type I the low-rank network is smaller still,
-# since that noise is of rank one; but what it leaves out is start and gradient: the accuracy drops.
+# size, `compact(model, multiple_of=1)`.
 #
 # ## A few steps more
 #
@@ -426,11 +430,11 @@ for part in (0.02, 0.05, 0.1):
     optimizer = torch.optim.SGD(fresh.parameters(), lr=lr)
     options["steps"] = steps + 100
     train(fresh, optimizer, digits, seed=3, **options)
-    cells = [f"{part:g}", f"{count(final):,}", f"{100 * once:.1f}"]
+    cells = [f"{part:g}", f"{size_of(final):,}", f"{100 * once:.1f}"]
     cells.append(f"{100 * tuned:.1f}")
     rows.append([*cells, f"{100 * test_accuracy(fresh.eval()):.1f}"])
 columns = ["kept", "parameters when compact", "one shot, %"]
-plots.show_table(
+show_table(
     [*columns, "after 100 steps, %", "a fresh small network, %"], rows
 )
 
@@ -516,4 +520,4 @@ assert (after[1:] <= before[:-1] + 1e-9).all()
 assert (after[:-1] >= before[1:] - 1e-9).all()
 
 # %% [markdown]
-# *Reference:* [](api/compress.md), [](api/compaction.md), [](api/factorization.md).
+# *Reference:* [](api/compression.md).

@@ -45,13 +45,10 @@ from heavytail import compression_bound, plots, quantize
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import accuracy, train
+from helpers import seeded, show_table
 
 plots.use_style()
 ORANGE, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # %% [markdown]
@@ -161,7 +158,7 @@ for name, model in nets.items():
     rows.append([*cells, f"{100 * error:.1f}", f"{100 * value:,.0f}"])
     assert value > 5
 columns = ["noise", "kept of 1000", "test error, %", "when pruned, %"]
-plots.show_table([*columns, "training error, %", "bound, %"], rows)
+show_table([*columns, "training error, %", "bound, %"], rows)
 
 # %% [markdown]
 # An error above 100 % cannot happen: the bounds are *vacuous*, by a factor of seven and more. There
@@ -261,7 +258,7 @@ for width in (4, 6):
         values[width, bits] = bound(small, k, bits, **shape)
 note("a fresh small network", *best_bound(values))
 columns = ["noise before", "columns", "bits", "training error, %"]
-plots.show_table([*columns, "test error, %", "best bound, %"], rows)
+show_table([*columns, "test error, %", "best bound, %"], rows)
 print(f"guessing: {100 * (1 - 1 / o):.0f} %")
 assert best["a fresh small network"] < best["I, shared"]
 
@@ -302,7 +299,7 @@ for name, scale, alpha in (
     cells = [name, f"{norm:.0f}", f"{report.ratio:.3f}"]
     rows.append([*cells, f"{100 * wrong:.1f}", f"{100 * after:.1f}"])
 columns = ["noise", "norm of the matrix", "ratio at ε² = 0.1"]
-plots.show_table([*columns, "test error, %", "after pruning, %"], rows)
+show_table([*columns, "test error, %", "after pruning, %"], rows)
 for name in ("I, α = 1.75", "I, Gaussian"):
     apart = float((logits["none"] - logits[name]).abs().max())
     print(f"{name}: the outputs are those without, to 0.001")
@@ -395,4 +392,4 @@ print(f"{100 * saved / plain:.1f} % of the logarithm that is counted")
 assert 0.01 < saved / plain < 0.06
 
 # %% [markdown]
-# *Reference:* [](api/generalization.md), [](api/compress.md).
+# *Reference:* [](api/compression.md).

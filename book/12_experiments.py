@@ -41,8 +41,6 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %% tags=["hide-input"]
-import json
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,10 +50,8 @@ from IPython.display import Markdown, display
 import heavytail
 from heavytail import plots
 from heavytail.experiments import (
-    records,
     results,
     runs,
-    summary,
     tables,
 )
 from heavytail.experiments.data import load
@@ -67,20 +63,9 @@ from heavytail.experiments.summary import (
     spread,
 )
 from heavytail.experiments.train import accuracy, train
+from helpers import read_record, recorded, seeded, show_table
 
 plots.use_style()
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def recorded(name):
-    """Return the rows of a table, empty where nothing is recorded."""
-    found = records.read(f"results/{name}.json")
-    return summary.rows(
-        tables.TABLES[name].paper, map(results.decode, found)
-    )
 
 
 # %% [markdown]
@@ -145,7 +130,7 @@ for kind in NUMERALS:
         cells.append(f"{ceiling[kind, alpha]:.2f}")
     rows.append(cells)
 columns = ["ceiling, width 2000", "α = 1.75", "1.8", "1.9"]
-plots.show_table([*columns, "2, Gaussian"], rows)
+show_table([*columns, "2, Gaussian"], rows)
 assert ceiling["shared", 1.75] < 0.8
 assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 
@@ -169,7 +154,7 @@ assert ceiling["isotropic", 2.0] < 0.13 < ceiling["isotropic", 1.9]
 
 # %% tags=["hide-input"]
 ecg, controls = recorded("ecg5000-table"), recorded("ecg5000-gaussian")
-plots.show_table(COMPARED, [compared(row, ecg[0]) for row in ecg])
+show_table(COMPARED, [compared(row, ecg[0]) for row in ecg])
 inside = [r.inside for row in ecg[1:] for r in row.finished]
 print(
     f"{sum(inside)} of {len(inside)} runs inside their predicted band"
@@ -203,7 +188,7 @@ for seed, r in enumerate(strong.finished):
     cells = [str(seed), f"{norms[-1] / norms[3]:.0f}", f"{r.ratio:.2f}"]
     rows.append([*cells, *(f"{100 * score:.1f}" for score in scores)])
 seeds = ["III, α = 1.75, σ = 0.0209: seed", "largest norm / median"]
-plots.show_table([*seeds, "ratio", *COMPARED[-3:]], rows)
+show_table([*seeds, "ratio", *COMPARED[-3:]], rows)
 fallen = strong.finished[2]
 others = [r.accuracy_without(0.98) for r in ecg[0].finished]
 assert sorted(others)[1] > 0.95
@@ -278,7 +263,7 @@ for row in controls:
     )
     floor, gauss, tail = ratios
     gained[kind, place] = gauss, tail, (gauss - floor) / (tail - floor)
-plots.show_table(COMPARED, rows)
+show_table(COMPARED, rows)
 for place, name in enumerate(("halfway", "nine tenths")):
     shares = [
         f"{NUMERALS[k]} {gained[k, place][2]:.2f}" for k in NUMERALS
@@ -351,7 +336,7 @@ for name, table in named.items():
             cells.append(loss.text(4))
         rows.append(cells)
 head = ["data", "noise", "σ", "span", "gain", "training loss"]
-plots.show_table([*head, "without noise"], rows)
+show_table([*head, "without noise"], rows)
 assert gains["ECG5000", "shared"] < 1e-5 < 3 < gains["MNIST", "shared"]
 assert gains["MNIST, centred", "shared"] < 1e-4
 
@@ -369,7 +354,7 @@ assert gains["MNIST, centred", "shared"] < 1e-4
 # up, and their Gaussian controls.
 
 # %% tags=["hide-input"]
-plots.show_table(COMPARED, [compared(row, mnist[0]) for row in mnist])
+show_table(COMPARED, [compared(row, mnist[0]) for row in mnist])
 
 # %% mystnb={"figure": {"caption": "Mean test accuracy against the fraction of columns removed, smallest first. Left, ECG5000; right, MNIST. Types I and III with \u03b1 = 1.75, at the scale halfway up, and their Gaussian controls (crosses). On MNIST type I loses from the first columns on, with heavy tails and without.", "name": "fig-curves"}, "image": {"alt": "Two panels. On ECG5000 all networks stay near 98 percent up to seven tenths removed, and only that of type III begins to fall before nine tenths. On MNIST the network without noise stays above 90 percent up to seven tenths; type III is a little lower up to six tenths, and type I falls from 92 percent at once, with heavy tails and without."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2)
@@ -458,7 +443,7 @@ for name, table in (("as it is", mnist), ("centred", centred)):
             ("shared", 1.75),
         ):
             rows.append([name, *compared(row, table[0])])
-plots.show_table(["MNIST", *COMPARED], rows)
+show_table(["MNIST", *COMPARED], rows)
 blind, sighted = (
     table[1].estimate(lambda r: r.test.accuracy).mean
     - table[0].estimate(lambda r: r.test.accuracy).mean
@@ -491,7 +476,7 @@ for row in mnist[1:]:
     rows.append([*cells, f"{stderr.mean():.2f}"])
     off += list(np.abs(index - config.alpha) / stderr)
 tails = ["noise", "α", "Hill, 1 %", "5 %", "10 %"]
-plots.show_table(
+show_table(
     [*tails, "likelihood, of the change", "its standard error"], rows
 )
 print(
@@ -522,7 +507,7 @@ for row in deep:
         if r.config.hidden_layers == layers and r.config.kind == "none"
     )
     rows.append([f"{layers} of 2000", *compared(row, bare)])
-plots.show_table(["hidden layers", *COMPARED], rows)
+show_table(["hidden layers", *COMPARED], rows)
 bands = [
     (r.noise.predicted[0], r.ratio, r.noise.predicted[2])
     for row in deep
@@ -555,7 +540,7 @@ assert 0.11 < bare - worst < 0.13
 # the rows of the table, so they are three draws, however many the rows.
 
 # %% tags=["hide-input"]
-official = json.loads(Path("results/official_code.json").read_text())
+official = read_record("official_code")
 ours = {
     row.config: row
     for row in recorded("official") + recorded("official-wide")
@@ -592,7 +577,7 @@ for theirs in official["runs"]:
             inside += least <= ratio <= most
 head = ["width", "noise", "α", "its σ", "its ratio: mean [range]"]
 head += ["accuracy, %", "our ratio: median [range]", "accuracy, %"]
-plots.show_table(head, rows)
+show_table(head, rows)
 print(f"within our range: {inside} of {judged} ratios;")
 print(f"outside by chance alone: {chance:.1f} expected")
 # Rows share their draws, so that this mean is no test: a wide bar.
@@ -710,4 +695,4 @@ print(f"gradients: at most {share:.2f} of the start's norm")
 assert off < 0.06
 
 # %% [markdown]
-# *Reference:* [](api/experiments_runs.md), [](api/experiments_training.md).
+# *Reference:* [](api/experiments.md).

@@ -35,9 +35,7 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %% tags=["hide-input"]
-import json
 from collections import OrderedDict
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,6 +52,7 @@ from heavytail import plots
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import accuracy, train
+from helpers import read_record, seeded, show_table
 
 plots.use_style()
 # Double precision, so that no printed digit hangs on rounding.
@@ -62,10 +61,6 @@ digits = load("digits").to(dtype=torch.float64)
 alpha = 1.75
 kinds = ["shared", "independent", "isotropic"]
 error = 0.1**0.5  # relative error allowed in pruning: squared, 0.1
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def network(seed, inputs=64, classes=10, **size):
@@ -144,7 +139,7 @@ for name, runs in (("scaled, σ = 0.005", right), ("as on a CPU", cpu)):
     shown = "over 1000" if high else f"{max(losses):.2f} at most"
     worst = "below 75" if max(accuracies) < 0.75 else "above 95"
     rows.append([name, ratios, shown, worst])
-plots.show_table(
+show_table(
     ["noise", "pruning ratio", "test loss", "test accuracy, %"], rows
 )
 assert min(ratio for *_, ratio in cpu) > 0.5
@@ -232,7 +227,7 @@ for index in (1.9, 1.99, 2.0):
         cells.append(f"{lost:.0f} % no number" if lost else found)
     rows.append([*cells, f"{ours:.2f}"])
 columns = ["α", "script, I", "script, II", "script, III"]
-plots.show_table([*columns, "this package, all types"], rows)
+show_table([*columns, "this package, all types"], rows)
 # At α = 2, over ours; four standard errors of a median are below 0.02.
 assert abs(medians["I"] - 0.5**0.5) < 0.02
 assert abs(medians["II"] - 1) < 0.02
@@ -298,7 +293,7 @@ rows = [
     for name, parameter in model.named_parameters()
     if name.endswith("weight")
 ]
-plots.show_table(["weight", "shape", "script", "this package"], rows)
+show_table(["weight", "shape", "script", "this package"], rows)
 assert script == ["conv2.weight", "wide.weight"]
 assert [row[3] for row in rows] == ["yes"] * 4 + ["no"]
 
@@ -437,7 +432,7 @@ assert losses[0].equal(losses[1])
 # our network need?
 
 # %%
-content = json.loads(Path("results/official_code.json").read_text())
+content = read_record("official_code")
 (name,) = (key for key in content if "95 %" in key)
 needed = content[name]
 print(f"our steps to 95 %, 10 seeds: {min(needed)} to {max(needed)}")
@@ -462,7 +457,7 @@ for row, k in enumerate(steps):
     ]
     rows.append([str(k), *cells])
 columns = ["draws of noise", *(f"σ = {scale:g}" for scale in scales)]
-plots.show_table(columns, rows)
+show_table(columns, rows)
 print(f"the start itself: {untouched:.3f}")
 assert abs(bands[0.003][1][1] - untouched) < 0.002
 assert abs(bands[0.03][1][1] - untouched) < 0.02
@@ -505,7 +500,7 @@ for k in (10, 300):
     gaps[k] = [abs(a - b) for a, b in zip(ours, script, strict=True)]
     for name, (loss, _, ratio) in (("here", ours), ("script", script)):
         rows.append([str(k), name, f"{loss:.3f}", f"{ratio:.3f}"])
-plots.show_table(
+show_table(
     ["draws of noise", "measured", "test loss", "pruning ratio"], rows
 )
 share = 2000 ** (-1 / alpha)  # of the scale of the sum
@@ -575,7 +570,7 @@ for name, (weight, bound) in cases.items():
     dropped = script_cut(weight, bound), our_cut(weight, bound)
     rows.append([name, str(len(weight)), *map(str, dropped)])
 columns = ["matrix and bound", "columns", "script drops", "we drop"]
-plots.show_table(columns, rows)
+show_table(columns, rows)
 assert [row[2:] for row in rows[2:]] == [["0", "4"], ["0", "4"]]
 assert all(row[2] == row[3] for row in rows[:2])
 
@@ -629,9 +624,7 @@ for width in (500, 10):
         assert abs(ratio - by_weight) < 1e-12
         assert ratio > report.ratio + 0.1
 columns = ["width", "columns the script zeroes", "script's ratio"]
-plots.show_table(
-    [*columns, "ours, of parameters", "ours, of columns"], rows
-)
+show_table([*columns, "ours, of parameters", "ours, of columns"], rows)
 assert (ratio, zeroed) == (1.0, 0)
 
 # %% [markdown]
@@ -670,7 +663,7 @@ assert len(packed) - numbers < 500
 # precision. Time of a step's noise on one thread of a CPU, its recipe and ours:
 
 # %% tags=["hide-input"]
-cost = json.loads(Path("results/noise.json").read_text())
+cost = read_record("noise")
 rows, times = [], {}
 for shape, figures in cost["milliseconds"].items():
     for kind in kinds:
@@ -680,7 +673,7 @@ for shape, figures in cost["milliseconds"].items():
         cells += [f"{host:.1f}", f"{ours:.1f}", f"{host / ours:.1f}"]
         rows.append(cells)
 columns = ["width × inputs", "noise", "script's recipe, ms", "ours, ms"]
-plots.show_table([*columns, "ratio"], rows)
+show_table([*columns, "ratio"], rows)
 assert min(times.values()) > 3
 
 # %% [markdown]
@@ -794,4 +787,4 @@ for name, scale in (("noise", 0.01), ("no noise", 0.0)):
 assert middle < 0.02
 
 # %% [markdown]
-# *Reference:* [](api/noise.md), [](api/compress.md), [](api/prediction.md).
+# *Reference:* [](api/noise.md), [](api/compression.md).

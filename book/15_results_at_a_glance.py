@@ -34,19 +34,13 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %% tags=["remove-input"]
-import json
 from pathlib import Path
 
 import numpy as np
 
-from heavytail import plots, required_width
-from heavytail.experiments import (
-    rates,
-    records,
-    results,
-    summary,
-    tables,
-)
+from heavytail import required_width
+from heavytail.experiments import rates, summary
+from helpers import read_record, recorded, show_table
 
 studies = rates.read(Path("results/rates.json"))
 PAGES = {
@@ -71,7 +65,7 @@ def show(*lines):
         [who, claim, verdict, PAGES[n]]
         for who, claim, verdict, n in lines
     ]
-    plots.show_table(["of", "claim", "verdict", "where"], rows)
+    show_table(["of", "claim", "verdict", "where"], rows)
 
 
 def slopes(error, h, alpha=None, **wanted):
@@ -91,14 +85,6 @@ def text(rate):
     """Return a slope with its standard error."""
     number = f"{rate.slope:.3f} ± {rate.slope_stderr:.3f}"
     return number.replace("-", "−")
-
-
-def recorded(name):
-    """Return the rows of a table."""
-    found = records.read(f"results/{name}.json")
-    return summary.rows(
-        tables.TABLES[name].paper, map(results.decode, found)
-    )
 
 
 # %% [markdown]
@@ -317,13 +303,8 @@ show(
 
 
 # %% tags=["remove-input"]
-def kept(name):
-    """Return a record of a benchmark."""
-    return json.loads(Path(f"results/{name}.json").read_text())
-
-
-case = kept("compaction")["kinds"]["shared"]
-training = kept("training")["ratios"]
+case = read_record("compaction")["kinds"]["shared"]
+training = read_record("training")["ratios"]
 steps = {
     kind: [
         value

@@ -20,25 +20,17 @@ _MENDS = (
 )
 _SIGNATURE = re.compile(r"<dt class=\"sig .*?</dt>", re.DOTALL)
 # A signature over several lines is a list of definitions without a term.
-_LINES = (
-    ("<dl>", '<span class="sig-lines">'),
-    ("<dd>", '<span class="sig-line">'),
-    ("</dd>", "</span>"),
-    ("</dl>", "</span>"),
-)
+_LIST = re.compile(r"</d[ld]>|<dl>|<dd>")
+_SPANS = {"<dl>": '<span class="sig-lines">', "<dd>": '<span class="sig-line">'}
 
 
 def mended(page: str) -> str:
     """Return a page with the mends above."""
     for pattern, text in _MENDS:
         page = re.sub(pattern, text, page)
-    return _SIGNATURE.sub(lambda found: _spans(found[0]), page)
-
-
-def _spans(signature: str) -> str:
-    for tag, span in _LINES:
-        signature = signature.replace(tag, span)
-    return signature
+    return _SIGNATURE.sub(
+        lambda found: _LIST.sub(lambda tag: _SPANS.get(tag[0], "</span>"), found[0]), page
+    )
 
 
 def _mend(app: Sphinx, failure: Exception | None) -> None:

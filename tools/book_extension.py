@@ -30,28 +30,29 @@ _MATHJAX = "tex-chtml-full.js"  # holds every TeX extension: the others load the
 def fingerprint(root: Path) -> str:
     """Return a digest of all that a page's outputs depend on beside its own cells."""
     digest = hashlib.sha256()
-    sources = [
-        *(root / "heavytail").rglob("*.py"),
-        *(path for path in (root / "book" / "results").rglob("*") if path.is_file()),
-        root / "requirements.txt",
-    ]
+    sources = [root / "requirements.txt", root / "book" / "helpers.py"]
+    sources += [*(root / "heavytail").rglob("*.py"), *(root / "book" / "results").rglob("*.json")]
     for path in sorted(sources):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _use_cache_of_this_state(app: Sphinx, config: Config) -> None:
+def _configure(app: Sphinx, config: Config) -> None:
     """Keep executed pages in a folder named by the fingerprint, and drop those of other states.
 
     The path of the cache is part of Sphinx's environment: when it changes, all pages are read
-    anew, and a page that is not in the cache is executed.
+    anew, and a page that is not in the cache is executed; where BOOK_OUTPUTS is "stored", none is.
     """
+    if os.environ.get("BOOK_OUTPUTS") == "stored":
+        config.nb_execution_mode = "off"
     caches = Path(app.outdir).parent / ".jupyter_cache"
     config.nb_execution_cache_path = str(caches / fingerprint(Path(app.srcdir)))
     for stale in caches.glob("*"):
         if str(stale) != config.nb_execution_cache_path:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     config.mathjax_path = f"mathjax/{_MATHJAX}"
+    line = footer(Path(app.srcdir))
+    config.html_theme_options = {**config.html_theme_options, "extra_footer": line}
 
 
 def last_change(root: Path) -> str | None:
@@ -74,12 +75,6 @@ def footer(root: Path) -> str:
     return f"<p>heavytail {__version__}{changed}</p>"
 
 
-def _say_version(app: Sphinx, config: Config) -> None:
-    """Put the footer where the theme looks for it."""
-    line = footer(Path(app.srcdir))
-    config.html_theme_options = {**config.html_theme_options, "extra_footer": line}
-
-
 def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """Copy MathJax and its fonts into the built site: 3 of the package's 23 MB."""
     if failure is not None or app.builder.format != "html":
@@ -95,7 +90,7 @@ def _copy_mathjax(app: Sphinx, failure: Exception | None) -> None:
 
 
 class NumberSliders(SphinxTransform):
-    """Make figures of the HTML that ``heavytail.plots.slider`` shows: numbered, with a name."""
+    """Make figures of the HTML that the pages' ``slider`` shows: numbered, with a name."""
 
     default_priority = 300  # before labels are collected
 
@@ -142,17 +137,16 @@ def _drop_thebe(
 ) -> None:
     """Leave out the scripts of thebe, unused here: they stand twice, which is an error."""
     if "script_files" in context:
+        scripts = context["script_files"]
+        named = (f"{each}{getattr(each, 'attributes', '')}".lower() for each in scripts)
         context["script_files"] = [
-            script
-            for script in context["script_files"]
-            if "thebe" not in f"{script}{getattr(script, 'attributes', '')}".lower()
+            each for each, name in zip(scripts, named, strict=True) if "thebe" not in name
         ]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.connect("config-inited", _use_cache_of_this_state)
-    app.connect("config-inited", _say_version)
+    app.connect("config-inited", _configure)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("build-finished", _copy_mathjax)
     app.add_transform(NumberSliders)

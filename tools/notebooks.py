@@ -71,14 +71,12 @@ def _config() -> object:
 
 def main(names: list[str]) -> None:
     """Execute the named pages, or all."""
-    unknown = set(names) - {page.stem for page in pages()}
-    if unknown:
-        known = [page.stem for page in pages()]
-        raise SystemExit(f"no page named {sorted(unknown)}; the pages are {known}")
-    for page in pages():
-        if not names or page.stem in names:
-            print(f"executing {page.name}", flush=True)
-            execute(page)
+    known = {page.stem: page for page in pages()}
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"no page named {sorted(unknown)}; the pages are {list(known)}")
+    for name in names or known:
+        print(f"executing {name}", flush=True)
+        execute(known[name])
 
 
 if __name__ == "__main__":

@@ -32,70 +32,54 @@ def repository() -> str | None:
     return address.rstrip("/").removesuffix(".git") if address else None
 
 
-def book(address: str) -> str | None:
-    """Return the address of the published HTML of a repository on GitHub, None elsewhere."""
-    parts = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", address)
-    return f"https://{parts[1]}.github.io/{parts[2]}/" if parts else None
+_INSTALL = """\
+# On Colab, install the package; elsewhere, do nothing.
+import sys
+
+if "google.colab" in sys.modules:
+"""
+_NOWHERE = '    print("No public address yet: install heavytail by hand.")'
+_CLONE = """\
+    import os
+    import subprocess
+    from pathlib import Path
+
+    address = "ADDRESS"  # fmt: skip
+    clone = Path.home() / "heavytail"
+    if not clone.exists():
+        git = ["git", "clone", "-q", "--depth", "1", address, clone]
+        subprocess.run(git, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    subprocess.run([*pip, f"{clone}[experiments]"], check=True)
+    os.chdir(clone / "book")
+    sys.path.insert(0, str(clone / "book"))"""
 
 
 def install_cell(address: str | None) -> str:
     """Return the code of every page's first cell.
 
-    A page reads ``results/``, so that a package alone is not enough: on Colab it gets a clone, and
-    the folder that it has elsewhere.
+    A page reads ``helpers.py`` and ``results/``, so that a package alone is not enough: on Colab it
+    gets a clone, and the folder that it has elsewhere.
+    """
+    return _INSTALL + (_CLONE.replace("ADDRESS", address) if address else _NOWHERE)
+
+
+def regions(address: str | None) -> dict[str, str]:
+    """Return what other files say of the address, by their names.
+
+    The HTML is published where GitHub publishes that of a repository there; elsewhere, none is.
     """
     if address is None:
-        action = '    print("No public address yet: install heavytail by hand.")'
-    else:
-        action = (
-            "    import os\n"
-            "    import subprocess\n"
-            "    from pathlib import Path\n\n"
-            f'    address = "{address}"  # fmt: skip\n'
-            '    clone = Path.home() / "heavytail"\n'
-            "    if not clone.exists():\n"
-            '        git = ["git", "clone", "-q", "--depth", "1", address, clone]\n'
-            "        subprocess.run(git, check=True)\n"
-            '    pip = [sys.executable, "-m", "pip", "install", "-q"]\n'
-            '    subprocess.run([*pip, f"{clone}[experiments]"], check=True)\n'
-            '    os.chdir(clone / "book")'
-        )
-    return (
-        "# On Colab, install the package; elsewhere, do nothing.\n"
-        "import sys\n\n"
-        'if "google.colab" in sys.modules:\n'
-        f"{action}"
-    )
-
-
-def readme_region(address: str | None) -> str:
-    """Return the line of README.md that says where the book and its source are."""
-    if address is None:
-        return "This repository has no public address yet.\n"
-    published = f"The book: <{book(address)}>. " if book(address) else ""
-    return f"{published}Its repository: `git clone {address}`.\n"
-
-
-def citation_region(address: str | None) -> str:
-    """Return the line of CITATION.cff that names the address."""
-    return f"repository-code: {address}\n" if address else ""
-
-
-def config_region(address: str | None) -> str:
-    """Return the lines of _config.yml that name the address."""
-    if address is None:
-        return ""
-    return (
-        f"repository:\n  url: {address}\n  branch: main\n"
-        "launch_buttons:\n  colab_url: https://colab.research.google.com\n"
-    )
-
-
-_REGIONS = {
-    "README.md": readme_region,
-    "CITATION.cff": citation_region,
-    "_config.yml": config_region,
-}
+        nothing = "This repository has no public address yet.\n"
+        return {"README.md": nothing, "CITATION.cff": "", "_config.yml": ""}
+    parts = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", address)
+    published = f"The book: <https://{parts[1]}.github.io/{parts[2]}/>. " if parts else ""
+    return {
+        "README.md": f"{published}Its repository: `git clone {address}`.\n",
+        "CITATION.cff": f"repository-code: {address}\n",
+        "_config.yml": f"repository:\n  url: {address}\n  branch: main\n"
+        "launch_buttons:\n  colab_url: https://colab.research.google.com\n",
+    }
 
 
 def stamped(path: Path, address: str | None) -> str:
@@ -115,7 +99,7 @@ def stamped(path: Path, address: str | None) -> str:
     if path.suffix == ".py":
         result, found = _INSTALL_CELL.subn(lambda _: install_cell(address), text)
     else:
-        region = _REGIONS[path.name](address)
+        region = regions(address)[path.name]
         result, found = _REGION.subn(lambda begin: f"{begin[1] or ''}\n{region}", text)
     if found != 1:
         raise ValueError(f"{path} must have one place for the address, found {found}")
@@ -125,13 +109,18 @@ def stamped(path: Path, address: str | None) -> str:
 def targets() -> list[Path]:
     """Return all files that carry the address."""
     notebooks = [page.with_suffix(".ipynb") for page in pages()]
-    return [*(ROOT / name for name in _REGIONS), *pages(), *(n for n in notebooks if n.exists())]
+    return [
+        *(ROOT / name for name in regions(None)),
+        *pages(),
+        *(n for n in notebooks if n.exists()),
+    ]
 
 
 def main() -> None:
     """Stamp all files."""
+    address = repository()
     for path in targets():
-        path.write_text(stamped(path, repository()))
+        path.write_text(stamped(path, address))
 
 
 if __name__ == "__main__":
