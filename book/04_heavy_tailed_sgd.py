@@ -45,9 +45,9 @@ import heavytail
 from heavytail import plots
 from heavytail.experiments import records, results
 from heavytail.experiments.data import load
-from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import FullyConnected, mean_field
-from heavytail.experiments.replay import replay
+from heavytail.experiments.runs import replay
+from heavytail.experiments.together import Noise, train_together
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 from helpers import read_record, seeded, show_table
 
@@ -453,7 +453,7 @@ print(f"test accuracy: {min(kept):.1f} to {max(kept):.1f} %")
 assert hits >= binom.ppf(1e-3, 45, 0.9)
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments run prediction --scale paper --record
+# *Recorded by* `python -m heavytail.experiments run prediction --size paper --record
 # book/results/prediction.json`; *the file holds each run with its setting, seed, versions and date.*
 #
 # The last column is the lowest test accuracy after pruning among the five; before it, all are near

@@ -355,7 +355,8 @@ print(f"control: {control.slope:.3f} ± {control.slope_stderr:.3f}")
 assert abs(control.slope) < 0.1
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments.rates --record book/results/rates.json`, as are all
+# *Recorded by* `python -m heavytail.experiments run rates --size paper --record
+# book/results/rates.json`, as are all
 # rates below. The type of the noise and output signs $a_i$, which a network has in its second layer,
 # make no difference either ($\alpha = 1.5$, 16,384 particles for reference):
 

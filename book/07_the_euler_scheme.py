@@ -275,7 +275,8 @@ columns = ["α", "1/α", "slope, mean over particles"]
 show_table([*columns, "slope, worst particle"], rows)
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments.rates --record book/results/rates.json`.
+# *Recorded by* `python -m heavytail.experiments run rates --size paper --record
+# book/results/rates.json`.
 #
 # The second claim of the theorem is that width hardly matters. The mean error is bounded for all
 # widths together; that of the worst of $n$ columns grows more slowly than any power. At

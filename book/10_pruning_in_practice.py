@@ -351,9 +351,7 @@ with torch.no_grad():  # columns of unequal length, as noise leaves them
         layer.weight.mul_(xi.abs()[:, None, None, None])
 images = torch.randn(32, 1, 28, 28, generator=seeded(5))
 net.eval()
-report = heavytail.prune(
-    net, error=0.1**0.5, layers=["0", "4"], example=images
-)
+report = heavytail.prune(net, error=0.1**0.5, layers=["0", "4"])
 small_net = heavytail.compact(net)
 print(report)
 print(f"\nparameters: {size_of(net):,} -> {size_of(small_net):,}")

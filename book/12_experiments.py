@@ -56,16 +56,41 @@ from heavytail.experiments import (
 )
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.summary import (
-    COMPARED,
-    NUMERALS,
-    compared,
-    spread,
-)
 from heavytail.experiments.train import accuracy, train
+from heavytail.noise import NUMERALS
 from helpers import read_record, recorded, seeded, show_table
 
 plots.use_style()
+
+
+def spread(values, digits, factor=1.0):
+    """Return the median, the least and the greatest of some numbers."""
+    found = (np.median(values), min(values), max(values))
+    middle, low, high = (f"{factor * x:.{digits}f}" for x in found)
+    return f"{middle} [{low}, {high}]"
+
+
+COMPARED = ("noise", "α", "σ", "ratio", "predicted, 5–95 %")
+COMPARED += ("accuracy, %", "after pruning, %", "without noise, %")
+
+
+def compared(row, plain):
+    """Return the cells of a row beside runs without noise, by seed."""
+    if not row.finished:
+        return [*row.noise(), *["not yet"] * 5]
+    assert len(row.results) == len(plain.results)
+    pairs = zip(row.results, plain.results, strict=True)
+    both = [(r, p) for r, p in pairs if r.diverged is None]
+    lost = len(row.results) - len(both)
+    return [
+        *row.noise(),
+        spread([r.ratio for r, _ in both], 2)
+        + (f", {lost} diverged" if lost else ""),
+        row.predicted(2),
+        row.text(lambda r: r.test.accuracy, 2, 100),
+        spread([r.pruned_test.accuracy for r, _ in both], 1, 100),
+        spread([p.accuracy_without(r.ratio) for r, p in both], 1, 100),
+    ]
 
 
 # %% [markdown]
@@ -211,8 +236,12 @@ bottom = 97.0
 
 def curve(row):
     """Return fractions, and the mean test accuracy in percent."""
-    fractions, scores = row.curve()
-    return fractions, 100 * np.array(scores)
+    scores = [
+        [point.test.accuracy for point in run.curve]
+        for run in row.finished
+    ]
+    fractions = [point.fraction for point in row.finished[0].curve]
+    return fractions, 100 * np.mean(scores, axis=0)
 
 
 fig, ax = plt.subplots()
@@ -610,11 +639,11 @@ takeaway = f"""
 display(Markdown(takeaway))
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments run TABLE --scale paper --record
+# *Recorded by* `python -m heavytail.experiments run TABLE --size paper --record
 # book/results/TABLE.json`, for the tables `ecg5000-table`, `ecg5000-gaussian`, `mnist-table`,
 # `mnist-centred`, `ecg5000-wide`, `ecg5000-deep`, `official` and `official-wide`. Each run holds its
 # date, machine, versions and commit. The same tables as means with standard errors:
-# `python -m heavytail.experiments tabulate TABLE --scale paper --record book/results/TABLE.json`.
+# `python -m heavytail.experiments tabulate TABLE --size paper --record book/results/TABLE.json`.
 # CIFAR-10 and CIFAR-100 are not yet recorded: they need a GPU ([](13_on_a_gpu.ipynb)).
 #
 # ## Exercises

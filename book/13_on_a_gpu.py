@@ -42,6 +42,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
 
@@ -55,10 +56,11 @@ import heavytail
 from heavytail import plots
 from heavytail.experiments import records, runs, summary, tables
 from heavytail.experiments.data import Dataset, load
-from heavytail.experiments.ensemble import Noise, train_together
 from heavytail.experiments.models import VGG11, FullyConnected
+from heavytail.experiments.records import Store
 from heavytail.experiments.results import Config, decode
-from heavytail.experiments.sweep import Store, sweep
+from heavytail.experiments.sweep import sweep
+from heavytail.experiments.together import Noise, train_together
 from heavytail.experiments.train import (
     History,
     accuracy,
@@ -86,7 +88,8 @@ cuda = torch.cuda.is_available()
 device = "cuda" if cuda else "cpu"
 size = "paper" if cuda else "quick"
 scratch = tempfile.TemporaryDirectory()
-store = Store(keep_in or ("results-gpu" if cuda else scratch.name))
+folder = keep_in or ("results-gpu" if cuda else scratch.name)
+store = Store(Path(folder) / "runs.json")
 print(torch.cuda.get_device_name() if cuda else "no GPU", end=": ")
 print(f"the {size} size")
 
@@ -129,6 +132,16 @@ def operations(config):
     return counter.get_total_flops()
 
 
+def cost(configs, a_step):
+    """Return the cost of the steps of some runs, the most they take."""
+    forms = {}
+    for config in configs:
+        form = replace(config, seed=0, steps=1)
+        if form not in forms:
+            forms[form] = a_step(config)
+        yield forms[form] * config.steps
+
+
 def recorded(name):
     """Return the runs of a record; none where there is no record."""
     return records.read(f"results/{name}.json")
@@ -138,7 +151,7 @@ def recorded(name):
 rows, work = [], {}
 for name in NAMES:
     configs = tables.TABLES[name].paper
-    work[name] = tables.cost(configs, operations)
+    work[name] = sum(cost(configs, operations))
     cells = [f"`{name}`", str(len(configs))]
     cells.append(f"{max(config.steps for config in configs):,}")
     cells += [f"{work[name] / 1e15:.1f}"]
@@ -164,23 +177,38 @@ assert hours < 10
 # hour even without a GPU, each table of fully connected networks on CIFAR in a day, and the VGG-11
 # in a month: that one needs a GPU.
 #
-# What this very device needs, `tables.cost` tells from a dozen steps of each kind, with their
-# noise. It is asked before anything is started. The budget then takes runs seed by seed: first all
+# What this very device needs, a dozen steps of each kind tell, with their
+# noise. They are taken before anything is started. The budget then takes runs seed by seed: first all
 # settings with the first seed, then with the second.
 
+
 # %%
-seconds = cache(partial(runs.step_seconds, device=device))
+@cache
+def seconds(config):
+    """Return the time of a step: the second dozen, since one warms up."""
+    task = runs.loaded(
+        config.data, config.network, torch.device(device)
+    )
+    few = slice(
+        config.batch_size
+    )  # what is measured at the end is little
+    task = replace(
+        task, x_train=task.x_train[few], y_train=task.y_train[few]
+    )
+    faint = min(config.scale, 1e-9)  # a wild draw must not end it
+    short = replace(config, steps=12, scale=faint, stop_accuracy=None)
+    return [runs.trained(short, task)[2] for _ in range(2)][-1]
 
 
 def within(configs, minutes):
     """Return the runs that a budget is enough for, seed by seed."""
-    chosen, left = [], 60 * minutes
-    for config in sorted(configs, key=lambda config: config.seed):
-        left -= tables.cost([config], seconds)
-        if left < 0:
-            break
-        chosen.append(config)
-    return chosen
+    configs = sorted(configs, key=lambda config: config.seed)
+    total = accumulate(cost(configs, seconds))
+    return [
+        c
+        for c, t in zip(configs, total, strict=True)
+        if t <= 60 * minutes
+    ]
 
 
 alpha = 1.75
@@ -222,7 +250,7 @@ if cuda:
     large = ("cifar10-vgg11", "mnist-wide")
     asked |= {name: tables.TABLES[name].paper for name in large}
 for name, configs in asked.items():
-    need = tables.cost(configs, seconds) / 60
+    need = sum(cost(configs, seconds)) / 60
     fit = len(within(configs, minutes))
     print(f"{name}: {len(configs)} runs, {need:.2g} minutes at most;")
     print(f"  the budget of {minutes} minutes is enough for {fit}")
@@ -273,9 +301,7 @@ def clip(*_):
 
 options = {"batch_size": 20, "seed": 2, "progress": False}
 train(narrow, optimizer, images, steps=steps, **options)
-report = heavytail.prune(
-    narrow, error=error, example=images.x_train[:1]
-)
+report = heavytail.prune(narrow, error=error)
 small_vgg = heavytail.compact(narrow)
 print(report)
 before, after = map(size_of, (narrow, small_vgg))
@@ -381,7 +407,7 @@ assert growth["isotropic"][-1] > 100
 #
 # ```sh
 # python -m heavytail.experiments run cifar10-vgg11 \
-#   --scale paper --device cuda --store results \
+#   --size paper --device cuda \
 #   --record book/results/cifar10-vgg11.json
 # ```
 #
@@ -591,15 +617,15 @@ assert all(ratio < 0.2 for ratio, _ in after["none"])
 #
 # ## A session that breaks off
 #
-# A table on a GPU takes hours, and a free session ends when it likes. So every run is a file in the
-# store, there whole or not at all, named by its configuration; a sweep runs what is not there yet.
-# Let a sweep of six small runs go wrong twice: at the third the session is lost, at the fifth the
-# disk is full.
+# A table on a GPU takes hours, and a free session ends when it likes. So every run is a line of the
+# store, there whole or not at all; a sweep runs what is not there yet.
+# Let a sweep of six small runs go wrong twice: at the third the session is lost, the fifth
+# raises an error.
 
 # %%
 tiny = Config(data="digits", width=16, steps=40)
 six = [replace(tiny, seed=seed) for seed in range(6)]
-trouble = {2: KeyboardInterrupt(), 4: OSError("no space left")}
+trouble = {2: KeyboardInterrupt(), 4: ArithmeticError("no such sum")}
 
 
 def fragile(config, checkpoint):
@@ -609,7 +635,7 @@ def fragile(config, checkpoint):
     return on_device(config, checkpoint)
 
 
-shelf = Store(Path(scratch.name) / "six")
+shelf = Store(Path(scratch.name) / "six.json")
 options = {"processes": 0, "progress": False}
 try:
     sweep(fragile, six, shelf, **options)
@@ -625,7 +651,8 @@ assert (report.present, report.done, report.complete) == (6, 0, True)
 # %% [markdown]
 # The second sweep took the two runs that were there, made three more, and went on past the failure,
 # of which it kept the traceback. `retry=True` ran that one again, and the last sweep had nothing to
-# do. Did the accidents change a result?
+# do. (A full disk or a killed process is no failure of the run: such a run is *lost*, nothing is kept of it, and the next
+# sweep takes it up without being told.) Did the accidents change a result?
 
 # %%
 for config in six:
@@ -650,8 +677,8 @@ print("no" if not cuda else "compared on a CPU only")
 # keep_in = "/content/drive/MyDrive/heavytail"
 # ```
 #
-# Let one session at a time work on such a folder: the locks that keep two processes from the same
-# run do not reach from one machine to another there. (We had no GPU, and have not tried these two
+# Let one session at a time work on such a folder: the lock that keeps a second sweep out may
+# not reach from one machine to another there. (We had no GPU, and have not tried these two
 # lines on Colab ourselves.)
 #
 # ## Half the bits
@@ -711,15 +738,14 @@ assert stale[1] < 0.5
 #
 # ## More devices
 #
-# The command line above takes the same runs further. `cost` in place of `run` tells what a table
-# will take, `list` what is there.
+# The command line above takes the same runs further. `list` tells what is there.
 #
 # - `--device cuda:1` names a device, `--device auto` takes a GPU if there is one.
 # - `--processes 3` makes three runs at a time. On a GPU the default is one; small runs leave room
 #   for more. On a CPU it is the number of cores.
 # - `--seeds 2` stops at the first two seeds.
 # - `--dask ADDRESS` hands the runs to the workers of a Dask scheduler, on as many machines as it
-#   has. They must reach the folder of the store. Name the `--device` of the workers: `auto` looks
+#   has. They must reach its folder, where runs keep their state. Name the `--device` of the workers: `auto` looks
 #   at the machine on which the command was given.
 #
 # On a cluster with Slurm, `SLURMCluster` of `dask_jobqueue` starts the workers. In a session that
