@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.particles import MeanField, Scheme, System, check_problem, generator_on
+from heavytail.limit.particles import Scheme, generator_on
+from heavytail.limit.problem import MeanField, System, check_problem
 from heavytail.noise import KINDS
 
 Integers = Iterable[int] | Tensor
@@ -456,7 +457,7 @@ def linear_gap_scale(
     Source: ours; the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
     """
     n, K = _check.count("n", n, least=1), 1 if steps is None else steps
-    Scheme(T, K, alpha, sigma, KINDS[0])
+    Scheme(T, K, alpha, sigma, KINDS[0], torch.float64)
     if alpha <= 1:
         raise ValueError(f"alpha must be in (1, 2], got {alpha:g}: there is no limit below")
     A = _check.nonnegative("curvature", curvature)
