@@ -26,7 +26,7 @@ from heavytail import _check
 from heavytail.limit.problem import MeanField, System, check_problem
 from heavytail.noise import KINDS, noise_blocks
 
-_MOST_STEPS = 10**9  # of a single particle they take a day
+MOST_STEPS = 10**9  # of a single particle they take a day
 
 
 class Scheme:
@@ -35,7 +35,7 @@ class Scheme:
     def __init__(
         self, T: float, steps: int, alpha: float, sigma: float, kind: str, dtype: torch.dtype
     ) -> None:
-        self.steps = _check.count("steps", steps, 1, _MOST_STEPS)
+        self.steps = _check.count("steps", steps, 1, MOST_STEPS)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
