@@ -9,8 +9,9 @@ it is the stability index. The three assume different things, and answer differe
   to a factor: strictly stable, centred at 0. It has no tuning constant but the length of the sums.
 * :func:`heavytail.stable_mle` assumes S(alpha)S(scale), and is then the most precise of the three.
 
-All three assume independent values. Of a standard error, none of them shows that an assumption
-fails: two estimators that differ by many standard errors do.
+All three assume independent values. A standard error does not show that an assumption fails: two
+estimators that differ by many standard errors do. All take finite floating-point tensors of any
+shape, flattened, and raise ``TypeError`` or ``ValueError`` on anything else.
 
 References:
     - B. M. Hill, A simple general approach to inference about the tail of a distribution,
@@ -21,11 +22,11 @@ References:
       from a stable distribution, Ann. Statist. 1 (1973) 948-957.
     - X. Ma, C. L. Nikias, Parameter estimation and blind channel identification in impulsive signal
       environments, IEEE Trans. Signal Process. 43 (1995) 2884-2897.
-    - L. de Haan, A. Ferreira, Extreme Value Theory: An Introduction,
-      Springer, 2006.
+    - L. de Haan, A. Ferreira, Extreme Value Theory: An Introduction, Springer, 2006.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -108,26 +109,21 @@ def hill(x: Tensor, k: int) -> TailEstimate:
     n = 1e5, k = 1000 gives about 2.6, not 1.9, at a standard error of 0.08.
 
     Args:
-        x: floating point, n >= 2 finite values; any shape, flattened. Both signs count.
-        k: in [1, n - 1], and below the number of values that are not 0.
+        x: n >= 2 values. Both signs count.
+        k: in [1, n - 1], and below the number of values that are not 0; the k + 1 largest |x| are
+            not all equal.
 
     Returns:
         The estimate, with ``k``. It does not change when x is multiplied by a constant.
 
-    Raises:
-        TypeError: if ``x`` is no floating-point tensor, or ``k`` no integer.
-        ValueError: if a value is not finite, k is out of range, or the k + 1 largest |x| are equal.
-
     Source: Hill 1975; normality: de Haan and Ferreira 2006, Theorem 3.2.5.
     """
-    x = _values(x, least=2)
-    k = _check.count("k", k, least=1)
-    size = x.abs()
-    _within(k, size)
+    size = _values(x, least=2).abs()
+    _check_k("k", k, size)
     alpha = float(_hill_alphas(size.topk(k + 1).values)[-1])
     if math.isinf(alpha):
         raise ValueError(f"the {k + 1} largest |x| must not all be equal, got {float(size.max())}")
-    return TailEstimate(alpha, alpha / math.sqrt(k), "hill", x.numel(), k=k)
+    return TailEstimate(alpha, alpha / math.sqrt(k), "hill", size.numel(), k=k)
 
 
 def hill_curve(
@@ -142,32 +138,28 @@ def hill_curve(
 
     Args:
         x: as for :func:`hill`.
-        ks: integers, each in [1, n - 1] and below the number of values that are not 0, in any
-            order; a sequence, or a tensor or numpy array of integers of shape (m,). None is all
-            of them.
+        ks: a sequence, a tensor or a numpy array of k as for :func:`hill`, in any order, shape
+            (m,); None is all of them.
 
     Returns:
-        The curve, on the CPU; each point is what :func:`hill` returns.
-
-    Raises:
-        TypeError, ValueError: as :func:`hill`, but where all the k + 1 largest |x| are equal the
-            estimate is inf.
+        The curve, on the CPU; each point is what :func:`hill` returns, and inf where all the k + 1
+        largest |x| are equal.
 
     Source: Hill 1975. The form in spacings is Rényi's representation.
     """
-    x = _values(x, least=2)
-    size = x.abs()
-    nonzero = int((size > 0).sum())
+    size = _values(x, least=2).abs()
     if ks is None:
+        nonzero = int(size.count_nonzero())
         if nonzero < 2:
             raise ValueError(f"x must have at least 2 values that are not 0, got {nonzero}")
         k = torch.arange(1, nonzero)
     else:
         k = _counts(ks)
-        _within(int(k.max()), size)
+        for extreme in (int(k.min()), int(k.max())):
+            _check_k("each of ks", extreme, size)
     sizes = size.sort(descending=True).values[: int(k.max()) + 1]
     alpha = _hill_alphas(sizes).cpu()[k - 1]
-    return HillCurve(k, alpha, alpha / k.double().sqrt(), x.numel())
+    return HillCurve(k, alpha, alpha / k.double().sqrt(), size.numel())
 
 
 def log_moment(x: Tensor, block: int) -> TailEstimate:
@@ -191,24 +183,20 @@ def log_moment(x: Tensor, block: int) -> TailEstimate:
     terms of finite variance give 2 as K grows, and not before.
 
     Args:
-        x: floating point, finite values, none 0; any shape, flattened in row-major order, so that
-            a block is consecutive there. The first m * block values are used, m = n // block >= 2.
+        x: values of which none is 0, nor the sum of a block; blocks are consecutive in row-major
+            order. The first m * block values are used, m = n // block >= 2.
         block: K, the number of terms of a sum, >= 2.
 
     Returns:
         The estimate, with ``block``; ``n`` is m * block. It may exceed 2.
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor, or ``block`` no integer.
-        ValueError: if a value is not finite or 0, a block sums to 0, there are fewer than two
-            blocks, or the estimate of 1/alpha is not positive, which leaves none of alpha.
+        ValueError: also if the estimate of 1/alpha is not positive, which leaves none of alpha.
 
     Source: Mohammadi, Mohammadpour and Ogata 2015, Corollary 2.4. The standard error is ours.
     """
     x = _values(x, least=4)
-    block = _check.count("block", block, least=2)
-    if x.numel() < 2 * block:
-        raise ValueError(f"block must be in [2, {x.numel() // 2}], half of x, got {block}")
+    block = _check.count("block", block, 2, x.numel() // 2)
     m = x.numel() // block
     terms = x[: m * block].view(m, block)
     _no_zeros(terms)
@@ -237,24 +225,23 @@ def stable_mle(x: Tensor) -> TailEstimate:
 
     At the ends of the range they do not exist. Where the maximum is at alpha = 2, the estimate is
     2 exactly, ``stderr`` is nan, and ``scale`` is the Gaussian sqrt(mean(x^2) / 2) with the
-    standard error scale / sqrt(2 n). Gaussian data give it in eight or nine samples of ten, but
-    it is no proof of them: of S(1.95)S so do four in ten of n = 250, and hardly one of n = 2000.
-    Where the maximum is at 0.3, both standard errors are nan. Just below 2 the interval
-    alpha_hat +- 1.96 stderr may reach beyond 2 and is to be cut there; the normal law of alpha_hat
-    needs n (2 - alpha) to be large.
+    standard error scale / sqrt(2 n). Gaussian data give it in eight or nine samples of ten; so do
+    four in ten of S(1.95)S for n = 250, and hardly one for n = 2000. Where the maximum is at 0.3,
+    both standard errors are nan. Just below 2 the interval alpha_hat +- 1.96 stderr may reach
+    beyond 2 and is to be cut there; alpha_hat is normal where n (2 - alpha) is large.
 
     Args:
-        x: floating point, n >= 10 finite values, none 0; any shape, flattened.
+        x: n >= 10 values, none 0 or beyond e^300 scales.
 
     Returns:
-        The estimate, with ``scale`` in the unit of x and ``scale_stderr``. It takes some dozen
-        tables of the density and its derivative in alpha, each of 80 nodes and 5 more for each
-        factor e that the largest |x| is beyond 12 widths of the peak, whatever n.
+        The estimate, with ``scale`` in the unit of x and ``scale_stderr``.
 
     Raises:
-        TypeError: if ``x`` is no floating-point tensor.
-        ValueError: if a value is not finite, 0, or beyond e^300 scales, or there are fewer than 10.
         RuntimeError: if the maximum was not found.
+
+    Warns:
+        UserWarning: if x is not symmetric about 0, which the standard errors do not cover: ordered
+            by |x|, its signs are no random walk, but go further than 5 sqrt(n) from 0.
 
     Source: DuMouchel 1973 for the normality below 2; the start is from the variance of
     log|X|, Ma and Nikias 1995.
@@ -263,34 +250,31 @@ def stable_mle(x: Tensor) -> TailEstimate:
 
     x = _values(x, least=10)
     _no_zeros(x)
-    n = x.numel()
+    _warn_if_lopsided(x)
+    n = len(x)
     logs = x.abs().log()
     start, shift = _start(logs)
     if float(logs.max()) - shift > 300:  # beyond reach of an index of 0.3, and of the table
         raise ValueError(f"x must be within a factor e^300 of its scale, got {x.abs().max():g}")
     z: Array = (logs - shift).exp().cpu().numpy()  # the law is symmetric: sizes will do
 
-    bounds = [(_LEAST_ALPHA, _NEAR_2), (-20.0, 20.0)]
+    low, high = np.array([_LEAST_ALPHA, -20.0]), np.array([_NEAR_2, 20.0])
     for first in (start, 0.7, 1.0, 1.6):  # the others if need be: a wild value may mislead a step
         found = optimize.minimize(
             _negative_log_likelihood,
             np.array([first, 0.0]),
             args=(z,),
             jac=True,
-            bounds=bounds,
+            bounds=optimize.Bounds(low, high),
             method="L-BFGS-B",
             options={"gtol": 1e-6, "ftol": 1e-13},
         )
-        alpha, log_scale = (float(value) for value in found.x)
-        slope = float(found.jac[0])
-        if alpha >= _NEAR_2:
-            slope = max(slope, 0.0)  # outwards is no matter
-        elif alpha <= _LEAST_ALPHA:
-            slope = min(slope, 0.0)
-        if max(abs(slope), abs(float(found.jac[1]))) < 1e-4:
+        step = np.clip(found.x - found.jac, low, high) - found.x  # at an end, outwards is no matter
+        if np.abs(step).max() < 1e-4:
             break
     else:
         raise RuntimeError(f"no maximum of the likelihood was found: {found.message}")
+    alpha, log_scale = found.x.tolist()
 
     # The Gaussian's likelihood has a closed form.
     square = float(np.square(z).mean())
@@ -311,57 +295,58 @@ def stable_mle(x: Tensor) -> TailEstimate:
 
 def _values(x: object, least: int) -> Tensor:
     """Return finite floating-point values in float64, flat, without a gradient."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a floating-point tensor, got {x!r:.60}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got dtype {x.dtype}")
-    if x.numel() < least:
-        raise ValueError(f"x must have at least {least} values, got {x.numel()}")
-    flat = x.detach().flatten().to(torch.float64)
-    bad = ~torch.isfinite(flat)
-    if bad.any():
-        raise ValueError(f"x must be finite, got {int(bad.sum())} of {x.numel()} values inf or nan")
+    flat = _check.tensor("x", x).detach().flatten().to(torch.float64)
+    if flat.numel() < least:
+        raise ValueError(f"x must have at least {least} values, got {flat.numel()}")
+    if bad := int((~torch.isfinite(flat)).sum()):
+        raise ValueError(f"x must be finite, got {bad} of {flat.numel()} values inf or nan")
     return flat
 
 
 def _no_zeros(x: Tensor) -> None:
-    """Refuse zeros: they have no logarithm, and a law with a density makes none."""
-    zeros = x.numel() - int(x.count_nonzero())
-    if zeros:
-        raise ValueError(f"x must have no value 0, got {zeros} of {x.numel()}")
+    """Refuse zeros, which have no logarithm."""
+    if zeros := x.numel() - int(x.count_nonzero()):
+        raise ValueError(
+            f"x must have no value 0, got {zeros} of {x.numel()}: a law with a density makes none; "
+            "x[x != 0] is the law given that something happened"
+        )
+
+
+def _warn_if_lopsided(x: Tensor) -> None:
+    """Warn of values that are shifted or skewed.
+
+    If the law is symmetric about 0, the signs in order of size are the steps of a random walk.
+    """
+    walk = x.sign()[x.abs().argsort()].cumsum(0)
+    if (furthest := float(walk.abs().max()) / math.sqrt(len(x))) > 5:  # by chance one in a million
+        warnings.warn(
+            f"x is not symmetric about 0: its median is {x.median():g}, and its signs in order of "
+            f"size go {furthest:.1f} standard deviations to one side; stable_mle fits symmetric "
+            "laws about 0, and its standard errors hold for them only: centre x",
+            stacklevel=3,
+        )
 
 
 def _counts(ks: object) -> Tensor:
     """Return the k of a Hill plot as an int64 tensor on the CPU."""
-    if isinstance(ks, Tensor):
-        if ks.dtype not in (torch.int64, torch.int32) or ks.dim() != 1:
-            raise TypeError(f"ks must be integers of shape (m,), got {ks.dtype} {tuple(ks.shape)}")
-        k = ks.detach().cpu().long()
-    elif isinstance(ks, np.ndarray):
-        if ks.dtype.kind not in "iu" or ks.ndim != 1:
-            raise TypeError(f"ks must be integers of shape (m,), got {ks.dtype} {ks.shape}")
-        k = torch.from_numpy(ks.astype(np.int64))
+    whole = isinstance(ks, Tensor) and ks.dtype in (torch.int64, torch.int32)
+    if whole or (isinstance(ks, np.ndarray) and ks.dtype.kind in "iu"):
+        k = torch.as_tensor(ks).detach().cpu().long()
     elif isinstance(ks, Sequence) and not isinstance(ks, str):
-        k = torch.tensor([_check.count("each of ks", entry, least=1) for entry in ks])
+        k = torch.tensor([_check.count("each of ks", entry, 1) for entry in ks])
     else:
-        raise TypeError(
-            f"ks must be a sequence of integers, or a tensor or array of them, got {ks!r:.60}"
-        )
-    if not k.numel():
-        raise ValueError("ks must have at least one k, got none")
-    if int(k.min()) < 1:
-        raise ValueError(f"each of ks must be >= 1, got {int(k.min())}")
+        raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
+    if k.dim() != 1 or not k.numel():
+        raise ValueError(f"ks must have shape (m,), m >= 1, got {tuple(k.shape)}")
     return k
 
 
-def _within(k: int, size: Tensor) -> None:
+def _check_k(name: str, k: object, size: Tensor) -> None:
     """Refuse a k whose threshold |x|_(k+1) does not exist or is 0."""
-    n, nonzero = size.numel(), int((size > 0).sum())
-    if k > n - 1:
-        raise ValueError(f"k must be in [1, {n - 1}] for {n} values, got {k}")
-    if k > nonzero - 1:
+    n, nonzero = size.numel(), int(size.count_nonzero())
+    if _check.count(name, k, 1, n - 1) >= nonzero:
         raise ValueError(
-            f"k must be below {nonzero}, the number of values that are not 0 (of {n}), got {k}"
+            f"{name} must be below {nonzero}, the number of values that are not 0 (of {n}), got {k}"
         )
 
 
