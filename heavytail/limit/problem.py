@@ -95,7 +95,7 @@ class MeanField:
             raise ValueError(f"y must be -1 or 1 for the logistic loss, got {wrong[0]:g}")
         if self.start is not None and not callable(self.start):
             _check.numbers("start", _check.tensor("start", self.start))
-            self._fits("start", self.start, "")
+            self._fits("start", self.start)
         if isinstance(self.signs, Tensor):
             _real("signs", self.signs, self.signs.numel())
         elif self.signs is not None and not callable(self.signs):
@@ -103,7 +103,7 @@ class MeanField:
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
-        system = self._system("theta", theta, "..., n, ")
+        system = self._system("theta", theta, "...", "n")
         with torch.no_grad():
             return system.outputs().view(*theta.shape[:-2], len(self.x))
 
@@ -113,9 +113,9 @@ class MeanField:
         The particles of mu are ``system``, (m, p), of the dtype and on the device of ``theta``;
         None is ``theta`` itself.
         """
-        points = driver = self._system("theta", theta, "n, ")
+        points = driver = self._system("theta", theta, "n")
         if system is not None:
-            driver = self._system("system", system, "m, ")
+            driver = self._system("system", system, "m")
             wanted, got = (f"p = {v.shape[1]}, {v.dtype} on {v.device}" for v in (theta, system))
             if got != wanted:
                 raise ValueError(f"system must be as theta, {wanted}, got {got}")
@@ -125,17 +125,18 @@ class MeanField:
                 out[block] = b
         return out[0]
 
-    def _fits(self, name: str, value: Tensor, leading: str) -> None:
-        """Refuse particles of other leading dimensions, empty, or with p != d for named neurons."""
-        p = value.shape[-1:] if callable(self.h) else self.x.shape[1:]
-        dims = leading.count(",") + 1
-        fits = value.dim() == dims or (value.dim() > dims and "..." in leading)
-        if not fits or 0 in value.shape or value.shape[-1:] != p:
-            wanted = f"({leading}{'p' if callable(self.h) else p[0]})"
-            raise ValueError(f"{name} must have shape {wanted}, all >= 1, got {tuple(value.shape)}")
+    def _fits(self, name: str, value: Tensor, *leading: object) -> None:
+        """Refuse particles not of this shape, or empty; the last p is d for the named neurons."""
+        wanted = (*leading, "p" if callable(self.h) else self.x.shape[1])
+        got, more = tuple(value.shape), "..." in leading
+        fits = len(got) + 1 >= len(wanted) if more else len(got) == len(wanted)
+        pairs = zip(reversed(wanted), reversed(got), strict=False)
+        if not fits or 0 in got or any(isinstance(w, int) and w != g for w, g in pairs):
+            shape = ", ".join(map(str, wanted))
+            raise ValueError(f"{name} must have shape ({shape}), all >= 1, got {got}")
 
-    def _system(self, name: str, theta: Tensor, leading: str) -> "System":
-        self._fits(name, _check.tensor(name, theta), leading)
+    def _system(self, name: str, theta: Tensor, *leading: str) -> "System":
+        self._fits(name, _check.tensor(name, theta), *leading)
         return System(self, theta.detach().reshape(-1, *theta.shape[-2:]))
 
     def _starts(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -146,7 +147,7 @@ class MeanField:
         if self.start is not None:
             theta = _check.tensor("what start returns", self.start(n, generator)).detach()
             _check.numbers("what start returns", theta)
-            self._fits("what start returns", theta, f"{n}, ")
+            self._fits("what start returns", theta, n)
             return theta.to(device, dtype, copy=True).contiguous()
         theta = torch.randn((n, d), generator=generator, device=device, dtype=dtype)
         if callable(self.h):
