@@ -12,7 +12,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -52,37 +52,26 @@ def chaos_error(
     particles of the supremum over the steps. With h and its gradient bounded and Lipschitz it falls
     like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}.
 
-    Args:
-        problem: neuron, loss, data and initial law.
-        widths: the n, 2 or more.
-        T: end time, > 0.
-        steps: number of steps, in [1, 10^9].
-        alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
-        kind: of the noise, as for :func:`simulate`.
-        seeds: a number of seeds, then 0, 1, ..., or different seeds; 2 or more.
-        reference: what stands for the limit:
+    The arguments are those of :func:`simulate`, but for
 
-            - an integer N above all widths: a system of N particles, of which those of width n are
-              the first n. The slope is that on 1 / (1/n - 1/N), exact for the rate 1/2; slower
-              ones appear too slow, which a large N hardly cures;
-            - ``"limit"``: the limit itself, for h = "linear", one start for all, no signs and
-              alpha > 1. Its mean is that of the scheme without noise;
-            - ``"twins"``: no reference. Two independent systems of n particles each drive their own
-              copy of further particles, the tracers; the error is the distance of the copies.
-        statistic: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded the
-            errors have infinite variance, and their mean says nothing.
-        coupled: False gives the copies other noise: the control, whose slope is 0.
-        tracers: number of tracers, >= 1.
-        dtype: torch.float32 or torch.float64: errors are differences.
-        device: where to compute; None is torch's default device.
+    - ``widths``: the n, 2 or more;
+    - ``seeds``: a number of seeds, then 0, 1, ..., or different seeds; 2 or more;
+    - ``reference``: what stands for the limit. An integer N above all widths is a system of N
+      particles, of which those of width n are the first n; the slope is that on 1 / (1/n - 1/N),
+      exact for the rate 1/2; slower ones appear too slow, which a large N hardly cures.
+      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1:
+      its mean is that of the scheme without noise. ``"twins"`` needs none: two independent systems
+      of n particles each drive their own copy of further particles, the ``tracers``, and the error
+      is the distance of the copies;
+    - ``statistic``: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded
+      the errors have infinite variance, and their mean says nothing;
+    - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
 
     Returns:
         The errors at the widths, with the fitted slope.
 
     Raises:
-        TypeError, ValueError: on an argument outside the sets above, or errors that are 0 or not
-            finite.
+        TypeError, ValueError: on an argument outside these sets, or errors that are 0 or not finite.
 
     Source: Sznitman 1991, Theorem 1.4, for the coupling; Wan et al. 2024. The twins are ours.
     """
@@ -99,23 +88,17 @@ def chaos_error(
     most, inverse = (max(ns), 0.0) if isinstance(reference, str) else (reference, 1 / reference)
     if inverse and max(ns) >= most:
         raise ValueError(f"each of widths must be below the reference, {most}, got {ns}")
-    needs = {
-        "h = 'linear'": problem.h == "linear",
-        "a tensor start": isinstance(problem.start, Tensor),
-        "no signs": problem.signs is None,
-        "alpha > 1": alpha > 1,
-    }
-    if reference == "limit" and not all(needs.values()):
-        lacking = ", ".join(need for need, holds in needs.items() if not holds)
-        raise ValueError(f"reference 'limit' needs {lacking}, got {problem!r}, alpha {alpha:g}")
+    linear = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
+    if reference == "limit" and not (linear and alpha > 1):
+        needs = "h = 'linear', a tensor start, no signs and alpha > 1"
+        raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
 
     def measure(generators: list[torch.Generator]) -> Tensor:
         coupling = _coupling(problem, ns, reference, tracers, coupled, generators, dtype)
         return _gaps(scheme, *coupling, generators)
 
     size = [1 / (1 / n - inverse) for n in ns]
-    x = [float(n) for n in ns]
-    return _rates("width", x, size, statistic, measure, _batches(seeds, most, device))
+    return _rates("width", ns, size, statistic, measure, _batches(seeds, most, device))
 
 
 _Sources = list[tuple[int, list[System]]]
@@ -201,21 +184,17 @@ def euler_error(
     the distance from the finest scheme; ``Rates.sup`` has the largest over particles. For
     additive symmetric noise and a smooth drift the power of eta is 1.
 
-    Args:
-        problem, T, alpha, sigma, kind, seeds, statistic, dtype, device: as in :func:`chaos_error`.
-        steps: the numbers of steps K, 2 or more.
-        n: number of particles, >= 1.
-        reference: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
-            8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The
-            slope is that on eta minus the finest eta: exact for an error c eta; one that is random
-            and centred reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988
-            between 16 and 32 times.
+    The arguments are those of :func:`chaos_error`, but for
+
+    - ``steps``: the numbers of steps K, 2 or more;
+    - ``n``: number of particles, >= 1;
+    - ``reference``: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
+      8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
+      that on eta minus the finest eta: exact for an error c eta; one that is random and centred
+      reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16 and 32 times.
 
     Returns:
         The errors at the step sizes T / K, in the order of ``steps``, with the fitted slope.
-
-    Raises:
-        TypeError, ValueError: as :func:`chaos_error`.
 
     Source: Wan et al. 2024, whose bound has the power 1/alpha. The measurement is ours.
     """
@@ -250,7 +229,7 @@ def euler_error(
 def _starts(
     problem: MeanField, n: int, generators: list[torch.Generator], dtype: torch.dtype
 ) -> Tensor:
-    """Draw the starts of a system a generator, (systems, n, p)."""
+    """Draw the starts of a system for each generator, (systems, n, p)."""
     return torch.stack([problem._starts(n, generator, dtype) for generator in generators])
 
 
@@ -264,7 +243,7 @@ def _distance(one: System, other: System) -> Tensor:
 
 def _rates(
     name: str,
-    x: list[float],
+    x: Sequence[float],
     size: list[float],
     statistic: str,
     measure: Callable[[list[torch.Generator]], Tensor],
@@ -273,9 +252,8 @@ def _rates(
     """Measure (2, seeds, m), the errors and their suprema, batch by batch; return their rates."""
     with torch.no_grad():
         errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
-    if bad := (~(torch.isfinite(errors) & (errors > 0))).nonzero().tolist():
-        value, (_, s, j) = float(errors[tuple(bad[0])]), bad[0]
-        seed = [each for batch in batches for each in batch][s].initial_seed()
+    for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
+        value, seed = float(errors[which, s, j]), sum(batches, [])[s].initial_seed()
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")
@@ -323,19 +301,8 @@ def linear_gap_scale(
         gamma = sigma n^{1/alpha - 1} (eta sum_{k < K} |1 - (1 - A eta)^k|^alpha)^{1/alpha},
         gamma = sigma n^{1/alpha - 1} (int_0^T (1 - e^{-A u})^alpha du)^{1/alpha}.
 
-    Args:
-        n: number of particles, >= 1.
-        T: end time, > 0.
-        steps: K, in [1, 10^9]; None is the limit of many steps.
-        alpha: stability index in (1, 2]; below there is no limit.
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
-        curvature: A >= 0, in the unit of 1 / time.
-
-    Returns:
-        gamma >= 0, in the unit of theta.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
+    Arguments are those of :func:`simulate`, but alpha is in (1, 2], below which there is no limit;
+    ``steps`` is K, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
 
     Source: ours; the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
     """
