@@ -3,10 +3,10 @@
 The tail index of a law is the alpha of P(|X| > x) ~ C x^-alpha. For a stable law of index below 2
 it is the stability index. The three assume different things, and answer different questions:
 
-* :func:`heavytail.hill` assumes a power tail beyond some order statistic, and nothing below it. It
-  has a bias wherever the tail is not yet a power: for a stable law of index near 2 a large one.
+* :func:`heavytail.hill` assumes a power tail beyond some order statistic, and has a bias where it
+  is not yet one: a large bias for a stable law of index near 2.
 * :func:`heavytail.log_moment` assumes that sums of the values are distributed like the values, up
-  to a factor: strictly stable, centred at 0. It has no tuning constant but the length of the sums.
+  to a factor: strictly stable, centred at 0.
 * :func:`heavytail.stable_mle` assumes S(alpha)S(scale), and is then the most precise of the three.
 
 All three assume independent values. A standard error does not show that an assumption fails: two
@@ -101,17 +101,13 @@ def hill(x: Tensor, k: int) -> TailEstimate:
         stderr = alpha_hat / sqrt(k).
 
     For exact Pareto data k alpha / alpha_hat is a Gamma(k) variable at every k. For any other law
-    the estimate has a bias that falls with k / n while the standard error grows: which k is right
-    depends on the law, so look at :func:`hill_curve` before choosing one. For S(1.9)S with
-    n = 1e5, k = 1000 gives about 2.6, not 1.9, at a standard error of 0.08.
+    the estimate has a bias that falls with k / n while the standard error grows, so look at
+    :func:`hill_curve` first. For S(1.9)S with n = 1e5, k = 1000 gives about 2.6 +- 0.08, not 1.9.
 
     Args:
-        x: n >= 2 values. Both signs count.
+        x: n >= 2 values. Both signs count; a common factor does not.
         k: in [1, n - 1], and below the number of values that are not 0; the k + 1 largest |x| are
             not all equal.
-
-    Returns:
-        The estimate, with ``k``. It does not change when x is multiplied by a constant.
 
     Source: Hill 1975; normality: de Haan and Ferreira 2006, Theorem 3.2.5.
     """
@@ -182,9 +178,6 @@ def log_moment(x: Tensor, block: int) -> TailEstimate:
             order. The first m * block values are used, m = n // block >= 2.
         block: K, the number of terms of a sum, >= 2.
 
-    Returns:
-        The estimate, with ``block``; ``n`` is m * block. It may exceed 2.
-
     Raises:
         ValueError: also if the estimate of 1/alpha is not positive, which leaves none of alpha.
 
@@ -227,9 +220,6 @@ def stable_mle(x: Tensor) -> TailEstimate:
 
     Args:
         x: n >= 10 values, none 0 or beyond e^300 scales.
-
-    Returns:
-        The estimate, with ``scale`` in the unit of x and ``scale_stderr``.
 
     Raises:
         RuntimeError: if the maximum was not found.
@@ -321,8 +311,8 @@ def _warn_if_lopsided(x: Tensor) -> None:
     if abs(end) > 5 or bridge > 2.75:  # each by chance 6 times in ten million
         warnings.warn(
             f"x is not symmetric about 0: its median is {x.median():g}, its signs are "
-            f"{abs(end):.1f} standard deviations off balance, their sizes {bridge:.1f} (Kolmogorov) "
-            "apart; stable_mle and its standard errors are for symmetric laws about 0: centre x",
+            f"{abs(end):.1f} standard deviations off balance, their sizes {bridge:.1f} apart "
+            "(Kolmogorov); stable_mle and its stderr are for laws symmetric about 0: centre x",
             stacklevel=3,
         )
 

@@ -13,6 +13,7 @@ References:
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def chaos_error(
         The errors at the widths, with the fitted slope.
 
     Raises:
-        TypeError, ValueError: on an argument outside these sets, or errors that are 0 or not finite.
+        TypeError, ValueError: on other arguments, or errors that are 0 or not finite.
 
     Source: Sznitman 1991, Theorem 1.4, for the coupling; Wan et al. 2024. The twins are ours.
     """
@@ -253,7 +254,7 @@ def _rates(
     with torch.no_grad():
         errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
     for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
-        value, seed = float(errors[which, s, j]), sum(batches, [])[s].initial_seed()
+        value, seed = float(errors[which, s, j]), list(chain(*batches))[s].initial_seed()
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")

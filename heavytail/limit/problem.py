@@ -58,16 +58,15 @@ class MeanField:
         h: the neuron. ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"linear"`` is act(<theta, x>);
             else a function (x, theta) -> scalar of one input (d,) and one particle (p,), made of
             torch operations that ``torch.func.vmap`` and ``torch.func.vjp`` take.
-        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else the
-            loss itself, a function (f, y) -> l, elementwise, of f and y of one shape,
-            (systems, N), made of torch operations that ``torch.func.grad`` takes: not reduced.
+        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else an
+            elementwise function (f, y) -> l of f and y of one shape, (systems, N), not reduced,
+            made of torch operations that ``torch.func.grad`` takes.
         start: the initial law: a function (n, generator) -> (n, p) of n i.i.d. rows, called once
-            for systems times n rows (:func:`simulate`) or for those of the widest system, the
-            first of which narrower ones take; a tensor (p,), for all particles; None, N(0, I_d).
+            for all systems' rows, or for those of the widest, the first of which narrower ones
+            take; a tensor (p,), for all particles; None, N(0, I_d).
         signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
             of which a system of n particles has the first n; else a function from the indices
-            0, ..., n - 1, an int64 tensor, to a tensor (n,), with a_i dependent on i alone: not on
-            n, nor on chance.
+            0, ..., n - 1, an int64 tensor, to a tensor (n,), with a_i dependent on i alone.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above; in use, on a function that

@@ -24,16 +24,15 @@ class Rates:
     """Errors of several seeds that fall like a power of x, and the fit of the power.
 
     Attributes:
-        x: shape (m,), float64: the widths, or the step sizes.
-        errors: shape (seeds, m), float64, > 0: the error of each seed.
-        size: shape (m,), float64, > 0: what the error is a power of: x, corrected for a reference
-            that is finite.
+        x: shape (m,), m >= 2, float64: the widths, or the step sizes, all different.
+        errors: shape (seeds, m), seeds >= 2, float64, > 0.
+        size: shape (m,), float64, > 0: x, corrected for a reference that is finite.
         statistic: over seeds: ``"mean"``; ``"geometric"``, exp of the mean of logs; ``"median"``.
         sup: the same for a supremum: over time (:func:`chaos_error`), over particles
             (:func:`euler_error`); None within itself.
 
     Raises:
-        TypeError, ValueError: on other shapes or values, less than 2 seeds or 2 different x.
+        TypeError, ValueError: on other shapes or values.
     """
 
     x: Tensor
