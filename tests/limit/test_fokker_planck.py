@@ -11,6 +11,7 @@ from heavytail import MeanField, Stable, simulate, tail_constant
 from heavytail.limit.fokker_planck import Density, box_for, evolve, image_error, mean_field_drift
 
 ALPHAS = [1.3, 1.5, 1.9]
+LEVELS = (5.0, 10.0, 20.0, 30.0)
 SIGMA = 0.5
 GRID = torch.arange(-4.0, 4.0, dtype=torch.float64)
 
@@ -208,14 +209,6 @@ def test_box_for():
     assert image_error(1.2, 6.0, box) <= 1e-3  # before the tail begins, the body counts
 
 
-def test_time_is_a_semigroup():
-    start = Density.start(60.0)
-    whole = evolve(start, tanh_drift(), alpha=1.5, sigma=SIGMA, T=1.0, steps=20)
-    half = evolve(start, tanh_drift(), alpha=1.5, sigma=SIGMA, T=0.5, steps=10)
-    half = evolve(half, tanh_drift(), alpha=1.5, sigma=SIGMA, T=0.5, steps=10)
-    assert torch.allclose(whole.rho, half.rho, rtol=0, atol=1e-14)
-
-
 def test_one_drift_serves_several_grids():
     drift = tanh_drift()
     for box in (20.0, 30.0):
@@ -270,40 +263,24 @@ def z_beyond(theta, density, level):
     return (int((theta.abs() > level).sum()) - expected) / math.sqrt(expected)
 
 
-def distances(theta, density):
-    return histogram(theta, density, -5.0, 5.0, 100), histogram(theta, density, -30.0, 30.0, 120)
-
-
+@pytest.mark.parametrize("n", [100_000, pytest.param(400_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_particles_have_the_density(alpha):
-    theta = particles(alpha, 100_000)
+def test_particles_have_the_density(alpha, n):
+    theta = particles(alpha, n)
     density = solved(alpha)
-    for distance, floor, spread in distances(theta, density):
+    for bins in ((-5.0, 5.0, 100), (-30.0, 30.0, 120)):
+        distance, floor, spread = histogram(theta, density, *bins)
+        assert floor < 0.025 * math.sqrt(100_000 / n)
         assert distance < floor + 4 * spread
-    for level in (5.0, 10.0, 20.0, 30.0):
+    for level in LEVELS:
         assert abs(z_beyond(theta, density, level)) < 4
     # Negative controls: another index, and no drift.
     wrong = solved(alpha - 0.2)
     unmoved = evolve(Density.start(wrong.box), None, alpha=alpha, sigma=SIGMA, T=1.0, steps=1)
-    assert max(abs(z_beyond(theta, wrong, level)) for level in (5.0, 10.0, 20.0, 30.0)) > 4
+    assert max(abs(z_beyond(theta, wrong, level)) for level in LEVELS) > 4
     for other in (wrong, unmoved):
         distance, floor, spread = histogram(theta, other, -5.0, 5.0, 100)
         assert distance > floor + 4 * spread
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_many_particles_have_the_density(alpha):
-    theta = particles(alpha, 400_000)
-    density = solved(alpha)
-    (fine, floor, _), (wide, wide_floor, _) = distances(theta, density)
-    assert floor < 0.012
-    assert fine <= 0.015
-    assert wide_floor < 0.009
-    assert wide <= 0.012
-    for level in (5.0, 10.0, 20.0, 30.0):
-        assert abs(z_beyond(theta, density, level)) < 4
-    assert histogram(theta, solved(alpha - 0.1), -5.0, 5.0, 100)[0] > 0.015
 
 
 # Bad input.
