@@ -39,9 +39,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def ours(n: int, steps: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the particles at the end."""
     x, y = map(torch.from_numpy, data())
-    return heavytail.simulate(
-        heavytail.MeanField(x, y), n, steps=steps, dtype=dtype, **RUN
-    ).particles
+    problem = heavytail.MeanField(x, y)
+    return heavytail.simulate(problem, n, steps=steps, dtype=dtype, **RUN).particles
 
 
 def plain(n: int, steps: int) -> np.ndarray:

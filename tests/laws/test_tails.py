@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -273,6 +274,7 @@ def test_float32_and_gradients(generator):
 # Bad input.
 
 
+WRONG: Any = "5"
 NAN = torch.tensor([1.0, math.inf, math.nan] * 40)
 ONES = torch.arange(1.0, 101.0)
 TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
@@ -286,7 +288,7 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
         *((lambda f=f: f(ONES[:1]), ValueError, "x must have at least") for f in ESTIMATORS),
         (lambda: log_moment(ONES * 1j, 2), TypeError, r"dtype torch\.complex64"),
         (lambda: hill(ONES, 0), ValueError, r"k must be in \[1, 99\], got 0"),
-        (lambda: hill(ONES, 1.0), TypeError, r"k must be an integer, got 1\.0"),
+        (lambda: hill(ONES, WRONG), TypeError, "k must be an integer, got '5'"),
         (lambda: hill(ONES, 100), ValueError, r"k must be in \[1, 99\], got 100"),
         (lambda: hill(TEN_ZEROS, 20), ValueError, "k must be below 20, the number of values that"),
         (lambda: hill_curve(TEN_ZEROS, [3, 20]), ValueError, "each of ks must be below 20"),
@@ -302,7 +304,11 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
             TypeError,
             "ks must be a sequence, tensor or array of int",
         ),
-        (lambda: hill_curve(ONES, "5"), TypeError, "ks must be a sequence, tensor or array of int"),
+        (
+            lambda: hill_curve(ONES, WRONG),
+            TypeError,
+            "ks must be a sequence, tensor or array of int",
+        ),
         (lambda: hill_curve(0 * ONES), ValueError, "at least 2 values that are not 0, got 0"),
         (lambda: log_moment(ONES, 1), ValueError, r"block must be in \[2, 50\], got 1"),
         (lambda: log_moment(ONES, 51), ValueError, r"block must be in \[2, 50\], got 51"),

@@ -236,8 +236,7 @@ def test_a_scheme_that_blows_up_says_where():
         ({"seeds": 2.5}, TypeError, r"seeds must be an integer, got 2\.5"),
         ({"reference": "exact"}, ValueError, r"reference must be one of \['limit', 'twins'\]"),
         ({"reference": None}, TypeError, "reference, if not 'limit' or 'twins', must be an int"),
-        ({"reference": "limit"}, ValueError, "needs h = 'linear', a tensor start, got MeanField"),
-        ({"reference": "limit", "alpha": 1.0}, ValueError, "start, alpha > 1, got .*alpha 1"),
+        ({"reference": "limit"}, ValueError, "needs h = 'linear', .* got MeanField.*'tanh'"),
         ({"statistic": "mode"}, ValueError, "statistic must be one of"),
         ({"tracers": 0}, ValueError, "tracers must be >= 1"),
     ],
@@ -262,5 +261,7 @@ def test_bad_steps(steps, reference, message):
 
 
 def test_there_is_no_limit_of_heavier_tails():
+    with pytest.raises(ValueError, match=r"no signs and alpha > 1, got .*, alpha 1"):
+        chaos_error(line(), [10, 20], **(RUN | {"alpha": 1.0}), seeds=2, reference="limit")
     with pytest.raises(ValueError, match=r"alpha must be in \(1, 2\], got 1"):
         linear_gap_scale(10, T=1.0, steps=None, alpha=1.0, sigma=0.5)

@@ -1,6 +1,7 @@
 import itertools
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from heavytail import MeanField, Stable, simulate, tail_constant
 from heavytail.limit.fokker_planck import Density, box_for, evolve, image_error, mean_field_drift
 
 ALPHAS = [1.3, 1.5, 1.9]
+WRONG: Any = 1.0
 LEVELS = (5.0, 10.0, 20.0, 30.0)
 SIGMA = 0.5
 GRID = torch.arange(-4.0, 4.0, dtype=torch.float64)
@@ -297,7 +299,11 @@ def test_particles_have_the_density(alpha, n):
         (lambda: Density.start(9.0, density=lambda t: t), ValueError, "least value -9"),
         (lambda: Density.start(9.0, density=lambda t: t / 0), ValueError, "least value nan"),
         (lambda: Density.start(9.0, density=lambda t: t[:3] * 0), ValueError, r"shape \(3,\)"),
-        (lambda: Density.start(9.0, density=lambda t: 1.0), TypeError, "must be a floating-point"),
+        (
+            lambda: Density.start(9.0, density=lambda t: WRONG),
+            TypeError,
+            "must be a floating-point",
+        ),
         (lambda: Density.start(9.0).cdf(GRID * 4), ValueError, r"in \[-9\.0, 9\.0\], got -16"),
         (lambda: Density.start(9.0).cdf(GRID * 1j), TypeError, "x must be a floating-point"),
         (lambda: Density.start(9.0).beyond(-1.0), ValueError, r"x must be in \[0, inf\), got -1"),
@@ -311,7 +317,7 @@ def test_particles_have_the_density(alpha, n):
         (lambda: run(steps=0), ValueError, "steps must be >= 1, got 0"),
         (lambda: run(lambda t, _, __: t[:3]), ValueError, r"shape \(\d+,\), got \(3,\)"),
         (lambda: run(lambda t, _, __: t * 1j), TypeError, "the drift must be a floating-point"),
-        (lambda: run(lambda t, _, __: t * math.nan), ArithmeticError, "must be finite, got nan"),
+        (lambda: run(lambda t, _, __: t * math.nan), ArithmeticError, "got nan, which"),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
         (lambda: Density(GRID, GRID[:6]), ValueError, r"one shape \(m,\), m even, got \(8,\) and"),
         (lambda: Density(GRID[1:], GRID[1:]), ValueError, r"one shape \(m,\), m even, got \(7,\)"),
