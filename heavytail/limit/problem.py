@@ -14,7 +14,6 @@ neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), sec
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import TypeAlias
 
 import torch
@@ -185,17 +184,15 @@ class System:
             for i in range(0, n, rows)
         ]
         self._keeps = not callable(self._h) and systems * n * N <= _KEPT
-        self._kept: list[Tensor] = []
+        self._kept: list[Tensor | None] = [None] * len(self._blocks)
 
     def outputs(self) -> Tensor:
         """Return f = (1/n) sum_i a_i h(x, theta^i), shape (systems, N)."""
         f = self.theta.new_zeros((len(self.theta), len(self._x)), dtype=torch.float64)
-        self._kept.clear()
-        for s, i in self._blocks:
-            H = self._neurons(self.theta[s, i])
+        for j, (s, i) in enumerate(self._blocks):
+            H = self._neurons(self.theta[s, i], self._kept[j])
             f[s] += H @ self._signs[i]
-            if self._keeps:
-                self._kept.append(H)
+            self._kept[j] = H if self._keeps else None
         if callable(self._h):
             _finite("what h returns", f, self.theta)
         f = (self._outer * f + self._shift * self._signs.sum()) / self.theta.shape[1]
@@ -204,7 +201,7 @@ class System:
     def drift(self, f: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """Yield b(theta, mu) in blocks, (systems, n, p); f are the outputs of mu."""
         weights = _loss_slope(self._loss, f, self._y) * (-self._outer / len(self._x))
-        for (s, i), H in zip_longest(self._blocks, self._kept):
+        for (s, i), H in zip(self._blocks, self._kept, strict=True):
             theta, w = self.theta[s, i], weights[s]
             if callable(self._h):
                 pull = torch.func.vjp(self._values, theta.flatten(0, 1))[1]
@@ -215,11 +212,11 @@ class System:
                 b = ((w[..., None] * self._x).mT @ slope).mT
             yield (s, i), b.mul_(self._signs[i, None])
 
-    def _neurons(self, theta: Tensor) -> Tensor:
+    def _neurons(self, theta: Tensor, out: Tensor | None = None) -> Tensor:
         """Return g, (systems, N, n), of particles (systems, n, p): data first is faster."""
         if callable(self._h):
             return self._values(theta.flatten(0, 1)).view(*theta.shape[:2], -1).mT
-        return self._g(self._x @ theta.mT)
+        return self._g(torch.bmm(self._x.expand(len(theta), -1, -1), theta.mT, out=out))
 
     def _values(self, rows: Tensor) -> Tensor:
         """Return a function h for particles (m, p) and all data: (m, N)."""
