@@ -1,7 +1,7 @@
 """The tail index from data: three estimators, each with its standard error.
 
-The tail index of a law is the alpha of P(|X| > x) ~ C x^-alpha. For a stable law of index below 2
-it is the stability index. The three assume different things, and answer different questions:
+The tail index of a law is the alpha of P(|X| > x) ~ C x^-alpha; of a stable law of index below 2
+it is the stability index. The three assume different things:
 
 * :func:`heavytail.hill` assumes a power tail beyond some order statistic, and has a bias where it
   is not yet one: a large bias for a stable law of index near 2.
@@ -130,12 +130,10 @@ def hill_curve(
 
     Args:
         x: as for :func:`hill`.
-        ks: a sequence, a tensor or a numpy array of k as for :func:`hill`, in any order, shape
-            (m,); None is all of them.
+        ks: a sequence, tensor or numpy array (m,) of k as for :func:`hill`; None is all of them.
 
     Returns:
-        The curve, on the CPU; each point is what :func:`hill` returns, and inf where all the k + 1
-        largest |x| are equal.
+        The curve, on the CPU: what :func:`hill` returns, and inf where it finds all |x| equal.
 
     Source: Hill 1975. The form in spacings is Rényi's representation.
     """
@@ -164,10 +162,9 @@ def log_moment(x: Tensor, block: int) -> TailEstimate:
         stderr = alpha_hat^2 sd(D) / (sqrt(m) log K).
 
     The D_j are independent with mean log(K) / alpha and finite variance, so 1 / alpha_hat has no
-    bias; alpha_hat has one of about stderr^2 / alpha. The standard error is the delta method's:
-    at alpha = 1.9, alpha_hat +- 1.96 stderr holds alpha in 89, 92 and 95 of 100 samples of 20, 50
-    and 200 blocks. At a given n it is least for K of 4 to 10, and grows like sqrt(K) / log K.
-    Larger blocks are for terms that are not stable themselves, but whose sums come near.
+    bias; alpha_hat has one of about stderr^2 / alpha. At alpha = 1.9, alpha_hat +- 1.96 stderr
+    holds alpha in 89, 92 and 95 of 100 samples of 20, 50 and 200 blocks. At a given n the standard
+    error is least for K of 4 to 10; larger blocks are for terms whose sums only come near stable.
 
     It holds for strictly stable terms only, as symmetric ones centred at 0: with a shift the sums
     grow like K, and the estimate falls towards 1. Independent terms of finite variance give 2 as K
@@ -213,10 +210,9 @@ def stable_mle(x: Tensor) -> TailEstimate:
 
     At the ends of the range they do not exist. Where the maximum is at alpha = 2, the estimate is
     2 exactly, ``stderr`` is nan, and ``scale`` is the Gaussian sqrt(mean(x^2) / 2) with the
-    standard error scale / sqrt(2 n). Gaussian data give it in eight or nine samples of ten; so do
-    four in ten of S(1.95)S for n = 250, and hardly one for n = 2000. Where the maximum is at 0.3,
-    both standard errors are nan. Just below 2 the interval alpha_hat +- 1.96 stderr may reach
-    beyond 2 and is to be cut there; alpha_hat is normal where n (2 - alpha) is large.
+    standard error scale / sqrt(2 n); so it is for eight or nine Gaussian samples of ten, and for
+    four in ten of S(1.95)S, n = 250. Where it is at 0.3, both standard errors are nan. The interval
+    alpha_hat +- 1.96 stderr is to be cut at 2; alpha_hat is normal where n (2 - alpha) is large.
 
     Args:
         x: n >= 10 values, none 0 or beyond e^300 scales.
@@ -245,15 +241,10 @@ def stable_mle(x: Tensor) -> TailEstimate:
     z: Array = (logs - shift).exp().cpu().numpy()  # the law is symmetric: sizes will do
 
     low, high = np.array([_LEAST_ALPHA, -20.0]), np.array([_NEAR_2, 20.0])
+    settings = {"bounds": optimize.Bounds(low, high), "options": {"gtol": 1e-6, "ftol": 1e-13}}
     for first in (start, 0.7, 1.0, 1.6):  # the others if need be: a wild value may mislead a step
         found = optimize.minimize(
-            _negative_log_likelihood,
-            np.array([first, 0.0]),
-            args=(z,),
-            jac=True,
-            bounds=optimize.Bounds(low, high),
-            method="L-BFGS-B",
-            options={"gtol": 1e-6, "ftol": 1e-13},
+            _negative_log_likelihood, [first, 0.0], (z,), method="L-BFGS-B", jac=True, **settings
         )
         step = np.clip(found.x - found.jac, low, high) - found.x  # at an end, outwards is no matter
         if np.abs(step).max() < 1e-4:
@@ -262,21 +253,17 @@ def stable_mle(x: Tensor) -> TailEstimate:
         raise RuntimeError(f"no maximum of the likelihood was found: {found.message}")
     alpha, log_scale = found.x.tolist()
 
-    # The Gaussian's likelihood has a closed form.
+    stderr = relative = math.nan
     square = float(np.square(z).mean())
-    if alpha >= _NEAR_2 or 0.5 * math.log(2 * math.pi * square) + 0.5 <= found.fun:
-        scale = math.exp(shift) * math.sqrt(square / 2)
-        return TailEstimate(
-            2.0, math.nan, "stable_mle", n, scale=scale, scale_stderr=scale / math.sqrt(2 * n)
-        )
+    gaussian = 0.5 * math.log(2 * math.pi * square) + 0.5  # its -(mean log-likelihood)
+    if alpha >= _NEAR_2 or gaussian <= found.fun:
+        alpha, log_scale, relative = 2.0, math.log(square / 2) / 2, 1 / math.sqrt(2 * n)
+    elif alpha > _LEAST_ALPHA:
+        variance = np.diag(np.linalg.inv(_information(alpha, log_scale, z))) / n
+        if (variance > 0).all():
+            stderr, relative = np.sqrt(variance).tolist()
     scale = math.exp(shift + log_scale)
-    stderr = scale_stderr = math.nan
-    if alpha > _LEAST_ALPHA:
-        variance = np.linalg.inv(_information(alpha, log_scale, z))
-        if np.all(np.diag(variance) > 0):
-            stderr, relative = (math.sqrt(value / n) for value in np.diag(variance))
-            scale_stderr = scale * relative
-    return TailEstimate(alpha, stderr, "stable_mle", n, scale=scale, scale_stderr=scale_stderr)
+    return TailEstimate(alpha, stderr, "stable_mle", n, scale=scale, scale_stderr=scale * relative)
 
 
 def _values(x: object, least: int) -> Tensor:
@@ -293,16 +280,16 @@ def _no_zeros(x: Tensor) -> None:
     """Refuse zeros, which have no logarithm."""
     if zeros := x.numel() - int(x.count_nonzero()):
         raise ValueError(
-            f"x must have no value 0, got {zeros} of {x.numel()}: a law with a density makes none; "
-            "x[x != 0] is the law given that something happened"
+            f"x must have no value 0, got {zeros} of {x.numel()}: a stable law makes none; take "
+            "x[x != 0] for the law of those that are not 0"
         )
 
 
 def _warn_if_lopsided(x: Tensor) -> None:
     """Warn of values that are shifted or skewed.
 
-    If the law is symmetric about 0, the signs in order of size are the steps of a random walk: its
-    end shows a shift, its way there, a Brownian bridge, whether the signs differ in size.
+    Of a law symmetric about 0, the signs in order of size are the steps of a random walk: its end
+    shows a shift, its way there, a bridge, whether the two signs differ in size.
     """
     n = len(x)
     walk = x.sign()[x.abs().argsort()].cumsum(0) / math.sqrt(n)
@@ -343,7 +330,7 @@ def _check_k(name: str, k: object, size: Tensor) -> None:
 def _hill_alphas(sizes: Tensor) -> Tensor:
     """Return Hill's estimate at k = 1, 2, ... from positive sizes in falling order.
 
-    The sum is of spacings, all >= 0: logarithms of a common large factor cannot cancel in it.
+    Spacings are summed, all >= 0: a large common factor costs no digits.
     """
     k = torch.arange(1, len(sizes), dtype=sizes.dtype, device=sizes.device)
     logs = sizes.log()
