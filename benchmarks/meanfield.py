@@ -16,19 +16,18 @@ import heavytail
 from benchmarks.memory import extra_mebibytes
 from benchmarks.timing import command_line, fastest
 
-ALPHA, SIGMA, T = 1.75, 0.5, 1.0
+RUN: dict[str, Any] = {"T": 1.0, "alpha": 1.75, "sigma": 0.5, "kind": "independent", "seed": 0}
 PARTICLES, DIMENSION, DATA, STEPS = 100_000, 2, 16, 100
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS = 3
 
-_SETUP = """
+_SETUP = f"""
 import heavytail
 x = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
 problem = heavytail.MeanField(x, x[:, 0].sin())
-options = dict(T=1.0, alpha=1.75, sigma=0.5, kind="independent", seed=0, dtype=torch.float32)
-heavytail.simulate(problem, 100, steps=1, **options)
+run = lambda n, steps: heavytail.simulate(problem, n, steps=steps, dtype=torch.float32, **{RUN})
+run(100, 1)
 """
-_MILLION = "heavytail.simulate(problem, 1_000_000, steps={steps}, **options)"
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -40,30 +39,21 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def ours(n: int, steps: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the particles at the end."""
     x, y = map(torch.from_numpy, data())
-    return heavytail.simulate(
-        heavytail.MeanField(x, y),
-        n,
-        T=T,
-        steps=steps,
-        alpha=ALPHA,
-        sigma=SIGMA,
-        kind="independent",
-        seed=0,
-        dtype=dtype,
-    ).particles
+    problem = heavytail.MeanField(x, y)
+    return heavytail.simulate(problem, n, steps=steps, dtype=dtype, **RUN).particles
 
 
 def plain(n: int, steps: int) -> np.ndarray:
     """Return the same by a loop of numpy with scipy's sampler."""
     x, y = data()
-    rng, eta = np.random.default_rng(0), T / steps
+    rng, eta, alpha = np.random.default_rng(0), RUN["T"] / steps, RUN["alpha"]
     theta = rng.standard_normal((n, DIMENSION))
     for _ in range(steps):
         value = np.tanh(theta @ x.T)
         error = value.mean(0) - y
         drift = -((1 - value**2) * error) @ x / len(y)
-        xi = levy_stable.rvs(ALPHA, 0.0, size=(n, DIMENSION), random_state=rng)
-        theta = theta + eta * drift + SIGMA * eta ** (1 / ALPHA) * xi
+        xi = levy_stable.rvs(alpha, 0.0, size=(n, DIMENSION), random_state=rng)
+        theta = theta + eta * drift + RUN["sigma"] * eta ** (1 / alpha) * xi
     return theta
 
 
@@ -83,7 +73,7 @@ def record(rounds: int) -> dict[str, Any]:
     by_size = fastest({str(n): partial(ours, n, steps[n], torch.float32) for n in SIZES}, rounds)
     return {
         "what": "one thread, interleaved, the fastest of the rounds",
-        "case": f"tanh, {DATA} data in R^{DIMENSION}, kind II, alpha {ALPHA}",
+        "case": f"tanh, {DATA} data in R^{DIMENSION}, kind II, alpha {RUN['alpha']}",
         "particles": PARTICLES,
         "steps": STEPS,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -95,7 +85,7 @@ def record(rounds: int) -> dict[str, Any]:
             n: round(1e9 * value / int(n) / steps[int(n)], 1) for n, value in by_size.items()
         },
         "extra MiB of 10^6 particles in R^10, 8 data, float32, by steps": {
-            str(k): round(extra_mebibytes(_SETUP, _MILLION.format(steps=k))) for k in (5, 1000)
+            str(k): round(extra_mebibytes(_SETUP, f"run(1_000_000, {k})")) for k in (5, 1000)
         },
         "rounds": rounds,
     }

@@ -2,7 +2,7 @@ r"""Couplings: how far particles are from their limit, and the Euler scheme from
 
 Systems that share starts and noise are compared particle by particle. The noise is additive and
 cancels; what is left is what the drift did. The error is measured over several seeds, at several
-widths or step sizes, and a power is fitted, with a standard error over seeds.
+widths or step sizes, and a power is fitted (:class:`heavytail.Rates`).
 
 References:
     - Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized neural
@@ -12,179 +12,21 @@ References:
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.particles import MeanField, Scheme, System, check_problem, generator_on
-from heavytail.noise import KINDS
+from heavytail.limit.particles import MOST_STEPS, Scheme, generator_on
+from heavytail.limit.problem import MeanField, System, check_problem
+from heavytail.limit.rates import STATISTICS, Rates
 
 Integers = Iterable[int] | Tensor
 
-STATISTICS = ("mean", "geometric", "median")
-
 # Seeds run side by side up to this many particles: steps of few particles are all overhead.
 _SIDE_BY_SIDE = 1 << 17
-
-_RESAMPLES = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Rates:
-    """Errors that fall like a power of x, and the fit of the power.
-
-    The slope is that of log error on log ``size``, by least squares. Its standard error is a
-    bootstrap over seeds of the whole fit: errors at different x of one seed share starts and noise,
-    so that residuals say nothing.
-
-    Attributes:
-        x: shape (m,), float64: the widths, or the step sizes.
-        errors: shape (seeds, m), float64, > 0: the error of each seed.
-        size: shape (m,), float64, > 0: what the error is a power of: x, corrected for a reference
-            that is finite.
-        statistic: over seeds: ``"mean"``; ``"geometric"``, exp of the mean of logs; ``"median"``.
-        sup: the same for a supremum: over time (:func:`chaos_error`), over particles
-            (:func:`euler_error`); None within itself.
-
-    Raises:
-        TypeError, ValueError: on other shapes or values, less than 2 seeds or 2 different x.
-    """
-
-    x: Tensor
-    errors: Tensor
-    size: Tensor
-    statistic: str = "geometric"
-    sup: "Rates | None" = None
-
-    def __post_init__(self) -> None:
-        _check.one_of("statistic", self.statistic, STATISTICS)
-        for name in ("x", "errors", "size"):
-            value = _check.any_tensor(name, getattr(self, name))
-            _check.positive_or_tensor(name, value)
-            object.__setattr__(self, name, value.detach().double())
-        m = self.x.numel()
-        for name, value in (("x", self.x), ("size", self.size)):
-            if value.shape != (m,) or m < 2 or len(value.unique()) < m:
-                raise ValueError(f"{name} must hold {max(m, 2)} different numbers, got {value}")
-        if self.errors.dim() != 2 or len(self.errors) < 2 or self.errors.shape[1] != m:
-            raise ValueError(f"errors must be (2 or more, {m}), got {tuple(self.errors.shape)}")
-        if not isinstance(self.sup, Rates | None):
-            raise TypeError(f"sup must be Rates or None, got {self.sup!r}")
-
-    @property
-    def error(self) -> Tensor:
-        """The statistic of the errors, shape (m,)."""
-        return self._log_error(self.errors).exp()
-
-    @cached_property
-    def stderr(self) -> Tensor:
-        """The standard error of :attr:`error`, shape (m,)."""
-        return self._spread(self._resampled.exp())
-
-    @property
-    def slope(self) -> float:
-        """The fitted power."""
-        return float(self._slope(self._log_error(self.errors)))
-
-    @cached_property
-    def slope_stderr(self) -> float:
-        """The standard error of :attr:`slope`."""
-        return float(self._spread(self._slope(self._resampled)))
-
-    @property
-    def local_slopes(self) -> Tensor:
-        """The power between neighbouring x, shape (m - 1,)."""
-        return self._log_error(self.errors).diff() / self.size.log().diff()
-
-    @cached_property
-    def local_stderr(self) -> Tensor:
-        """The standard errors of :attr:`local_slopes`."""
-        return self._spread(self._resampled.diff() / self.size.log().diff())
-
-    def between(self, low: float, high: float) -> "Rates":
-        """Return the rates of low <= x <= high, at least two."""
-        inside = (self.x >= low) & (self.x <= high)
-        if int(inside.sum()) < 2:
-            raise ValueError(f"at least 2 of x must be in [{low:g}, {high:g}], got {self.x}")
-        sup = None if self.sup is None else self.sup.between(low, high)
-        parts = self.x[inside], self.errors[:, inside], self.size[inside]
-        return Rates(*parts, self.statistic, sup)
-
-    def __str__(self) -> str:
-        """Return a line for each x, and the slope."""
-        rows = zip(self.x.tolist(), self.error.tolist(), self.stderr.tolist(), strict=True)
-        lines = [f"x = {x:<10.4g} error = {e:.4g} +- {s:.2g}" for x, e, s in rows]
-        fit = f"slope {self.slope:.3f} +- {self.slope_stderr:.3f}"
-        return "\n".join([*lines, f"{fit}  ({self.statistic} over {len(self.errors)} seeds)"])
-
-    def _log_error(self, errors: Tensor) -> Tensor:
-        if self.statistic == "geometric":
-            return errors.log().mean(0)
-        return (errors.mean(0) if self.statistic == "mean" else errors.quantile(0.5, 0)).log()
-
-    def _slope(self, log_error: Tensor) -> Tensor:
-        u = self.size.log() - self.size.log().mean()
-        return log_error @ u / (u @ u)
-
-    @cached_property
-    def _resampled(self) -> Tensor:
-        """The log errors of resampled seeds, (resamples, m); the same for the same errors."""
-        generator, R = torch.Generator().manual_seed(0), len(self.errors)
-        picks = torch.randint(R, (_RESAMPLES, R), generator=generator)
-        return torch.stack([self._log_error(self.errors[pick]) for pick in picks])
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """Return the standard deviation over resamples, without its bias for few seeds."""
-        R = len(self.errors)
-        return values.std(0) * math.sqrt(R / (R - 1))
-
-
-def _rates(
-    name: str,
-    x: list[float],
-    runs: list[Tensor],
-    batches: list[list[torch.Generator]],
-    size: list[float],
-    statistic: str,
-) -> Rates:
-    """Make rates from what the seeds gave: (2, seeds, m), the errors and their suprema."""
-    errors = torch.cat(runs, 1).double().cpu()
-    if bad := (~(torch.isfinite(errors) & (errors > 0))).nonzero().tolist():
-        value, (_, s, j) = float(errors[tuple(bad[0])]), bad[0]
-        seed = [each for batch in batches for each in batch][s].initial_seed()
-        why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
-        got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
-        raise ValueError(f"an error has no logarithm: got {got}: {why}")
-    at, of = (torch.tensor(v, dtype=torch.float64) for v in (x, size))
-    return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
-
-
-def _integers(name: str, values: Integers, least: int = 1, below: int | None = None) -> list[int]:
-    """Return the entries of a sequence, a tensor or a numpy array."""
-    entries = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(entries, str) or not isinstance(entries, Iterable):
-        raise TypeError(f"{name} must be 2 or more different integers, got {values!r}")
-    numbers = [_check.count(f"each of {name}", entry, least) for entry in entries]
-    if len(set(numbers)) != len(numbers) or len(numbers) < 2:
-        raise ValueError(f"{name} must be 2 or more different integers, got {numbers}")
-    if below is not None and max(numbers) >= below:
-        raise ValueError(f"{name} must be below the reference, {below}, got {max(numbers)}")
-    return numbers
-
-
-def _batches(
-    seeds: int | Integers, n: int, device: torch.device | str | None
-) -> list[list[torch.Generator]]:
-    """Return generators of the seeds, as many together as runs of n particles go side by side."""
-    if not isinstance(seeds, Iterable):
-        seeds = range(_check.count("seeds", seeds, least=2))
-    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, least=0)]
-    at_once = max(1, _SIDE_BY_SIDE // n)
-    return [every[first : first + at_once] for first in range(0, len(every), at_once)]
 
 
 def chaos_error(
@@ -211,37 +53,26 @@ def chaos_error(
     particles of the supremum over the steps. With h and its gradient bounded and Lipschitz it falls
     like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}.
 
-    Args:
-        problem: neuron, loss, data and initial law.
-        widths: the n, 2 or more.
-        T: end time, > 0.
-        steps: number of steps, >= 1.
-        alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
-        kind: of the noise, as for :func:`simulate`.
-        seeds: a number of seeds, then 0, 1, ..., or different seeds; 2 or more.
-        reference: what stands for the limit:
+    The arguments are those of :func:`simulate`, but for
 
-            - an integer N above all widths: a system of N particles, of which those of width n are
-              the first n. The slope is that on 1 / (1/n - 1/N), exact for the rate 1/2; slower
-              ones appear too slow, which a large N hardly cures;
-            - ``"limit"``: the limit itself, for h = "linear", one start for all, no signs and
-              alpha > 1. Its mean is that of the scheme without noise;
-            - ``"twins"``: no reference. Two independent systems of n particles each drive their own
-              copy of further particles, the tracers; the error is the distance of the copies.
-        statistic: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded the
-            errors have infinite variance, and their mean says nothing.
-        coupled: False gives the copies other noise: the control, whose slope is 0.
-        tracers: number of tracers, >= 1.
-        dtype: torch.float32 or torch.float64: errors are differences.
-        device: where to compute; None is torch's default device.
+    - ``widths``: the n, 2 or more;
+    - ``seeds``: a number of seeds, then 0, 1, ..., or different seeds; 2 or more;
+    - ``reference``: what stands for the limit. An integer N above all widths is a system of N
+      particles, of which those of width n are the first n; the slope is that on 1 / (1/n - 1/N),
+      exact for the rate 1/2; slower ones appear too slow, which a large N hardly cures.
+      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1:
+      its mean is that of the scheme without noise. ``"twins"`` needs none: two independent systems
+      of n particles each drive their own copy of further particles, the ``tracers``, and the error
+      is the distance of the copies;
+    - ``statistic``: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded
+      the errors have infinite variance, and their mean says nothing;
+    - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
 
     Returns:
         The errors at the widths, with the fitted slope.
 
     Raises:
-        TypeError, ValueError: on an argument outside the sets above, or errors that are 0 or not
-            finite.
+        TypeError, ValueError: on other arguments, or errors that are 0 or not finite.
 
     Source: Sznitman 1991, Theorem 1.4, for the coupling; Wan et al. 2024. The twins are ours.
     """
@@ -249,33 +80,29 @@ def chaos_error(
     dtype = _check.place(None, device, dtype)[1]
     scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
     _check.one_of("statistic", statistic, STATISTICS)
-    _check.count("tracers", tracers, least=1)
+    _check.count("tracers", tracers, 1)
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
-        below, inverse = None, 0.0
     else:
-        below = _check.count("reference, if not 'limit' or 'twins',", reference, least=1)
-        inverse = 1 / below
-    ns = _integers("widths", widths, below=below)
-    needs = (
-        ("h = 'linear'", problem.h == "linear", problem.h),
-        ("a tensor start", isinstance(problem.start, Tensor), problem.start),
-        ("no signs", problem.signs is None, problem.signs),
-        ("alpha > 1", alpha > 1, alpha),
-    )
-    for needed, holds, got in needs if reference == "limit" else ():
-        if not holds:
-            raise ValueError(f"reference 'limit' needs {needed}, got {got!r}")
-    batches, runs = _batches(seeds, max(ns) if below is None else below, device), []
-    for generators in batches:
-        with torch.no_grad():
-            coupling = _coupling(problem, ns, reference, tracers, coupled, generators, dtype)
-            runs.append(_gaps(scheme, *coupling, generators))
+        reference = _check.count("reference, if not 'limit' or 'twins',", reference, 1)
+    ns = _integers("widths", widths)
+    most, inverse = (max(ns), 0.0) if isinstance(reference, str) else (reference, 1 / reference)
+    if inverse and max(ns) >= most:
+        raise ValueError(f"each of widths must be below the reference, {most}, got {ns}")
+    linear = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
+    if reference == "limit" and not (linear and alpha > 1):
+        needs = "h = 'linear', a tensor start, no signs and alpha > 1"
+        raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
+
+    def measure(generators: list[torch.Generator]) -> Tensor:
+        coupling = _coupling(problem, ns, reference, tracers, coupled, generators, dtype)
+        return _gaps(scheme, *coupling, generators)
+
     size = [1 / (1 / n - inverse) for n in ns]
-    return _rates("width", [float(n) for n in ns], runs, batches, size, statistic)
+    return _rates("width", ns, size, statistic, measure, _batches(seeds, most, device))
 
 
-_Noise = list[tuple[int, list[System]]]
+_Sources = list[tuple[int, list[System]]]
 _Pairs = list[tuple[System, System]]
 
 
@@ -287,16 +114,16 @@ def _coupling(
     coupled: bool,
     generators: list[torch.Generator],
     dtype: torch.dtype,
-) -> tuple[list[System], _Noise, _Pairs]:
+) -> tuple[list[System], _Sources, _Pairs]:
     """Return all systems, the noise that moves them, and the pairs to compare, one a width."""
+
+    def starts(n: int) -> Tensor:
+        return _starts(problem, n, generators, dtype)
 
     def system(theta: Tensor, driver: System | None = None) -> System:
         return System(problem, theta.clone(), driver)
 
-    def starts(n: int) -> Tensor:
-        return torch.stack([problem._starts(n, each, dtype) for each in generators])
-
-    def moved(n: int, first: list[System], m: int, second: list[System]) -> _Noise:
+    def moved(n: int, first: list[System], m: int, second: list[System]) -> _Sources:
         return [(max(n, m), first + second)] if coupled else [(n, first), (m, second)]
 
     most = max(widths)
@@ -304,45 +131,36 @@ def _coupling(
         A, B = ([system(start[:, :n]) for n in widths] for start in (starts(most), starts(most)))
         start = starts(tracers)
         of_A, of_B = ([system(start, driver) for driver in drivers] for drivers in (A, B))
-        noise = [(most, A), (most, B), *moved(tracers, of_A, tracers, of_B)]
-        return A + B + of_A + of_B, noise, list(zip(of_A, of_B, strict=True))
-    if reference == "limit":  # the drift is the same for all particles: one of them is enough
-        start = starts(most)
-        mean = system(start[:, :1])
-        copy = system(start[:, :1], mean)
-        m, others = 1, [mean, copy]
-    else:
-        m = int(reference)
-        start = starts(m)
+        sources = [(most, A), (most, B), *moved(tracers, of_A, tracers, of_B)]
+        return A + B + of_A + of_B, sources, list(zip(of_A, of_B, strict=True))
+    if isinstance(reference, int):
+        start, m = starts(reference), reference
         copy = system(start)
         others = [copy]
+    else:  # the limit: its drift is the same for all particles, so that one of them is enough
+        start, m = starts(most), 1
+        mean = system(start[:, :1])
+        copy = system(start[:, :1], mean)
+        others = [mean, copy]
     particles = [system(start[:, :n]) for n in widths]
-    noise = moved(most, particles, m, [copy])
-    return particles + others, noise, [(one, copy) for one in particles]
+    sources = moved(most, particles, m, [copy])
+    return particles + others, sources, [(one, copy) for one in particles]
 
 
 def _gaps(
     scheme: Scheme,
     systems: list[System],
-    noise: _Noise,
+    sources: _Sources,
     pairs: _Pairs,
     generators: list[torch.Generator],
 ) -> Tensor:
     """Run; return mean distances of the pairs, (2, seeds, pairs): at the end, and suprema."""
     now: list[Tensor] = []
     worst: list[Tensor] = []
-    for _ in scheme.run(systems, noise, generators):
+    for _ in scheme.run(systems, sources, generators):
         now = [_distance(*pair) for pair in pairs]
         worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
     return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
-
-
-def _distance(one: System, other: System) -> Tensor:
-    """Return |theta^i - copy^i| for the particles that both have, (systems, m)."""
-    a, b = one.theta, other.theta
-    m = min(a.shape[1], b.shape[1])
-    norms: Tensor = torch.linalg.vector_norm(a[:, :m] - b[:, :m], dim=2)
-    return norms
 
 
 def euler_error(
@@ -367,58 +185,103 @@ def euler_error(
     the distance from the finest scheme; ``Rates.sup`` has the largest over particles. For
     additive symmetric noise and a smooth drift the power of eta is 1.
 
-    Args:
-        problem: neuron, loss, data and initial law.
-        steps: the numbers of steps K, 2 or more.
-        T: end time, > 0.
-        n: number of particles, >= 1.
-        alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
-        kind: of the noise, as for :func:`simulate`.
-        seeds: a number of seeds, then 0, 1, ..., or different seeds; 2 or more.
-        reference: steps of the finest scheme, a multiple of each K above all; None is 8 times
-            their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
-            that on eta minus the finest eta: exact for an error c eta; one that is random and
-            centred reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16
-            and 32 times.
-        statistic: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``.
-        dtype: torch.float32 or torch.float64: errors are differences.
-        device: where to compute; None is torch's default device.
+    The arguments are those of :func:`chaos_error`, but for
+
+    - ``steps``: the numbers of steps K, 2 or more;
+    - ``n``: number of particles, >= 1;
+    - ``reference``: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
+      8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
+      that on eta minus the finest eta: exact for an error c eta; one that is random and centred
+      reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16 and 32 times.
 
     Returns:
         The errors at the step sizes T / K, in the order of ``steps``, with the fitted slope.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above, or errors that are 0 or not
-            finite.
 
     Source: Wan et al. 2024, whose bound has the power 1/alpha. The measurement is ours.
     """
     check_problem(problem)
     counts = _integers("steps", steps)
-    finest = 8 * math.lcm(*counts) if reference is None else reference
-    _integers("steps", counts, below=_check.count("reference", finest))
-    if any(finest % K for K in counts):
-        raise ValueError(f"each of steps must divide the reference, {finest}, got {counts}")
+    which, finest = "reference", reference
+    if finest is None:
+        which, finest = "reference, 8 times the common multiple of steps,", 8 * math.lcm(*counts)
+    finest = _check.count(which, finest, 1, MOST_STEPS)
+    if max(counts) >= finest or any(finest % K for K in counts):
+        raise ValueError(
+            f"each of steps must divide the reference, {finest}, and be below it, got {counts}"
+        )
     dtype = _check.place(None, device, dtype)[1]
     scheme = Scheme(T, finest, alpha, sigma, kind, dtype)
     _check.one_of("statistic", statistic, STATISTICS)
-    n = _check.count("n", n, least=1)
-    batches, runs = _batches(seeds, n, device), []
-    for generators in batches:
-        with torch.no_grad():
-            start = torch.stack([problem._starts(n, each, dtype) for each in generators])
-            systems = [
-                System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]
-            ]
-            for _ in scheme.run(systems, [(n, systems)], generators):
-                pass
-            gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
-            both = [torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps]
-            runs.append(torch.stack(both, 2))
+    n = _check.count("n", n, 1)
+
+    def measure(generators: list[torch.Generator]) -> Tensor:
+        start = _starts(problem, n, generators, dtype)
+        systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
+        for _ in scheme.run(systems, [(n, systems)], generators):
+            pass
+        gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
+        return torch.stack([torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps], 2)
+
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
-    return _rates("step size", etas, runs, batches, size, statistic)
+    return _rates("step size", etas, size, statistic, measure, _batches(seeds, n, device))
+
+
+def _starts(
+    problem: MeanField, n: int, generators: list[torch.Generator], dtype: torch.dtype
+) -> Tensor:
+    """Draw the starts of a system for each generator, (systems, n, p)."""
+    return torch.stack([problem._starts(n, generator, dtype) for generator in generators])
+
+
+def _distance(one: System, other: System) -> Tensor:
+    """Return |theta^i - copy^i| for the particles that both have, (systems, m)."""
+    a, b = one.theta, other.theta
+    m = min(a.shape[1], b.shape[1])
+    norms: Tensor = torch.linalg.vector_norm(a[:, :m] - b[:, :m], dim=2)
+    return norms
+
+
+def _rates(
+    name: str,
+    x: Sequence[float],
+    size: list[float],
+    statistic: str,
+    measure: Callable[[list[torch.Generator]], Tensor],
+    batches: list[list[torch.Generator]],
+) -> Rates:
+    """Measure (2, seeds, m), the errors and their suprema, batch by batch; return their rates."""
+    with torch.no_grad():
+        errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
+    for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
+        value, seed = float(errors[which, s, j]), list(chain(*batches))[s].initial_seed()
+        why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
+        got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
+        raise ValueError(f"an error has no logarithm: got {got}: {why}")
+    at, of = (torch.tensor(values, dtype=torch.float64) for values in (x, size))
+    return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
+
+
+def _integers(name: str, values: Integers, least: int = 1) -> list[int]:
+    """Return the entries of a sequence, a tensor or a numpy array."""
+    entries = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise TypeError(f"{name} must be 2 or more different integers, got {values!r}")
+    numbers = [_check.count(f"each of {name}", entry, least) for entry in entries]
+    if len(set(numbers)) != len(numbers) or len(numbers) < 2:
+        raise ValueError(f"{name} must be 2 or more different integers, got {numbers}")
+    return numbers
+
+
+def _batches(
+    seeds: int | Integers, n: int, device: torch.device | str | None
+) -> list[list[torch.Generator]]:
+    """Return generators of the seeds, as many together as runs of n particles go side by side."""
+    if not isinstance(seeds, Iterable):
+        seeds = range(_check.count("seeds", seeds, 2))
+    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
+    at_once = max(1, _SIDE_BY_SIDE // n)
+    return [every[first : first + at_once] for first in range(0, len(every), at_once)]
 
 
 def linear_gap_scale(
@@ -439,32 +302,21 @@ def linear_gap_scale(
         gamma = sigma n^{1/alpha - 1} (eta sum_{k < K} |1 - (1 - A eta)^k|^alpha)^{1/alpha},
         gamma = sigma n^{1/alpha - 1} (int_0^T (1 - e^{-A u})^alpha du)^{1/alpha}.
 
-    Args:
-        n: number of particles, >= 1.
-        T: end time, > 0.
-        steps: K >= 1; None is the limit of many steps.
-        alpha: stability index in (1, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}.
-        curvature: A >= 0, in the unit of 1 / time.
-
-    Returns:
-        gamma >= 0, in the unit of theta.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
+    Arguments are those of :func:`simulate`, but alpha is in (1, 2], below which there is no limit;
+    ``steps`` is K, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
 
     Source: ours; the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
     """
-    n, K = _check.count("n", n, least=1), 1 if steps is None else steps
-    Scheme(T, K, alpha, sigma, KINDS[0])
-    if alpha <= 1:
-        raise ValueError(f"alpha must be in (1, 2], got {alpha:g}: there is no limit below")
-    A = _check.nonnegative("curvature", curvature)
+    n, T = _check.count("n", n, 1), _check.number("T", T, _check.POSITIVE)
+    alpha = _check.number("alpha", alpha, "(1, 2]")
+    sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
+    A = _check.number("curvature", curvature, _check.NONNEGATIVE)
     if steps is None:
         from scipy import integrate  # slow to import
 
         total = float(integrate.quad(lambda u: (-math.expm1(-A * u)) ** alpha, 0, T)[0])
     else:
+        K = _check.count("steps", steps, 1, MOST_STEPS)
         left = (1 - A * T / K) ** torch.arange(K, dtype=torch.float64)
         total = T / K * float((1 - left).abs().pow(alpha).sum())
     return sigma * math.pow(n, 1 / alpha - 1) * math.pow(total, 1 / alpha)

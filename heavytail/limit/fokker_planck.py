@@ -9,10 +9,12 @@ The line becomes a circle, [-box, box) with m equal steps. A time step dt is Str
 of noise, exactly, by exp(-sigma^alpha |k|^alpha dt / 2) in Fourier; a step of transport,
 d_t rho = -d_theta(b rho), by Fourier in theta and Runge and Kutta's fourth order in time, with b
 taken anew from rho in each stage, in as many pieces as stability needs; half a step of noise.
-Mass is kept. The error is of order 2 in dt, also if b depends on rho; in dx it falls faster than
-any power while rho and b are smooth. Two things are not the line's: the tails overlap
-(:func:`image_error`), and b is brought smoothly to 0 over the outer tenth, to be periodic. What
-transport moves must stay within 0.9 box: beyond, it stops and piles up.
+Mass is kept. The error is of order 2 in dt; in dx it falls faster than any power while rho and b
+are smooth. Two things are not the line's: the tails overlap (:func:`image_error`), and b is brought
+smoothly to 0 over the outer tenth, to be periodic. What transport moves must stay within 0.9 box:
+beyond, it stops and piles up.
+
+All raise ``TypeError`` or ``ValueError`` on an argument outside the sets that they name.
 
 Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506-517; Jourdain, Meleard and Woyczynski, Nonlinear
 SDEs driven by Levy processes and related PDEs, ALEA 4 (2008) 1-29.
@@ -33,6 +35,7 @@ Elementwise = Callable[[Tensor, Tensor], Tensor]
 _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
 _REACH = 0.8  # the part of the box that box_for leaves for use
 _STABLE = 2.0  # |b| k dt of a piece: the stages are stable up to 2.8
+_MOST_PIECES = 10_000  # of a step: it takes some seconds then
 _BELOW = 1e-8  # how far below 0 rounding may bring rho, in parts of its maximum
 _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
 
@@ -44,9 +47,6 @@ class Density:
     Attributes:
         theta: shape (m,), float64, m even: the points -box, -box + dx, ..., box - dx.
         rho: shape (m,), float64, finite: the density there, per unit of theta.
-
-    Raises:
-        TypeError, ValueError: on tensors other than these.
     """
 
     theta: Tensor
@@ -54,9 +54,9 @@ class Density:
 
     def __post_init__(self) -> None:
         for name, value in (("theta", self.theta), ("rho", self.rho)):
-            if _check.any_tensor(name, value).dtype != torch.float64:
+            if _check.tensor(name, value).dtype != torch.float64:
                 raise TypeError(f"{name} must be float64, got {value.dtype}")
-            _check.real_or_tensor(name, value)
+            _check.numbers(name, value)
         theta, m = self.theta, self.theta.numel()
         if theta.dim() != 1 or m == 0 or m % 2 or self.rho.shape != theta.shape:
             got = f"{tuple(theta.shape)} and {tuple(self.rho.shape)}"
@@ -93,15 +93,9 @@ class Density:
                 rate r, b' = -r, those of width std * exp(-r T), if noise does not fill them;
                 take 16 * box / width points then, or more.
             device: where to compute; None is torch's default device.
-
-        Raises:
-            TypeError, ValueError: on an argument outside the sets above.
         """
-        box, std, mean = (
-            _check.positive("box", box),
-            _check.positive("std", std),
-            _check.real("mean", mean),
-        )
+        box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
+        mean = _check.number("mean", mean)
         enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
         if (m := _check.count("points", enough if points is None else points, 16)) % 2:
             raise ValueError(f"points must be even, got {m}")
@@ -110,7 +104,7 @@ class Density:
         z = (theta - mean) / std
         rho = torch.exp(-(z**2) / 2) / (std * math.sqrt(2 * math.pi))
         if density is not None:
-            rho = _check.any_tensor("density(theta)", density(theta)).to(theta)
+            rho = _check.tensor("density(theta)", density(theta)).to(theta)
         least, mass = float(rho.min()), float(rho.sum()) * 2 * box / m
         if rho.shape != theta.shape or not (least >= 0 and abs(mass - 1) <= 0.01):
             raise ValueError(
@@ -146,9 +140,8 @@ class Density:
 
         ``x`` has any shape, in [-box, box], else a ValueError; F has its shape, float64.
         """
-        x = _check.any_tensor("x", x).to(self.theta)
-        if (outside := ~(x.abs() <= self.box)).any():
-            raise ValueError(f"x must be in [-{self.box:g}, {self.box:g}], got {x[outside][0]:g}")
+        x = _check.tensor("x", x).to(self.theta)
+        _check.numbers("x", x, f"[-{self.box!r}, {self.box!r}]")
         a = torch.fft.rfft(self.rho)[1:-1] / len(self.rho)  # the highest wave is rounding
         k = torch.arange(1, len(a) + 1, dtype=x.dtype, device=x.device) * (math.pi / self.box)
         parts = [  # in blocks: points times wave numbers are many
@@ -162,15 +155,15 @@ class Density:
         return self.cdf(edges).diff()
 
     def beyond(self, x: float) -> float:
-        """Return P(|theta| > x), 0 <= x <= box: all that the interval [-x, x] does not hold.
+        """Return P(|theta| > x), 0 <= x <= box, as what the interval [-x, x] does not hold.
 
-        The tail's images lie in that interval too: on a stable tail this is low by the part
+        Images of the tail lie in that interval: on a stable tail this is low by the part
 
             x^alpha sum_{k > 0} (2 box k - x)^{-alpha} - (2 box k + x)^{-alpha},
 
         for x well below the box alpha times :func:`image_error`.
         """
-        x = _check.nonnegative("x", x)
+        x = _check.number("x", x, _check.NONNEGATIVE)
         return 1 - float(self.probability(self.theta.new_tensor([-x, x])))
 
 
@@ -182,11 +175,10 @@ def image_error(alpha: float, x: float, box: float) -> float:
 
         sum_{k > 0} ((2 box k - x) / x)^{-alpha-1} + ((2 box k + x) / x)^{-alpha-1},
 
-    0 at alpha = 2. A ``ValueError`` unless ``alpha`` is in (0, 2] and 0 < x < box.
+    0 at alpha = 2; for ``alpha`` in (0, 2] and 0 < x < box.
     """
-    alpha, box = _check.index("alpha", alpha, 2), _check.positive("box", box)
-    if not (x := _check.positive("x", x)) < box:
-        raise ValueError(f"x must be below the box's half-width {box:g}, got {x:g}")
+    alpha, box = _check.number("alpha", alpha, "(0, 2]"), _check.number("box", box, _check.POSITIVE)
+    x = _check.number("x", x, f"(0, {box!r})")
     r, power = x / (2 * box), alpha + 1
     q = torch.tensor([1 - r, 1 + r], dtype=torch.float64, device="cpu")
     return float(torch.special.zeta(power, q).sum() * r**power) if alpha < 2 else 0.0
@@ -208,13 +200,12 @@ def box_for(
         reach: the largest |theta| of interest, > 0, start and transport included.
         tolerance: relative change, > 0.
         std: width of the start, > 0.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
-    alpha, reach = _check.index("alpha", alpha, 2), _check.positive("reach", reach)
-    sigma, T = _check.nonnegative("sigma", sigma), _check.nonnegative("T", T)
-    tolerance, std = _check.positive("tolerance", tolerance), _check.positive("std", std)
+    alpha = _check.number("alpha", alpha, "(0, 2]")
+    for name, value in (("sigma", sigma), ("T", T)):
+        _check.number(name, value, _check.NONNEGATIVE)
+    for name, value in (("reach", reach), ("tolerance", tolerance), ("std", std)):
+        _check.number(name, value, _check.POSITIVE)
     x = max(reach, std + sigma * float(T ** (1 / alpha)))
     box = max(x / _REACH, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
     while image_error(alpha, x, box) > tolerance:
@@ -237,13 +228,9 @@ def mean_field_drift(
     Returns:
         A function of the grid (m,), the density (m,) and the grid's step, with values (m,). The
         integral is over the box: an unbounded h loses what lies beyond it.
-
-    Raises:
-        TypeError, ValueError: on data of other shapes or values.
     """
-    x, y = _check.any_tensor("x", x), _check.any_tensor("y", y)
-    _check.real_or_tensor("x", x)
-    _check.real_or_tensor("y", y)
+    for name, data in (("x", x), ("y", y)):
+        _check.numbers(name, _check.tensor(name, data))
     if y.dim() != 1 or not len(y) or x.shape != (len(y), 1):
         got = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"x and y must have shapes (N, 1) and (N,), N >= 1, got {got}")
@@ -264,30 +251,27 @@ def evolve(
 ) -> Density:
     """Return the density a time T later, by the scheme at the top of this module.
 
-    Transport must not carry mass into the outer tenth, where it stops. Tails lie there by right,
-    but start and noise have brought them. So the mass there is counted before and after each
-    transport; and what transport has brought, less what it took away, may not be more than the
-    rest and 1e-3. (It moves tails too, but if the box is wide for the way that it carries, that is
-    a part of what lies there.)
+    Transport must not carry mass into the outer tenth, where it stops; tails lie there by right,
+    brought by start and noise. So the mass there is counted before and after each transport, and
+    what transport has brought, less what it took away, may not be more than the rest and 1e-3.
 
     Args:
         start: the density at time 0, of mass 1, or what an earlier call has returned.
-        drift: maps theta (m,), the density (m,) and the grid's step to b (m,), finite, all of
-            them float64 and on the start's device. None is no drift. All that it moves must stay
-            within 0.9 box.
+        drift: maps theta (m,), the density (m,) and the grid's step to b (m,), float64; None is 0.
         alpha: stability index in (0, 2].
         sigma: scale of the noise, >= 0.
         T: time, >= 0.
         steps: number of time steps, >= 1.
 
     Raises:
-        TypeError, ValueError: on an argument outside the sets above, or a start that is no density.
         ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum, the sign of a grid
             too coarse; if the mass is off 1 by more than 1e-8, the sign of time steps too long; if
-            transport has brought too much into the outer tenth; or if b is not finite.
+            transport has brought too much into the outer tenth; if b is not finite, or so large
+            that a step needs more than 10,000 pieces.
     """
-    alpha, sigma = _check.index("alpha", alpha, 2), _check.nonnegative("sigma", sigma)
-    dt = _check.nonnegative("T", T) / _check.count("steps", steps, 1)
+    alpha = _check.number("alpha", alpha, "(0, 2]")
+    sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
+    dt = _check.number("T", T, _check.NONNEGATIVE) / _check.count("steps", steps, 1)
     theta, dx, m = start.theta, start.dx, len(start.theta)
     wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
     fade = torch.exp(-((sigma * wave) ** alpha) * dt / 2)
@@ -303,12 +287,16 @@ def evolve(
         def change(rho: Tensor) -> Tensor:
             return filtered(drift(theta, rho, dx) * window * rho, derivative)
 
-        b = _check.any_tensor("the drift", drift(theta, rho, dx))
+        b = _check.tensor("the drift", drift(theta, rho, dx))
         if b.shape != theta.shape:
             raise ValueError(f"the drift must have shape ({m},), got {tuple(b.shape)}")
-        if not math.isfinite(fastest := float((b * window).abs().max())):
-            raise ArithmeticError(f"the drift must be finite, got {fastest}")
-        pieces = max(1, math.ceil(fastest * dt * math.pi / dx / _STABLE))
+        fastest = float((b * window).abs().max())
+        if not (needed := fastest * dt * math.pi / dx / _STABLE) <= _MOST_PIECES:
+            raise ArithmeticError(
+                f"the drift must be finite, and need at most {_MOST_PIECES:,} pieces in a step: "
+                f"got {fastest:.3g}, which needs {needed:.3g}; take more steps or a coarser grid"
+            )
+        pieces = max(1, math.ceil(needed))
         tau = dt / pieces
         for _ in range(pieces):
             k1 = change(rho)

@@ -1,32 +1,23 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.stats import levy_stable
 
+from heavytail import stable as skewed
 from heavytail import symmetric_stable
 from heavytail.laws._integrals import log_density
 from heavytail.laws.tails import (
     HillCurve,
     TailEstimate,
     _negative_log_likelihood,
-    _start,
     hill,
     hill_curve,
     log_moment,
     stable_mle,
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The estimators are called on small tensors, many times."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pareto(alpha, size, generator):
@@ -52,23 +43,15 @@ def p_of_coverage(estimates, alpha, level=0.95, width=1.96):
 # Hill.
 
 
-@pytest.mark.parametrize(("alpha", "k"), [(0.7, 100), (1.9, 100), (3.5, 1999)])
-def test_hill_covers_on_pareto_data(alpha, k, generator):
-    estimates = [hill(x, k) for x in pareto(alpha, (1000, 2000), generator)]
-    # The interval holds alpha where a Gamma(k) variable is within 1.96 sqrt(k) of k: 0.950.
-    law = stats.gamma(k)
-    level = law.cdf(k + 1.96 * math.sqrt(k)) - law.cdf(k - 1.96 * math.sqrt(k))
-    assert level == pytest.approx(0.95, abs=1e-3)
-    assert p_of_coverage(estimates, alpha, level) > 1e-5
-    assert p_of_coverage(estimates, alpha, level, width=1.5) < 1e-5  # a stderr too small
-    assert p_of_coverage(estimates, alpha * 1.1, level) < 1e-5
-
-
-def test_hill_on_pareto_data_is_gamma(generator):
-    alpha, k = 1.5, 30
-    inverse = [k * alpha / hill(x, k).alpha for x in pareto(alpha, (2000, 200), generator)]
-    assert stats.kstest(inverse, stats.gamma(k).cdf).pvalue > 1e-5
-    assert stats.kstest(inverse, stats.gamma(k + 1).cdf).pvalue < 1e-5
+@pytest.mark.parametrize(("alpha", "k", "n"), [(0.7, 1, 50), (1.5, 30, 200), (3.5, 199, 200)])
+def test_hill_on_pareto_data_is_gamma(alpha, k, n, generator):
+    """At every k, the last included: with it the coverage of the standard error is known."""
+    estimates = [hill(x, k) for x in pareto(alpha, (2000, n), generator)]
+    gamma = [k * alpha / estimate.alpha for estimate in estimates]
+    assert stats.kstest(gamma, stats.gamma(k).cdf).pvalue > 1e-5
+    assert stats.kstest(gamma, stats.gamma(k * 1.1).cdf).pvalue < 1e-5
+    level = np.diff(stats.gamma(k).cdf(k + 1.96 * math.sqrt(k) * np.array([-1, 1])))
+    assert p_of_coverage(estimates, alpha, float(level[0])) > 1e-5
 
 
 def test_hill_of_four_values_by_hand():
@@ -97,26 +80,14 @@ def test_hill_is_biased_on_stable_data_near_2(generator):
 def test_the_curve_is_hill_at_every_k(generator):
     x = stable(1.5, 300, generator)
     x[::10] = 0
-    curve = hill_curve(x)
-    assert isinstance(curve, HillCurve)
-    assert torch.equal(curve.k, torch.arange(1, 270))
-    assert curve.n == 300
-    for ks in (None, [5, 200, 5], torch.tensor([269, 1]), range(1, 4)):
+    for ks in (None, [5, 200, 5], torch.tensor([269, 1]), np.array([3]), range(1, 4)):
         curve = hill_curve(x, ks)
+        assert isinstance(curve, HillCurve)
+        assert curve.n == 300
+        assert curve.k.tolist() == list(range(1, 270) if ks is None else ks)
         estimates = [hill(x, k) for k in curve.k.tolist()]
-        expected = torch.tensor([e.alpha for e in estimates], dtype=torch.float64)
-        assert torch.allclose(curve.alpha, expected, rtol=1e-12)
-        expected = torch.tensor([e.stderr for e in estimates], dtype=torch.float64)
-        assert torch.allclose(curve.stderr, expected, rtol=1e-12)
-
-
-def test_the_curve_is_flat_on_pareto_data_only(generator):
-    for alpha, x, flat in (
-        (1.9, pareto(1.9, 100_000, generator), True),
-        (1.9, stable(1.9, 100_000, generator), False),
-    ):
-        curve = hill_curve(x, [1000, 3000, 10_000, 30_000])
-        assert bool(((curve.alpha - alpha).abs() < 4 * curve.stderr).all()) == flat
+        assert curve.alpha.tolist() == pytest.approx([e.alpha for e in estimates], rel=1e-12)
+        assert curve.stderr.tolist() == pytest.approx([e.stderr for e in estimates], rel=1e-12)
 
 
 def test_hill_keeps_its_digits(generator):
@@ -140,8 +111,7 @@ def test_the_largest_values_equal(generator):
 # Sums.
 
 
-@pytest.mark.parametrize("block", [2, 8, 32])
-@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.5, 1.9, 2.0])
+@pytest.mark.parametrize(("alpha", "block"), [(0.6, 32), (1.0, 2), (1.5, 8), (2.0, 8)])
 def test_log_moment_covers(alpha, block, generator):
     draws = stable(alpha, (400, 200 * block), generator, scale=3.0)
     estimates = [log_moment(x, block) for x in draws]
@@ -202,20 +172,7 @@ def test_mle_covers(alpha, number, generator):
     assert stats.chi2(len(z)).sf(float(wrong.square().sum())) < 1e-5
 
 
-def test_mle_is_where_scipys_likelihood_is_largest(generator):
-    x = stable(1.4, 60, generator, scale=0.5)
-    best = stable_mle(x)
-
-    def likelihood(alpha, scale):
-        return float(levy_stable.logpdf(x.numpy(), alpha, 0, scale=scale).sum())
-
-    top = likelihood(best.alpha, best.scale)
-    for da, ds in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        alpha, scale = best.alpha + da * 0.05, best.scale * (1 + 0.05 * ds)
-        assert likelihood(alpha, scale) < top
-
-
-@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.5, 1.95, 1.9999])
+@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.95, 1.9999])
 def test_the_table_stands_for_the_density(alpha, generator):
     x = stable(1.3, 40, generator).abs()
     parameters = [alpha, 0.3]
@@ -227,13 +184,6 @@ def test_the_table_stands_for_the_density(alpha, generator):
     assert gradient == pytest.approx(theta.grad.numpy(), abs=1e-5 * float(theta.grad.abs().max()))
 
 
-def test_the_start_is_near(generator):
-    for alpha in (0.6, 1.0, 1.7):
-        first, log_scale = _start(stable(alpha, 100_000, generator, 5.0).abs().log())
-        assert first == pytest.approx(alpha, rel=0.05)
-        assert log_scale == pytest.approx(math.log(5), abs=0.2)
-
-
 def test_mle_of_cauchy_data_is_near_the_cauchy_fit(generator):
     """At alpha = 1 the likelihood has a closed form; freeing alpha gains a chi-square of 1."""
     x = stable(1.0, 400, generator, scale=2.0)
@@ -242,6 +192,20 @@ def test_mle_of_cauchy_data_is_near_the_cauchy_fit(generator):
     assert abs(estimate.alpha - 1) < 4 * estimate.stderr
     assert abs(estimate.scale - scale) < 3 * estimate.scale_stderr
     assert (estimate.method, estimate.n, estimate.k) == ("stable_mle", 400, None)
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.6])
+def test_data_that_are_not_symmetric_about_0_are_named(alpha, generator):
+    """Where the estimate is far off, above all; symmetric data pass, a warning is an error here."""
+    x = stable(alpha, 1000, generator)
+    assert abs(stable_mle(x).alpha - alpha) < 3 * stable_mle(x).stderr
+    with pytest.warns(UserWarning, match=r"x is not symmetric about 0: its median is [34]\."):
+        shifted = stable_mle(x + 4)
+    assert abs(shifted.alpha - alpha) > 5 * shifted.stderr
+    one_sided = skewed(alpha, 1.0, 1000, generator=generator, dtype=torch.float64)
+    for other in (one_sided, one_sided - one_sided.median() + 1e-9):  # the sizes of the sides
+        with pytest.warns(UserWarning, match="centre x"):
+            stable_mle(other)
 
 
 def test_mle_is_the_most_precise(generator):
@@ -263,7 +227,8 @@ def test_mle_at_the_ends(generator):
     x[0] = 30
     assert stable_mle(x).alpha < 2
     # Logarithms beyond the range of any index in it.
-    heavy = stable_mle((stable(1.0, 50, generator).abs().log() * 20).exp())
+    x = stable(1.0, 50, generator)
+    heavy = stable_mle(x.sign() * x.abs() ** 20)
     assert heavy.alpha == pytest.approx(0.3)
     assert math.isnan(heavy.stderr)
 
@@ -309,93 +274,58 @@ def test_float32_and_gradients(generator):
 # Bad input.
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["hill", "log_moment", "stable_mle"])
+WRONG: Any = "5"
+NAN = torch.tensor([1.0, math.inf, math.nan] * 40)
+ONES = torch.arange(1.0, 101.0)
+TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
+
+
 @pytest.mark.parametrize(
-    ("x", "error", "message"),
+    ("call", "error", "message"),
     [
-        ([1.0, 2.0], TypeError, r"x must be a floating-point tensor, got \[1\.0, 2\.0\]"),
-        (torch.arange(100), TypeError, r"got dtype torch\.int64"),
-        (torch.ones(100, dtype=torch.complex64), TypeError, r"got dtype torch\.complex64"),
-        (torch.ones(1), ValueError, r"x must have at least \d+ values, got 1"),
-        (torch.tensor([1.0, math.inf, math.nan] * 40), ValueError, "got 80 of 120 values inf or"),
+        *((lambda f=f: f([1.0, 2.0]), TypeError, "x must be a floating-point") for f in ESTIMATORS),
+        *((lambda f=f: f(NAN), ValueError, "got 80 of 120 values inf or nan") for f in ESTIMATORS),
+        *((lambda f=f: f(ONES[:1]), ValueError, "x must have at least") for f in ESTIMATORS),
+        (lambda: log_moment(ONES * 1j, 2), TypeError, r"dtype torch\.complex64"),
+        (lambda: hill(ONES, 0), ValueError, r"k must be in \[1, 99\], got 0"),
+        (lambda: hill(ONES, WRONG), TypeError, "k must be an integer, got '5'"),
+        (lambda: hill(ONES, 100), ValueError, r"k must be in \[1, 99\], got 100"),
+        (lambda: hill(TEN_ZEROS, 20), ValueError, "k must be below 20, the number of values that"),
+        (lambda: hill_curve(TEN_ZEROS, [3, 20]), ValueError, "each of ks must be below 20"),
+        (lambda: hill_curve(ONES, torch.tensor([0, 3])), ValueError, r"ks must be in \[1, 99\]"),
+        (
+            lambda: hill_curve(ONES, []),
+            ValueError,
+            r"ks must have shape \(m,\), m >= 1, got \(0,\)",
+        ),
+        (lambda: hill_curve(ONES, torch.tensor(3)), ValueError, r"ks must have shape \(m,\)"),
+        (
+            lambda: hill_curve(ONES, ONES),
+            TypeError,
+            "ks must be a sequence, tensor or array of int",
+        ),
+        (
+            lambda: hill_curve(ONES, WRONG),
+            TypeError,
+            "ks must be a sequence, tensor or array of int",
+        ),
+        (lambda: hill_curve(0 * ONES), ValueError, "at least 2 values that are not 0, got 0"),
+        (lambda: log_moment(ONES, 1), ValueError, r"block must be in \[2, 50\], got 1"),
+        (lambda: log_moment(ONES, 51), ValueError, r"block must be in \[2, 50\], got 51"),
+        (lambda: log_moment(TEN_ZEROS, 2), ValueError, r"no value 0, got 10 of 30: .* x\[x != 0\]"),
+        (lambda: stable_mle(TEN_ZEROS), ValueError, r"no value 0, got 10 of 30: .* x\[x != 0\]"),
+        (lambda: log_moment(torch.tensor([1.0, -1.0] * 5), 2), ValueError, "sum to 0, got 5"),
     ],
 )
-def test_bad_values(estimator, x, error, message):
+def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
-        estimator(x)
-
-
-@pytest.mark.parametrize(
-    ("k", "error", "message"),
-    [
-        (0, ValueError, "k must be >= 1, got 0"),
-        (1.0, TypeError, r"k must be an integer, got 1\.0"),
-        (True, TypeError, "k must be an integer, got True"),
-        (30, ValueError, r"k must be in \[1, 29\] for 30 values, got 30"),
-        (20, ValueError, r"k must be below 20, the number of values that are not 0 \(of 30\)"),
-    ],
-)
-def test_bad_k(k, error, message, generator):
-    x = torch.cat([torch.zeros(10), torch.rand(20, generator=generator) + 1])
-    with pytest.raises(error, match=message):
-        hill(x, k)
-    with pytest.raises(error, match=message.replace("k must be", "k.* must be")):
-        hill_curve(x, [3, k])
-    assert hill(x, 19).n == 30
-
-
-@pytest.mark.parametrize(
-    ("ks", "error"),
-    [
-        ([], ValueError),
-        (5, TypeError),
-        ("5", TypeError),
-        (torch.tensor([1.0]), TypeError),
-        (torch.tensor(3), TypeError),
-        (torch.tensor([0, 3]), ValueError),
-    ],
-)
-def test_bad_ks(ks, error, generator):
-    with pytest.raises(error, match="ks must"):
-        hill_curve(torch.rand(9, generator=generator), ks)
-
-
-def test_values_that_are_all_0():
-    with pytest.raises(ValueError, match="at least 2 values that are not 0, got 0"):
-        hill_curve(torch.zeros(9))
-
-
-@pytest.mark.parametrize(
-    ("block", "error", "message"),
-    [
-        (1, ValueError, "block must be >= 2, got 1"),
-        (2.0, TypeError, r"block must be an integer, got 2\.0"),
-        (51, ValueError, r"block must be in \[2, 50\], half of x, got 51"),
-    ],
-)
-def test_bad_block(block, error, message, generator):
-    with pytest.raises(error, match=message):
-        log_moment(torch.rand(100, generator=generator), block)
+        call()
 
 
 def test_a_value_beyond_every_index(generator):
-    x = torch.rand(100, generator=generator, dtype=torch.float64) + 0.1
+    x = stable(1.5, 100, generator)
     x[3] = 1e200
     with pytest.raises(ValueError, match=r"within a factor e\^300 of its scale, got 1e\+200"):
         stable_mle(x)
     x[3] = 1e60
     assert stable_mle(x).alpha < 1.5
-
-
-def test_zeros(generator):
-    x = torch.rand(101, generator=generator)
-    x[100] = 0
-    assert log_moment(x, 2).n == 100  # the zero is not used
-    with pytest.raises(ValueError, match="x must have no value 0, got 1 of 101"):
-        stable_mle(x)
-    x[7] = 0
-    with pytest.raises(ValueError, match="x must have no value 0, got 1 of 100"):
-        log_moment(x, 2)
-    x[6:8] = torch.tensor([1.0, -1.0])
-    with pytest.raises(ValueError, match="no block of 2 values may sum to 0, got 1"):
-        log_moment(x, 2)

@@ -1,0 +1,286 @@
+r"""The mean-field problem: data, neuron, loss, start and signs; outputs and drift of particles.
+
+The n columns of a wide layer are particles theta^1, ..., theta^n. With neuron h and signs a_i,
+
+    f(x) = (1/n) sum_i a_i h(x, theta^i),
+    b(theta^i, mu^n) = -E[l'(f(x), y) a_i grad h(x, theta^i)],
+
+where l' = d l / d f, E is the mean over the data and mu^n the law of a particle picked at random,
+with its sign; f depends on it alone. The drift b is -n times the gradient of the risk E l(f(x), y).
+
+Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
+neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from heavytail import _check
+
+Neuron: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+Law: TypeAlias = Callable[[int, torch.Generator], Tensor]
+Signs: TypeAlias = str | Tensor | Callable[[Tensor], Tensor] | None
+
+# Neurons' outputs in a block: they stay in the cache. On a device a block only bounds the memory.
+_BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 25
+
+# Outputs are kept for the gradient up to this many numbers, and computed again beyond.
+_KEPT = 1 << 22
+
+
+def _logistic_slope(s: Tensor) -> Tensor:
+    return torch.addcmul(s, s, s, value=-1)
+
+
+# Named neurons, h(z) = outer g(inner z) + shift: g, written over its argument; its slope as a
+# function of g; inner, outer, shift. With the logistic g, tanh takes a fifth of torch's time.
+_NAMED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int, int, int]] = {
+    "tanh": (Tensor.sigmoid_, _logistic_slope, 2, 2, -1),
+    "sigmoid": (Tensor.sigmoid_, _logistic_slope, 1, 1, 0),
+    "relu": (Tensor.relu_, torch.sign, 1, 1, 0),
+    "linear": (lambda z: z, torch.ones_like, 1, 1, 0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MeanField:
+    """A mean-field problem: data, neuron, loss, initial law, output signs.
+
+    Attributes:
+        x: shape (N, d), floating point, finite: the inputs.
+        y: shape (N,), floating point, finite: the targets; -1 and 1 for the logistic loss.
+        h: the neuron. ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"linear"`` is act(<theta, x>);
+            else a function (x, theta) -> scalar of one input (d,) and one particle (p,), made of
+            torch operations that ``torch.func.vmap`` and ``torch.func.vjp`` take.
+        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else an
+            elementwise function (f, y) -> l of f and y of one shape, (systems, N), not reduced,
+            made of torch operations that ``torch.func.grad`` takes.
+        start: the initial law: a function (n, generator) -> (n, p) of n i.i.d. rows, called once
+            for all systems' rows, or for those of the widest, the first of which narrower ones
+            take; a tensor (p,), for all particles; None, N(0, I_d).
+        signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
+            of which a system of n particles has the first n; else a function from the indices
+            0, ..., n - 1, an int64 tensor, to a tensor (n,), with a_i dependent on i alone.
+
+    Raises:
+        TypeError, ValueError: on an argument outside the sets above; in use, on a function that
+            returns inf or nan for finite arguments, or a tensor of another shape.
+    """
+
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
+    h: str | Neuron = "tanh"
+    loss: Loss = "squared"
+    start: Tensor | Law | None = None
+    signs: Signs = None
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            _check.numbers(name, _check.tensor(name, getattr(self, name)))
+        if self.x.dim() != 2 or 0 in self.x.shape or self.y.shape != self.x.shape[:1]:
+            got = f"{tuple(self.x.shape)} and {tuple(self.y.shape)}"
+            raise ValueError(f"x and y must have shapes (N, d) and (N,), N, d >= 1, got {got}")
+        if not callable(self.h):
+            _check.one_of("h, if no function,", self.h, _NAMED)
+        if not callable(self.loss):
+            _check.one_of("loss, if no function,", self.loss, ("squared", "logistic"))
+        if self.loss == "logistic" and (wrong := self.y[self.y.abs() != 1]).numel():
+            raise ValueError(f"y must be -1 or 1 for the logistic loss, got {wrong[0]:g}")
+        if self.start is not None and not callable(self.start):
+            _check.numbers("start", _check.tensor("start", self.start))
+            self._fits("start", self.start)
+        if isinstance(self.signs, Tensor):
+            _real("signs", self.signs, self.signs.numel())
+        elif self.signs is not None and not callable(self.signs):
+            _check.one_of("signs, if no tensor or function,", self.signs, ("alternating",))
+
+    def predict(self, theta: Tensor) -> Tensor:
+        """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
+        system = self._system("theta", theta, "...", "n")
+        with torch.no_grad():
+            return system.outputs().view(*theta.shape[:-2], len(self.x))
+
+    def drift(self, theta: Tensor, system: Tensor | None = None) -> Tensor:
+        """Return b(theta^i, mu), shape (n, p), for particles theta (n, p) with signs a_i.
+
+        The particles of mu are ``system``, (m, p), of the dtype and on the device of ``theta``;
+        None is ``theta`` itself.
+        """
+        points = driver = self._system("theta", theta, "n")
+        if system is not None:
+            driver = self._system("system", system, "m")
+            wanted, got = (f"p = {v.shape[1]}, {v.dtype} on {v.device}" for v in (theta, system))
+            if got != wanted:
+                raise ValueError(f"system must be as theta, {wanted}, got {got}")
+        out = torch.empty_like(points.theta)
+        with torch.no_grad():
+            for block, b in points.drift(driver.outputs()):
+                out[block] = b
+        return out[0]
+
+    def _fits(self, name: str, value: Tensor, *leading: object) -> None:
+        """Refuse particles not of this shape, or empty; the last p is d for the named neurons."""
+        wanted = (*leading, "p" if callable(self.h) else self.x.shape[1])
+        got, more = tuple(value.shape), "..." in leading
+        fits = len(got) + 1 >= len(wanted) if more else len(got) == len(wanted)
+        pairs = zip(reversed(wanted), reversed(got), strict=False)
+        if not fits or 0 in got or any(isinstance(w, int) and w != g for w, g in pairs):
+            shape = ", ".join(map(str, wanted))
+            raise ValueError(f"{name} must have shape ({shape}), all >= 1, got {got}")
+
+    def _system(self, name: str, theta: Tensor, *leading: str) -> "System":
+        self._fits(name, _check.tensor(name, theta), *leading)
+        return System(self, theta.detach().reshape(-1, *theta.shape[-2:]))
+
+    def _starts(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Draw n starts, (n, p), in memory of their own."""
+        device, d = generator.device, self.x.shape[1]
+        if isinstance(self.start, Tensor):
+            return self.start.detach().to(device, dtype).repeat(n, 1)
+        if self.start is not None:
+            theta = _check.tensor("what start returns", self.start(n, generator)).detach()
+            _check.numbers("what start returns", theta)
+            self._fits("what start returns", theta, n)
+            return theta.to(device, dtype, copy=True).contiguous()
+        theta = torch.randn((n, d), generator=generator, device=device, dtype=dtype)
+        if callable(self.h):
+            try:
+                self.h(self.x[0].to(theta), theta[0])
+            except Exception as error:
+                got = f"h fails on a particle of shape ({d},), {error}"
+                raise ValueError(f"start= is needed: {got}") from error
+        return theta
+
+
+class System:
+    """Systems of n particles each, theta (systems, n, p), changed in place, and their drift.
+
+    It depends on f, (systems, N), of the ``driver``: the system itself, but for tracers. A step is
+    taken every ``stride`` steps of the clock.
+    """
+
+    def __init__(
+        self, problem: MeanField, theta: Tensor, driver: "System | None" = None, stride: int = 1
+    ) -> None:
+        self.theta, self.stride = theta, stride
+        self.driver = self if driver is None else driver
+        self.f = theta.new_empty(0)
+        self._h, self._loss = problem.h, problem.loss
+        named = _NAMED["linear"] if callable(self._h) else _NAMED[self._h]
+        self._g, self._slope, inner, self._outer, self._shift = named
+        self._x, self._y = inner * problem.x.detach().to(theta), problem.y.detach().to(theta)
+        (systems, n, _), N = theta.shape, len(self._x)
+        self._signs = _signs(problem.signs, n, theta)
+        rows = max(1, (_BLOCK if theta.device.type == "cpu" else _DEVICE_BLOCK) // N)
+        at_once = max(1, rows // n)  # whole systems, or parts of one
+        self._blocks = [
+            (slice(s, s + at_once), slice(i, i + rows))
+            for s in range(0, systems, at_once)
+            for i in range(0, n, rows)
+        ]
+        self._keeps = not callable(self._h) and systems * n * N <= _KEPT
+        self._kept: list[Tensor | None] = [None] * len(self._blocks)
+
+    def outputs(self) -> Tensor:
+        """Return f = (1/n) sum_i a_i h(x, theta^i), shape (systems, N)."""
+        f = self.theta.new_zeros((len(self.theta), len(self._x)), dtype=torch.float64)
+        for j, (s, i) in enumerate(self._blocks):
+            H = self._neurons(self.theta[s, i], self._kept[j])
+            f[s] += H @ self._signs[i]
+            self._kept[j] = H if self._keeps else None
+        if callable(self._h):
+            _finite("what h returns", f, self.theta)
+        f = (self._outer * f + self._shift * self._signs.sum()) / self.theta.shape[1]
+        return f.to(self.theta)
+
+    def drift(self, f: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """Yield b(theta, mu) in blocks, (systems, n, p); f are the outputs of mu."""
+        weights = _loss_slope(self._loss, f, self._y) * (-self._outer / len(self._x))
+        for (s, i), H in zip(self._blocks, self._kept, strict=True):
+            theta, w = self.theta[s, i], weights[s]
+            if callable(self._h):
+                pull = torch.func.vjp(self._values, theta.flatten(0, 1))[1]
+                b = pull(w[:, None].expand(*theta.shape[:2], -1).flatten(0, 1))[0].view_as(theta)
+                _finite("the gradient of h", b, theta, w)
+            else:
+                slope = self._slope(self._neurons(theta) if H is None else H)
+                b = ((w[..., None] * self._x).mT @ slope).mT
+            yield (s, i), b.mul_(self._signs[i, None])
+
+    def _neurons(self, theta: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return g, (systems, N, n), of particles (systems, n, p): data first is faster."""
+        if callable(self._h):
+            return self._values(theta.flatten(0, 1)).view(*theta.shape[:2], -1).mT
+        return self._g(torch.bmm(self._x.expand(len(theta), -1, -1), theta.mT, out=out))
+
+    def _values(self, rows: Tensor) -> Tensor:
+        """Return a function h for particles (m, p) and all data: (m, N)."""
+        assert callable(self._h)
+        over_x = torch.func.vmap(self._h, (0, None))
+        H: Tensor = torch.func.vmap(over_x, (None, 0))(self._x, rows)
+        if H.shape != (len(rows), len(self._x)):
+            raise ValueError(f"h must return a scalar, got shape {tuple(H.shape[2:])}")
+        return H
+
+
+def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
+    """Return a_1, ..., a_n."""
+    if signs is None:
+        return like.new_ones(n)
+    if isinstance(signs, Tensor):
+        if len(signs) < n:
+            raise ValueError(f"signs must hold {n} entries or more, got {len(signs)}")
+        return signs.detach()[:n].to(like)
+    index = torch.arange(n, device=like.device)
+    if isinstance(signs, str):
+        return (1 - 2 * (index % 2)).to(like)
+    half = (n + 1) // 2
+    a, first = (_real("what signs returns", signs(index[:m].clone()), m) for m in (n, half))
+    if not torch.equal(a[:half], first):
+        why = f"the first {half} of {n} change with n or by chance; give random signs as a tensor"
+        raise ValueError(f"signs must depend on i alone: {why}")
+    return a.to(like)
+
+
+def _loss_slope(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+    """Return l'(f, y), the shape of f."""
+    if not callable(loss):
+        return f - y if loss == "squared" else -y * torch.sigmoid(-y * f)
+
+    def total(f: Tensor) -> Tensor:
+        value = _check.tensor("what loss returns", loss(f, y.expand_as(f)))
+        if value.shape != f.shape:
+            got = tuple(value.shape)
+            raise ValueError(f"loss must return the shape of f, {tuple(f.shape)}, got {got}")
+        return value.sum()
+
+    slope: Tensor = torch.func.grad(total)(f)
+    _finite("the slope of loss", slope, f)
+    return slope
+
+
+def _finite(name: str, value: Tensor, *arguments: Tensor) -> None:
+    """Refuse inf or nan that a user's function makes of finite arguments."""
+    wrong = value[~value.isfinite()]
+    if len(wrong) and all(argument.isfinite().all() for argument in arguments):
+        raise ValueError(f"{name} must be finite for finite arguments, got {wrong[0]:g}")
+
+
+def _real(name: str, value: object, n: int) -> Tensor:
+    """Return a tensor of n real, finite numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {value!r}")
+    if value.shape != (n,) or value.is_complex() or not value.isfinite().all():
+        raise ValueError(f"{name} must be finite and real, shape ({n},), got {value!r:.80}")
+    return value
+
+
+def check_problem(problem: object) -> None:
+    """Refuse what is no problem."""
+    if not isinstance(problem, MeanField):
+        raise TypeError(f"problem must be a MeanField, got {problem!r}")

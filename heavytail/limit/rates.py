@@ -1,0 +1,124 @@
+"""Rates: the power by which measured errors fall, with its standard error.
+
+The slope is that of log error on log size, by least squares. Its standard error is a bootstrap over
+seeds of the whole fit: errors at different x of one seed share starts and noise, so that residuals
+say nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from heavytail import _check
+
+STATISTICS = ("mean", "geometric", "median")
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """Errors of several seeds that fall like a power of x, and the fit of the power.
+
+    Attributes:
+        x: shape (m,), m >= 2, float64: the widths, or the step sizes, all different.
+        errors: shape (seeds, m), seeds >= 2, float64, > 0.
+        size: shape (m,), float64, > 0: x, corrected for a reference that is finite.
+        statistic: over seeds: ``"mean"``; ``"geometric"``, exp of the mean of logs; ``"median"``.
+        sup: the same for a supremum: over time (:func:`chaos_error`), over particles
+            (:func:`euler_error`); None within itself.
+
+    Raises:
+        TypeError, ValueError: on other shapes or values.
+    """
+
+    x: Tensor
+    errors: Tensor
+    size: Tensor
+    statistic: str = "geometric"
+    sup: "Rates | None" = None
+
+    def __post_init__(self) -> None:
+        _check.one_of("statistic", self.statistic, STATISTICS)
+        for name in ("x", "errors", "size"):
+            value = _check.tensor(name, getattr(self, name)).detach().double()
+            _check.numbers(name, value, _check.POSITIVE)
+            object.__setattr__(self, name, value)
+        m = self.x.numel()
+        for name, value in (("x", self.x), ("size", self.size)):
+            if value.shape != (m,) or m < 2 or len(value.unique()) < m:
+                raise ValueError(f"{name} must hold {max(m, 2)} different numbers, got {value}")
+        if self.errors.dim() != 2 or len(self.errors) < 2 or self.errors.shape[1] != m:
+            raise ValueError(f"errors must be (2 or more, {m}), got {tuple(self.errors.shape)}")
+        if not isinstance(self.sup, Rates | None):
+            raise TypeError(f"sup must be Rates or None, got {self.sup!r}")
+
+    @property
+    def error(self) -> Tensor:
+        """The statistic of the errors, shape (m,)."""
+        return self._log_error(self.errors).exp()
+
+    @cached_property
+    def stderr(self) -> Tensor:
+        """The standard error of :attr:`error`, shape (m,)."""
+        return self._spread(self._resampled.exp())
+
+    @property
+    def slope(self) -> float:
+        """The fitted power."""
+        return float(self._slope(self._log_error(self.errors)))
+
+    @cached_property
+    def slope_stderr(self) -> float:
+        """The standard error of :attr:`slope`."""
+        return float(self._spread(self._slope(self._resampled)))
+
+    @property
+    def local_slopes(self) -> Tensor:
+        """The power between neighbouring x, shape (m - 1,)."""
+        return self._log_error(self.errors).diff() / self.size.log().diff()
+
+    @cached_property
+    def local_stderr(self) -> Tensor:
+        """The standard errors of :attr:`local_slopes`."""
+        return self._spread(self._resampled.diff() / self.size.log().diff())
+
+    def between(self, low: float, high: float) -> "Rates":
+        """Return the rates of low <= x <= high, at least two."""
+        inside = (self.x >= low) & (self.x <= high)
+        if int(inside.sum()) < 2:
+            raise ValueError(f"at least 2 of x must be in [{low:g}, {high:g}], got {self.x}")
+        sup = None if self.sup is None else self.sup.between(low, high)
+        parts = self.x[inside], self.errors[:, inside], self.size[inside]
+        return Rates(*parts, self.statistic, sup)
+
+    def __str__(self) -> str:
+        """Return a line for each x, and the slope."""
+        rows = zip(self.x.tolist(), self.error.tolist(), self.stderr.tolist(), strict=True)
+        lines = [f"x = {x:<10.4g} error = {e:.4g} +- {s:.2g}" for x, e, s in rows]
+        fit = f"slope {self.slope:.3f} +- {self.slope_stderr:.3f}"
+        return "\n".join([*lines, f"{fit}  ({self.statistic} over {len(self.errors)} seeds)"])
+
+    def _log_error(self, errors: Tensor) -> Tensor:
+        if self.statistic == "geometric":
+            return errors.log().mean(0)
+        return (errors.mean(0) if self.statistic == "mean" else errors.quantile(0.5, 0)).log()
+
+    def _slope(self, log_error: Tensor) -> Tensor:
+        u = self.size.log() - self.size.log().mean()
+        return log_error @ u / (u @ u)
+
+    @cached_property
+    def _resampled(self) -> Tensor:
+        """The log errors of resampled seeds, (resamples, m); the same for the same errors."""
+        generator, R = torch.Generator().manual_seed(0), len(self.errors)
+        picks = torch.randint(R, (_RESAMPLES, R), generator=generator)
+        return torch.stack([self._log_error(self.errors[pick]) for pick in picks])
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Return the standard deviation over resamples, without its bias for few seeds."""
+        R = len(self.errors)
+        return values.std(0) * math.sqrt(R / (R - 1))

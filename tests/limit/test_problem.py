@@ -1,0 +1,189 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from heavytail.limit import problem as module
+from heavytail.limit.particles import simulate
+from heavytail.limit.problem import MeanField
+
+RUN = {"T": 1.0, "steps": 10, "alpha": 1.75, "sigma": 0.5, "kind": "independent"}
+
+FUNCTIONS = {
+    "tanh": lambda x, theta: torch.tanh(theta @ x),
+    "sigmoid": lambda x, theta: torch.sigmoid(theta @ x),
+    "relu": lambda x, theta: torch.relu(theta @ x),
+    "linear": lambda x, theta: theta @ x,
+}
+RANDOM = 1 - 2 * torch.randint(2, (60,), generator=torch.Generator().manual_seed(5))
+
+
+def data(N=16, d=3):
+    seeded = torch.Generator().manual_seed(6)
+    x = torch.randn(N, d, generator=seeded, dtype=torch.float64)
+    return x, torch.sin(2 * x[:, 0]) + x[:, 1].cos()
+
+
+def smooth(**options):
+    return MeanField(*data(), **options)
+
+
+def line(curvature=1.0):
+    """h = theta, l = A (f - y)^2 / 2, all start at 0: the exact case, with y = 1."""
+    one = torch.ones(1, dtype=torch.float64)
+    loss = "squared" if curvature == 1 else lambda f, y: curvature * (f - y) ** 2 / 2
+    return MeanField(one[:, None], one, h="linear", loss=loss, start=torch.zeros(1))
+
+
+def particles(n=40, d=3):
+    seeded = torch.Generator().manual_seed(7)
+    return torch.randn(n, d, generator=seeded, dtype=torch.float64)
+
+
+def huber(f, y):
+    return functional.huber_loss(f, y, reduction="none")
+
+
+def logistic(f, y):
+    return torch.log(1 + torch.exp(-y * f))
+
+
+def risk(h, signs, loss, x, y, theta):
+    """The risk by torch's own functions, and the outputs."""
+    activation = {"linear": lambda z: z, "relu": torch.relu}.get(h) or getattr(torch, h)
+    f = (activation(x @ theta.T) * signs).mean(1)
+    squared = (f - y) ** 2 / 2
+    return {"squared": squared, "logistic": logistic(f, y), huber: huber(f, y)}[loss].mean(), f
+
+
+@pytest.mark.parametrize("blocks", ["one, kept", "many, computed again"])
+@pytest.mark.parametrize("loss", ["squared", "logistic", huber])
+@pytest.mark.parametrize("signs", [None, "alternating", RANDOM])
+@pytest.mark.parametrize("h", FUNCTIONS)
+def test_the_drift_is_the_gradient_of_the_risk(h, signs, loss, blocks, monkeypatch):
+    """-n times it, of a named neuron and of the same as a function, at rounding."""
+    if blocks != "one, kept":
+        monkeypatch.setattr(module, "_BLOCK", 64)
+        monkeypatch.setattr(module, "_KEPT", 0)
+    x, y = data()
+    y = torch.where(torch.arange(16) % 2 == 0, 1.0, -1.0).double() if loss == "logistic" else y
+    a = {None: torch.ones(40), "alternating": torch.tensor([1.0, -1.0]).repeat(20)}
+    a = (RANDOM[:40] if signs is RANDOM else a[signs]).double()
+    theta = particles().requires_grad_()
+    value, f = risk(h, a, loss, x, y, theta)
+    (gradient,) = torch.autograd.grad(value, theta)
+    for neuron in (h, FUNCTIONS[h]):
+        problem = MeanField(x, y, h=neuron, signs=signs, loss=loss)
+        torch.testing.assert_close(problem.predict(theta), f, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(problem.drift(theta), -40 * gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("h", ["tanh", FUNCTIONS["tanh"]])
+def test_the_drift_of_another_system(h):
+    """b(theta, mu) is the drift of theta beside so many copies of mu that it counts for nothing."""
+    problem, mu = smooth(h=h), particles(7)
+    beside = torch.cat([particles(1), mu.repeat(2000, 1)])
+    found = problem.drift(particles(1), mu)[0]
+    torch.testing.assert_close(found, problem.drift(beside)[0], rtol=0, atol=1e-3)
+    assert float((found - problem.drift(particles(1))[0]).abs().max()) > 0.1
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    theta = particles()
+    torch.testing.assert_close(problem.drift(theta[order]), problem.drift(theta)[order])
+
+
+def test_many_systems_are_single_ones():
+    problem = smooth(signs="alternating")
+    many = particles(60).view(6, 10, 3)
+    each = torch.stack([problem.predict(theta) for theta in many])
+    torch.testing.assert_close(problem.predict(many), each)
+    found, wanted = (
+        simulate(smooth(loss=loss), 20, **RUN, seed=1, systems=3, dtype=torch.float64).particles
+        for loss in (lambda f, y: (f - y) ** 2 / 2, "squared")
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_its_text_is_short():
+    assert repr(smooth(start=torch.zeros(3))) == (
+        "MeanField(h='tanh', loss='squared', start=tensor([0., 0., 0.]), signs=None)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"h": "cosine"}, ValueError, r"h, if no function, must be one of \['linear'.*'cosine'"),
+        ({"h": 3}, TypeError, "h, if no function, must be one of .*, got 3"),
+        ({"loss": "hinge"}, ValueError, "loss, if no function, .* got 'hinge'"),
+        ({"loss": "logistic"}, ValueError, "y must be -1 or 1"),
+        ({"signs": "random"}, ValueError, "signs, if no tensor or function, .* got 'random'"),
+        ({"signs": torch.ones(2, 2)}, ValueError, r"signs must be finite and real, shape \(4,\)"),
+        ({"signs": torch.tensor([math.nan])}, ValueError, "signs must be finite and real"),
+        ({"signs": torch.ones(2) * 1j}, ValueError, "signs must be finite and real"),
+        ({"x": torch.ones(4)}, ValueError, r"x and y must have shapes \(N, d\) and \(N,\)"),
+        ({"x": [[1.0]]}, TypeError, "x must be a floating-point tensor"),
+        ({"y": torch.ones(3)}, ValueError, r"got \(16, 3\) and \(3,\)"),
+        ({"y": torch.full((16,), math.nan)}, ValueError, r"y must be in \(-inf, inf\), got nan"),
+        ({"start": torch.zeros(2)}, ValueError, r"start must have shape \(3\), .* got \(2,\)"),
+        ({"start": 1.0}, TypeError, "start must be a floating-point tensor"),
+    ],
+)
+def test_bad_problems(changed, error, message):
+    x, y = data()
+    with pytest.raises(error, match=message):
+        MeanField(**({"x": x, "y": y} | changed))
+
+
+def sum_of(x, theta):
+    return theta.sum()
+
+
+@pytest.mark.parametrize(
+    ("h", "theta", "system", "error", "message"),
+    [
+        ("tanh", torch.zeros(2, 5, 3), None, ValueError, r"theta must have shape \(n, 3\)"),
+        ("tanh", torch.zeros(5, 2), None, ValueError, r"theta must have shape \(n, 3\)"),
+        ("tanh", torch.zeros(0, 3), None, ValueError, r"all >= 1, got \(0, 3\)"),
+        ("tanh", torch.zeros(5, 3).long(), None, TypeError, "theta must be a floating-point"),
+        ("tanh", torch.zeros(5, 3), torch.zeros(5, 2), ValueError, r"system .* shape \(m, 3\)"),
+        ("tanh", torch.zeros(5, 3), torch.zeros(5, 3).double(), ValueError, "system .* as theta"),
+        (sum_of, torch.zeros(5, 3), torch.zeros(5, 2), ValueError, "p = 3, .* got p = 2"),
+    ],
+)
+def test_bad_particles(h, theta, system, error, message):
+    with pytest.raises(error, match=message):
+        smooth(h=h).drift(theta, system)
+    with pytest.raises(ValueError, match=r"theta must have shape \(..., n, 3\)"):
+        smooth().predict(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("option", "function", "message"),
+    [
+        ("h", lambda x, theta: torch.log(-((theta @ x) ** 2)), "what h returns .* got nan"),
+        ("h", lambda x, theta: (theta @ x - theta @ x).sqrt(), "the gradient of h .* got nan"),
+        ("h", lambda x, theta: theta, "h must return a scalar"),
+        ("h", lambda x, theta: theta[0] * torch.tanh(theta[1:] @ x), "start= is needed: h fails"),
+        ("loss", lambda f, y: (f - f).sqrt(), "the slope of loss .* got nan"),
+        ("loss", lambda f, y: ((f - y) ** 2).mean(), r"the shape of f, \(1, 16\), got \(\)"),
+        ("start", lambda n, g: torch.full((n, 3), math.nan), "what start returns .* got nan"),
+        ("start", lambda n, g: torch.zeros(n - 1, 3), r"shape \(10, 3\), all >= 1, got \(9, 3\)"),
+        ("signs", lambda i: i / 0, "what signs returns must be finite"),
+        ("signs", lambda i: i[:1], r"what signs returns must be .* shape \(10,\)"),
+        ("signs", RANDOM[:9], "signs must hold 10 entries or more, got 9"),
+        ("signs", lambda i: 1 - 2 * torch.randint(2, i.shape), "signs must depend on i alone"),
+        ("signs", lambda i: torch.where(i < len(i) // 2, 1.0, -1.0), "the first 5 of 10 change"),
+    ],
+)
+def test_bad_functions_are_named(option, function, message):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=message):
+        simulate(smooth(**{option: function}), 10, **RUN, seed=0)
+
+
+def test_particles_that_have_left_the_floats_are_no_fault_of_the_functions():
+    """Overflow is said to be possible: what h makes of inf is not its doing."""
+    options = RUN | {"alpha": 0.05, "T": 10.0}
+    for h in ("tanh", FUNCTIONS["tanh"]):
+        assert not simulate(smooth(h=h), 50, **options, seed=0).particles.isfinite().all()
