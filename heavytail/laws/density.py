@@ -115,7 +115,7 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tensor
 
     With ``of``, one of these rows, its derivatives in x (the form S0), alpha and beta follow.
     """
-    sign = torch.where(z < 0, -1.0, 1.0).to(z)
+    sign = torch.where((z < 0) | ((z == 0) & (beta > 0)), -1.0, 1.0).to(z)
     upper = (sign > 0) if of == _LOG_SF else (sign < 0)  # whether 1 - F is asked, once reflected
     beta, size = sign * beta, z.abs().clamp_min(1e-300)
     no_power = (alpha == 2) | ((alpha > 1) & (beta == -1))
@@ -134,7 +134,9 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tensor
     right = _solve(law.log_g_at, torch.log(finite + 38 - middle.clamp_max(0))) + 2e-3
     left = _solve(light, light(middle).clamp_max(300) - 36 - middle.clamp_min(0)) - 2e-3
     out = z.new_full((3 if of is None else 6, len(z)), math.nan)
-    todo, nodes = torch.arange(len(z), device=z.device), _NODES
+    off = law.rho == 0  # of the half-line
+    out[:, off] = z.new_tensor([-math.inf, 0, -math.inf, 0, 0, 0])[: len(out), None]
+    todo, nodes = (~off).nonzero()[:, 0], _NODES
     while len(todo) and nodes <= _MOST_NODES:
         part = _Law(*(v[todo, None] for v in law))
         place = [v[todo, None] for v in (g0, middle, left, right, upper)]
@@ -228,12 +230,6 @@ def _values(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tenso
     out[:, ~band] = _integrate(point[~band], alpha[~band], beta[~band], of)
     if bool(band.any()):
         out[:, band] = _interpolate(point[band], alpha[band], beta[band], of)
-    z = torch.where(band, point + beta * _tangent(alpha), point)
-    off = on_half_line(alpha, beta) & (beta * z <= 0)
-    out[:, off] = 0.0
-    out[_LOG_F, off] = -math.inf
-    out[_LOG_CDF, off & (beta > 0)] = -math.inf
-    out[_LOG_SF, off & (beta < 0)] = -math.inf
     return out
 
 
@@ -279,7 +275,7 @@ def _direct(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None = None) -
 
 _MANY = 2000  # points of one law from which on a table pays
 _DEGREE = 16  # coefficients of a panel
-_PANELS = 32  # to begin with
+_PANELS = 12  # to begin with
 
 
 class _Table:
@@ -293,6 +289,8 @@ class _Table:
         self.law = torch.tensor([[alpha], [beta]], dtype=torch.float64, device=device)
         self.of = of
         self.unit = float(_width(self.law[0, 0]))
+        near_1 = _BAND <= abs(alpha - 1) < 0.1  # the peak lies far from 0 there
+        self.centre = beta * float(_tangent(self.law[0, 0])) if near_1 else 0.0
         k = torch.arange(_DEGREE, dtype=torch.float64, device=device)
         angle = _PI * (k + 0.5) / _DEGREE
         to_series = torch.cos(k[:, None] * angle) * (2 / _DEGREE)
@@ -305,7 +303,8 @@ class _Table:
         for _ in range(9):
             middle, half = (low + high) / 2, (high - low) / 2
             s = middle[:, None] + half[:, None] * torch.cos(angle)
-            rows = self._exact(self.unit * torch.sinh(s).flatten()).unflatten(1, s.shape)
+            points = self.centre + self.unit * torch.sinh(s)
+            rows = self._exact(points.flatten()).unflatten(1, s.shape)
             series = rows @ to_series.T
             rough = series[..., -2:].abs().amax(2) / (1 + series.abs().amax(2))
             good = (rough <= bars).all(0)
@@ -322,7 +321,7 @@ class _Table:
 
     def __call__(self, points: Tensor, wanted: list[int]) -> Tensor:
         """Return the wanted rows."""
-        s = torch.asinh(points / self.unit)
+        s = torch.asinh((points - self.centre) / self.unit)
         panel = (torch.bucketize(s, self.low, right=True) - 1).clamp_min(0)
         low, high = self.low[panel], self.high[panel]
         u = (2 * s - low - high) / (high - low)
@@ -409,17 +408,15 @@ def _quantile(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     goal = torch.log(torch.where(lower, p, 1 - p))
     width = _width(alpha)
     log_width = torch.log(width)
-    bound = on_half_line(alpha, beta) & ~_in_band(alpha)
     reach = 700 - log_width
-    low = torch.where(bound & (beta > 0), 0.0, -reach)
-    high = torch.where(bound & (beta < 0), 0.0, reach)
     constant = torch.sin(_HALF_PI * torch.minimum(alpha, 2 - alpha)) * (1 + side * beta) / _PI
     log_size = (torch.lgamma(alpha) + torch.log(constant) - goal) / alpha  # of the tail law
     log_size = (log_size + math.log(2) - log_width).nan_to_num(0)
-    s = torch.where(bound, beta, side) * torch.minimum(log_size.clamp_min(0.01), reach - 10)
+    s = torch.where(on_half_line(alpha, beta), beta, side)
+    s = s * torch.minimum(log_size.clamp_min(0.01), reach - 10)
     found = torch.full_like(p, math.nan)
     step, before = torch.full_like(p, math.inf), torch.full_like(p, math.inf)
-    state = torch.stack((s, low, high, step, before, goal, side, width, alpha, beta))
+    state = torch.stack((s, -reach, reach, step, before, goal, side, width, alpha, beta))
     active = ((p > 0) & (p < 1)).nonzero()[:, 0]
     state = state[:, active]
     for _ in range(120):
@@ -435,10 +432,12 @@ def _quantile(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
         newton = side * miss * reached * torch.exp(reached - log_f) / torch.hypot(point, width)
         new = s + newton
         take = (new >= low) & (new <= high) & (newton.abs() < before.abs() / 2)
-        done = (newton.abs() <= 1e-9 * s.abs()) & (miss.abs() < 1e-6) | (miss.abs() < 1e-14)
+        done = (newton.abs() <= 1e-9 * s.abs()) & (miss.abs() < 1e-6) | (miss.abs() < 1e-12)
         found[active[done]] = new[done]
         new = torch.where(take, new, (low + high) / 2)
-        state = torch.stack((new, low, high, new - s, step, goal, side, width, alpha, beta))[:, ~done]
+        state = torch.stack((new, low, high, new - s, step, goal, side, width, alpha, beta))[
+            :, ~done
+        ]
         active = active[~done]
     return _sinh(found, _width(all_alpha))
 
