@@ -50,10 +50,10 @@ class _Table:
         self.law = torch.tensor([[alpha], [beta]], dtype=torch.float64, device=device)
         a, b = self.law[:, 0]
         self.width = _width(a)
-        near_1 = (a - 1).abs() < 0.1  # the peak lies far from 0 in S1
+        near_1 = (a - 1).abs() < 0.4  # the peak is off 0 in S1
         self.centre = torch.where(near_1 & ~in_band(a), b * tangent(a), 0.0)
-        ends = torch.linspace(-3.9, 3.9, 81, dtype=torch.float64, device=device)
-        self.ends = 3 * torch.sinh(ends)
+        ends = torch.linspace(-4.6, 4.6, 101, dtype=torch.float64, device=device)
+        self.ends = 1.5 * torch.sinh(ends)
         nodes, matrix = chebyshev(_DEGREE, ends)
         low, high = self.ends[:-1, None], self.ends[1:, None]
         s = (low + high) / 2 + (high - low) / 2 * nodes
@@ -61,10 +61,11 @@ class _Table:
         series = rows.unflatten(1, s.shape) @ matrix.T
         rough = series[..., -2:].abs().amax(2) / (1 + series.abs().amax(2))
         bars = rough.new_tensor([3e-13] * 3 + [1e-9] * 3)[: len(rows), None]
-        self.series = torch.where((rough <= bars).all(0)[:, None], series, math.nan)
+        self.series = torch.where((rough <= bars)[..., None], series, math.nan)
 
     def _exact(self, points: Tensor) -> Tensor:
-        return rows_at(points, *self.law.expand(2, len(points)), self.of)
+        alpha, beta = self.law.expand(2, len(points))
+        return rows_at(points, alpha, beta, self.of)
 
     def __call__(self, points: Tensor, wanted: list[int]) -> Tensor:
         """Return the wanted rows."""
@@ -96,9 +97,9 @@ class _Log(torch.autograd.Function):
     def forward(
         x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor, row: int, slopes: bool
     ) -> tuple[Tensor, Tensor]:
-        flat = (v.reshape(-1) for v in (point, alpha, beta))
-        wanted = [row, 3, 4, 5] if slopes else [row]
-        rows = _rows(*flat, row if slopes else None, wanted).view(-1, *x.shape)
+        points, alphas, betas = (v.reshape(-1) for v in (point, alpha, beta))
+        of, wanted = (row, [row, 3, 4, 5]) if slopes else (None, [row])
+        rows = _rows(points, alphas, betas, of, wanted).view(-1, *x.shape)
         return rows[0].clone(), rows[1:]
 
     @staticmethod

@@ -41,6 +41,7 @@ def tangent(alpha: Tensor) -> Tensor:
 
 
 def in_band(alpha: Tensor) -> Tensor:
+    """Return whether a law is interpolated in alpha."""
     return (alpha - 1).abs() < _BAND
 
 
@@ -64,7 +65,8 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     far = torch.where(light, math.inf, torch.where(alpha > 1, 1e100, 1e300))
     y = torch.minimum(size, far)
     upper = reflect if of == CDF else ~reflect  # whether 1 - F is asked, once reflected
-    rows, good = _sums(*(v[:, None] for v in (y, alpha, beta, upper)), of, n)
+    columns = y[:, None], alpha[:, None], beta[:, None], upper[:, None]
+    rows, good = _sums(*columns, of, n)
     beyond = torch.where(size > far, torch.log(size / far), 0.0)
     rows[PDF] -= (1 + alpha) * beyond
     rows[SF] -= alpha * beyond
@@ -77,9 +79,8 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     rows[1:3] = torch.where(reflect, rows[1:3].flip(0), rows[1:3])
     again = ~(good | off | torch.isnan(z))
     if bool(again.any()):
-        more = n < _MOST_NODES
-        redo = (v[again] for v in (z, alpha, sign * beta))
-        rows[:, again] = _integrate(*redo, of, 2 * n) if more else math.nan
+        left = z[again], alpha[again], (sign * beta)[again]
+        rows[:, again] = _integrate(*left, of, 2 * n) if n < _MOST_NODES else math.nan
     return rows
 
 
@@ -223,7 +224,7 @@ def rows_at(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None = None) -
             edge = edge & torch.isfinite(rows[PDF])
             if bool(edge.any()):
                 shift = torch.where(in_band(a), 0.0, b_in * tangent(a_in) - b * tangent(a))
-                inside = (v[edge] for v in (z + shift, a_in, b_in))
+                inside = (z + shift)[edge], a_in[edge], b_in[edge]
                 rows[row, edge] = _values(*inside, of)[row]
         blocks.append(rows)
     return torch.cat(blocks, 1)
