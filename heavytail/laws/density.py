@@ -176,7 +176,7 @@ def _quantile(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 def _sinh(s: Tensor, unit: Tensor) -> Tensor:
     """Return unit sinh(s), which may be a float where sinh(s) is not."""
     near = s.clamp(-300, 300)
-    return unit * torch.sinh(near) * torch.exp((s - near).abs())
+    return torch.sinh(near) * torch.exp((s - near).abs() + torch.log(unit))
 
 
 class Stable(Distribution):

@@ -62,7 +62,7 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     beta, size = sign * beta, z.abs().clamp_min(1e-300)
     # Further out the leading term of a power tail is all there is.
     light = (alpha == 2) | ((alpha > 1) & (beta == -1))
-    far = torch.where(light, math.inf, torch.where(alpha > 1, 1e100, 1e300))
+    far = torch.full_like(z, 1e300).masked_fill(alpha > 1, 1e100).masked_fill(light, math.inf)
     y = torch.minimum(size, far)
     upper = reflect if of == CDF else ~reflect  # whether 1 - F is asked, once reflected
     columns = y[:, None], alpha[:, None], beta[:, None], upper[:, None]
@@ -177,7 +177,8 @@ def chebyshev(m: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return m nodes in (-1, 1) and the matrix that turns values there into coefficients."""
     k = torch.arange(m, dtype=like.dtype, device=like.device)
     angle = _PI * (k + 0.5) / m
-    matrix = torch.cos(k[:, None] * angle) * torch.where(k == 0, 1 / m, 2 / m)[:, None]
+    matrix = torch.cos(k[:, None] * angle) * (2 / m)
+    matrix[0] /= 2
     return torch.cos(angle), matrix
 
 
