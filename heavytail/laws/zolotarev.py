@@ -14,7 +14,9 @@ the trapezoidal rule is exact but for exponentially small errors. Near alpha = 1
 degenerates, the logarithms are interpolated in alpha: at a fixed point of S0 they are analytic.
 
 Rows are log f, log F and log(1 - F), or one of them and its derivatives in x (S0), alpha and beta.
-Relative errors of f, F and 1 - F are below 1e-9, mostly 1e-12; derivatives are good to 1e-7.
+Relative errors of f, F and 1 - F are below 1e-9, mostly 1e-12, for alpha >= 0.05, or any alpha if
+|beta| = 1; derivatives are good to 1e-7. Where doubling the nodes does not help, rows are nan. Next
+to alpha = 1 a log f below -1e5 is right to its first digits only.
 
 Source: Zolotarev, One-dimensional Stable Distributions, 1986, Sections 2.2 and 2.3; Nolan,
 Univariate Stable Distributions, Springer, 2020, Theorem 3.3. The variable v is ours.
@@ -22,6 +24,7 @@ Univariate Stable Distributions, Springer, 2020, Theorem 3.3. The variable v is 
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +58,125 @@ def _solve(rising: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
     return (low + high) / 2
 
 
+class _Angles(NamedTuple):
+    """What the exponent (2) is made of at nodes; each (points, nodes)."""
+
+    delta: Tensor
+    a: Tensor
+    b: Tensor
+    sin_a: Tensor
+    sin_b: Tensor
+    sin_ab: Tensor
+    log_g: Tensor
+
+
+class _Law:
+    """Laws reflected to y > 0 and their exponents; each part is (points, 1)."""
+
+    def __init__(self, y: Tensor, alpha: Tensor, beta: Tensor) -> None:
+        self.y, self.alpha, self.beta = y, alpha, beta = y[:, None], alpha[:, None], beta[:, None]
+        self.T = T = tangent(alpha)
+        self.B = B = beta * T
+        self.low, self.kappa = low, kappa = alpha < 1, torch.minimum(alpha, 1 / alpha)
+        self.e = torch.where(low, 1 - alpha, (alpha - 1) / alpha)
+        up, down = (1 + beta) * T.abs(), (1 - beta) * T.abs()
+        ahead = torch.atan2(up, 1 - B * T)  # of rho and gap none is pi less the other
+        self.rho = torch.where(low, ahead / alpha, torch.atan2(up, B * T - 1))
+        self.gap = torch.where(low, torch.atan2(down, 1 + B * T) / alpha, ahead)
+        log_y, log_c = y.log(), -torch.log1p(B.square()) / 2
+        self.log_K = torch.where(low, -kappa * log_y - log_c, log_y + kappa * log_c) / self.e
+
+    def angles(self, v: Tensor) -> _Angles:
+        """Return the angles at v = log(delta / b); nothing is subtracted from pi."""
+        delta, b = self.rho * torch.sigmoid(v), self.rho * torch.sigmoid(-v)
+        a = self.kappa * delta
+        sin_a = torch.sin(a)
+        sin_b = torch.sin(torch.where(b > _HALF_PI, self.gap + delta, b))
+        sin_ab = torch.sin(torch.where(a + b > _HALF_PI, self.gap + self.e * delta, a + b))
+        log_g = self.log_K + (self.kappa * sin_a.log() - sin_b.log()) / self.e + sin_ab.log()
+        return _Angles(delta, a, b, sin_a, sin_b, sin_ab, log_g)
+
+    def log_g(self, v: Tensor) -> Tensor:
+        """Return the exponent (2)."""
+        return self.angles(v).log_g
+
+    def log_mass(self, v: Tensor) -> Tensor:
+        """Return the same, of g delta where g begins above 0: there E is small with delta."""
+        return self.log_g(v) + torch.where(self.gap == 0, logsigmoid(v), 0.0)
+
+    def slopes(self, at: _Angles, of: int, d_delta: Tensor) -> Tensor:
+        r"""Return the derivatives of pi f, or of pi (1 - F), in x, alpha and beta; (3, points).
+
+        On the path u = r exp(-i phi) on which h = -iuy - u^alpha (1 - iB) is -g,
+
+            f = (1/pi) Re int e^h du,    1 - F = (1/pi) Im int e^h du / u:                      (5)
+
+        h alone depends on the parameters. ``d_delta`` are the weights of e^-g.
+        """
+        low, kappa, alpha, T = self.low, self.kappa, self.alpha, self.T
+        rest, sin_rest = torch.where(low, at.b, at.a), torch.where(low, at.sin_b, at.sin_a)
+        log_r = at.log_g - self.y.log() - at.sin_ab.log()
+        log_r = log_r + torch.where(low, at.sin_a, at.sin_b).log()
+        u = log_r.exp() * torch.complex(sin_rest, -torch.cos(rest))  # phi = pi/2 - rest
+        log_u = torch.complex(log_r, rest - _HALF_PI)
+        rise = (kappa * torch.cos(at.a) / at.sin_a + torch.cos(at.b) / at.sin_b) / self.e
+        turn = torch.where(low, -1.0, kappa).expand_as(rest)
+        du = torch.complex(rise * torch.where(low, 1.0, kappa), turn) * d_delta  # du / u
+        power = (alpha * log_u).exp()
+        in_B = 1j * (power - u)  # at fixed x: y moves with B
+        in_alpha = in_B * self.beta * _HALF_PI * (1 + T.square())
+        in_alpha = in_alpha - power * log_u * (1 - 1j * self.B)
+        du = u * du if of == PDF else -1j * du
+        return (torch.stack((-1j * u, in_alpha, in_B * T)) * du).sum(2).real
+
+
+def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of reflected laws by n nodes, and where half of them would do."""
+    low, kappa, e, rho, gap = law.low, law.kappa, law.e, law.rho, law.gap
+    # The nodes v = middle + wide sinh(t) lie around g = g0 + 1; g begins at g0 > 0 if gap = 0.
+    g0 = torch.where(gap == 0, law.log_g(torch.full_like(rho, -700)), -math.inf).exp()
+    start = g0.clamp_max(1e260)
+    middle = _solve(law.log_g, (start + 1).log())
+    right = _solve(law.log_g, (start + 38 - middle.clamp_max(0)).log()) + 2e-3
+    least = law.log_mass(middle).clamp_max(300) - 36 - middle.clamp_min(0)
+    left = _solve(law.log_mass, least) - 2e-3
+    wide = 3 + e
+    t_left, t_right = (torch.asinh((end - middle) / wide) for end in (left, right))
+    step = (t_right - t_left) / n
+    t = t_left + step * torch.arange(n + 1, dtype=rho.dtype, device=rho.device)
+    v = middle + wide * torch.sinh(t)
+    at = law.angles(v)
+    g = at.log_g.clamp_max(600).exp()
+    floor = g.amin(1, keepdim=True)
+    d_delta = (floor - g).exp() * step * wide * torch.cosh(t) * at.delta * torch.sigmoid(-v)
+    rise = (kappa.square() * torch.cos(at.a) / at.sin_a + torch.cos(at.b) / at.sin_b) / e
+    rise = g * (rise - e * torch.cos(at.a + at.b) / at.sin_ab)  # dg / d delta
+    terms = d_delta * torch.stack((g, at.delta * rise, at.b * rise))  # (1), and (3) by parts
+    sums = terms.sum(2, keepdim=True)
+    good = ((2 * terms[..., ::2].sum(2, keepdim=True) - sums).abs() <= 1e-6 * sums).all(0)
+    density, E, C = sums
+    deep = g0 > _DEEP  # g = g0 (1 + kappa delta^2 / 2)
+    log_sum = torch.where(deep, (_PI * start / (2 * kappa)).log() / 2 - g0, density.log() - floor)
+    log_E = torch.where(deep, 0.0, E.log()) - floor
+    C = torch.where(deep, 0.0, C) * (-floor).exp() - rho * torch.expm1(-g0)
+    log_F = torch.where(low, torch.logaddexp(gap.log(), log_E), (_PI - kappa * (rho - C)).log())
+    log_S = torch.where(low, C.log(), kappa.log() + log_E)
+    log_F, log_S = log_F - math.log(_PI), log_S - math.log(_PI)
+    less = log_F < log_S  # the smaller is the more precise
+    rows = [
+        (kappa / (_PI * e * law.y)).log() + log_sum,
+        torch.where(less, log_F, torch.log1p(-log_S.exp())),
+        torch.where(less, torch.log1p(-log_F.exp()), log_S),
+    ]
+    if of == PDF:
+        rows += law.slopes(at, of, d_delta * (e * law.y / (kappa * density)))[..., None]
+    elif of is not None:
+        log_P = torch.where(upper, rows[SF], rows[CDF])
+        share = torch.where(log_P > -745, (-floor - log_P).exp(), 0.0) / _PI
+        rows += law.slopes(at, of, d_delta * torch.where(upper, share, -share))[..., None]
+    return torch.cat(rows, 1).T, (good | deep)[:, 0]
+
+
 def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = _NODES) -> Tensor:
     """Return three rows, or six with ``of``, at points z of S1 by n nodes, or more if need be."""
     reflect = (z < 0) | ((z == 0) & (beta > 0))
@@ -65,8 +187,7 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     far = torch.full_like(z, 1e300).masked_fill(alpha > 1, 1e100).masked_fill(light, math.inf)
     y = torch.minimum(size, far)
     upper = reflect if of == CDF else ~reflect  # whether 1 - F is asked, once reflected
-    columns = y[:, None], alpha[:, None], beta[:, None], upper[:, None]
-    rows, good = _sums(*columns, of, n)
+    rows, good = _sums(_Law(y, alpha, beta), upper[:, None], of, n)
     beyond = torch.where(size > far, torch.log(size / far), 0.0)
     rows[PDF] -= (1 + alpha) * beyond
     rows[SF] -= alpha * beyond
@@ -82,95 +203,6 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
         left = z[again], alpha[again], (sign * beta)[again]
         rows[:, again] = _integrate(*left, of, 2 * n) if n < _MOST_NODES else math.nan
     return rows
-
-
-def _sums(
-    y: Tensor, alpha: Tensor, beta: Tensor, upper: Tensor, of: int | None, n: int
-) -> tuple[Tensor, Tensor]:
-    """Return the rows of laws reflected to y > 0, and where half of the nodes would do."""
-    T = tangent(alpha)
-    B, size = beta * T, T.abs()
-    low, kappa = alpha < 1, torch.minimum(alpha, 1 / alpha)
-    e = torch.where(low, 1 - alpha, (alpha - 1) / alpha)
-    ahead = torch.atan2((1 + beta) * size, 1 - B * T)
-    rho = torch.where(low, ahead / alpha, torch.atan2((1 + beta) * size, B * T - 1))
-    gap = torch.where(low, torch.atan2((1 - beta) * size, 1 + B * T) / alpha, ahead)
-    log_y, log_c = y.log(), -torch.log1p(B.square()) / 2
-    log_K = torch.where(low, -(kappa * log_y + log_c), log_y + kappa * log_c) / e
-
-    def exponent(v: Tensor) -> tuple[Tensor, ...]:
-        """Return log g (2) and what it is made of; nothing is subtracted from pi."""
-        delta, b = rho * torch.sigmoid(v), rho * torch.sigmoid(-v)
-        a = kappa * delta
-        sin_a = torch.sin(a)
-        sin_b = torch.sin(torch.where(b > _HALF_PI, gap + delta, b))
-        sin_ab = torch.sin(torch.where(a + b > _HALF_PI, gap + e * delta, a + b))
-        log_g = log_K + (kappa * sin_a.log() - sin_b.log()) / e + sin_ab.log()
-        return log_g, delta, a, b, sin_a, sin_b, sin_ab
-
-    def log_g_of(v: Tensor) -> Tensor:
-        return exponent(v)[0]
-
-    def mass_of(v: Tensor) -> Tensor:
-        return log_g_of(v) + torch.where(gap == 0, logsigmoid(v), 0.0)
-
-    # The nodes v = middle + wide sinh(t) lie around g = g0 + 1; g begins at g0 > 0 if gap = 0.
-    g0 = torch.where(gap == 0, log_g_of(torch.full_like(y, -700)), -math.inf).exp()
-    start = g0.clamp_max(1e260)
-    middle = _solve(log_g_of, (start + 1).log())
-    right = _solve(log_g_of, (start + 38 - middle.clamp_max(0)).log()) + 2e-3
-    left = _solve(mass_of, mass_of(middle).clamp_max(300) - 36 - middle.clamp_min(0)) - 2e-3
-    wide = 3 + e
-    t_left, t_right = (torch.asinh((end - middle) / wide) for end in (left, right))
-    step = (t_right - t_left) / n
-    t = t_left + step * torch.arange(n + 1, dtype=y.dtype, device=y.device)
-    v = middle + wide * torch.sinh(t)
-    log_g, delta, a, b, sin_a, sin_b, sin_ab = exponent(v)
-    g = log_g.clamp_max(600).exp()
-    floor = g.amin(1, keepdim=True)
-    weight = (floor - g).exp() * step * wide * torch.cosh(t) * delta * torch.sigmoid(-v)
-    cot_a, cot_b = torch.cos(a) / sin_a, torch.cos(b) / sin_b
-    rise = g * ((kappa.square() * cot_a + cot_b) / e - e * torch.cos(a + b) / sin_ab)  # dg/ddelta
-    terms = weight * torch.stack((g, delta * rise, b * rise))  # E and C by parts
-    sums = terms.sum(2, keepdim=True)
-    good = ((2 * terms[..., ::2].sum(2, keepdim=True) - sums).abs() <= 1e-6 * sums).all(0)
-    density, E, C = sums
-    deep = g0 > _DEEP  # g = g0 (1 + kappa delta^2 / 2)
-    log_sum = torch.where(deep, (_PI * start / (2 * kappa)).log() / 2 - g0, density.log() - floor)
-    log_f = (kappa / (_PI * e * y)).log() + log_sum
-    log_E = torch.where(deep, 0.0, E.log()) - floor
-    C = torch.where(deep, 0.0, C) * (-floor).exp() - rho * torch.expm1(-g0)
-    log_F = torch.where(low, torch.logaddexp(gap.log(), log_E), (_PI - kappa * (rho - C)).log())
-    log_S = torch.where(low, C.log(), kappa.log() + log_E)
-    log_F, log_S = log_F - math.log(_PI), log_S - math.log(_PI)
-    less = log_F < log_S  # the smaller is the more precise
-    rows = [
-        log_f,
-        torch.where(less, log_F, torch.log1p(-log_S.exp())),
-        torch.where(less, torch.log1p(-log_F.exp()), log_S),
-    ]
-    if of is not None:
-        # On the path u = r exp(-i phi), where h = -iuy - u^alpha (1 - iB) is -g, f is
-        # Re int e^h du / pi and 1 - F is Im int e^h du / u / pi: h alone depends on parameters.
-        angle, sine = torch.where(low, b, a), torch.where(low, sin_b, sin_a)  # angle = pi/2 - phi
-        log_r = log_g - log_y - sin_ab.log() + torch.where(low, sin_a, sin_b).log()
-        u = log_r.exp() * torch.complex(sine, -torch.cos(angle))
-        log_u = torch.complex(log_r, angle - _HALF_PI)
-        power = (alpha * log_u).exp()
-        d_log_r = (kappa * cot_a + cot_b) / e * torch.where(low, 1.0, kappa)
-        d_angle = torch.where(low, -1.0, kappa).expand_as(angle)
-        d_log_u = torch.complex(d_log_r, d_angle) * weight
-        in_B = 1j * (power - u)
-        in_alpha = in_B * beta * _HALF_PI * (1 + T.square()) - power * log_u * (1 - 1j * B)
-        if of == PDF:
-            share = u * d_log_u * (e * y / (kappa * density))
-        else:
-            log_P = torch.where(upper, rows[SF], rows[CDF])
-            scale = torch.where(log_P > -745, (-floor - log_P).exp(), 0.0) / _PI
-            share = -1j * d_log_u * torch.where(upper, scale, -scale)
-        partial = torch.stack((-1j * u, in_alpha, in_B * T))
-        rows += (partial * share).sum(2, keepdim=True).real
-    return torch.cat(rows, 1).T, (good | deep)[:, 0]
 
 
 def chebyshev(m: int, like: Tensor) -> tuple[Tensor, Tensor]:
