@@ -8,7 +8,7 @@ from scipy import stats
 
 from heavytail import stable as skewed
 from heavytail import symmetric_stable
-from heavytail.laws._integrals import log_density
+from heavytail.laws.density import log_density
 from heavytail.laws.tails import (
     HillCurve,
     TailEstimate,
