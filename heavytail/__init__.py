@@ -29,8 +29,10 @@ from heavytail.laws.tails import (
     stable_mle,
 )
 from heavytail.limit import fokker_planck
-from heavytail.limit.coupling import Rates, chaos_error, euler_error, linear_gap_scale
-from heavytail.limit.particles import MeanField, Trajectory, simulate
+from heavytail.limit.coupling import chaos_error, euler_error, linear_gap_scale
+from heavytail.limit.particles import Trajectory, simulate
+from heavytail.limit.problem import MeanField
+from heavytail.limit.rates import Rates
 from heavytail.noise import (
     LambdaNoise,
     StableNoise,

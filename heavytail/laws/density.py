@@ -211,8 +211,8 @@ class Stable(Distribution):
     is tabulated once.
 
     First derivatives exist in the points and in all four parameters; ``create_graph``, and with it
-    ``torch.func.grad``, raises RuntimeError, as does ``torch.func.vmap`` over a method. Draws of ``rsample`` are
-    differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
+    ``torch.func.grad``, raises RuntimeError, as does ``torch.func.vmap`` over a method. Draws of
+    ``rsample`` are differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
     alpha = 1, and what backward finds in alpha there is no derivative.
 
     Raises:
