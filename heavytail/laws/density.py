@@ -57,7 +57,8 @@ class _Table:
         self.width = _width(a)
         near_1 = (a - 1).abs() < 0.4  # the peak is off 0 in S1
         self.centre = torch.where(near_1 & ~in_band(a), b * tangent(a), 0.0)
-        ends = torch.linspace(-4.6, 4.6, 101, dtype=torch.float64, device=device)
+        reach = math.asinh((6 + 16 / alpha) / 1.5)  # to tails of e^-16
+        ends = torch.linspace(-reach, reach, round(22 * reach), dtype=torch.float64, device=device)
         self.ends = 1.5 * torch.sinh(ends)
         nodes, matrix = chebyshev(_DEGREE, ends)
         low, high = self.ends[:-1, None], self.ends[1:, None]
@@ -65,7 +66,7 @@ class _Table:
         rows = self._exact((self.centre + self.width * torch.sinh(s)).flatten())
         series = rows.unflatten(1, s.shape) @ matrix.T
         rough = series[..., -2:].abs().amax(2) / (1 + series.abs().amax(2))
-        bars = rough.new_tensor([3e-13] * 3 + [1e-9] * 3)[: len(rows), None]
+        bars = rough.new_tensor([2e-12] * 3 + [1e-9] * 3)[: len(rows), None]
         self.series = torch.where((rough <= bars)[..., None], series, math.nan)
 
     def _exact(self, points: Tensor) -> Tensor:
@@ -74,6 +75,9 @@ class _Table:
 
     def __call__(self, points: Tensor, wanted: list[int]) -> Tensor:
         """Return the wanted rows."""
+        return torch.cat([self._look_up(block, wanted) for block in points.split(1 << 14)], 1)
+
+    def _look_up(self, points: Tensor, wanted: list[int]) -> Tensor:
         s = torch.asinh((points - self.centre) / self.width)
         panel = (torch.bucketize(s, self.ends) - 1).clamp(0, len(self.ends) - 2)
         low, high = self.ends[panel], self.ends[panel + 1]
@@ -128,12 +132,13 @@ def _log(row: int, x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor) -> Ten
     return value
 
 
-def log_density(x: float | Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
+def log_density(x: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
     """Return log f(x) of the standard law S0(alpha, beta) in float64.
 
     The arguments broadcast and are not checked. Differentiable once, in all three.
     """
-    x, alpha, beta = (v.double() for v in broadcast_all(x, alpha, beta))
+    alpha, beta = (torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in (alpha, beta))
+    x = x.double()
     return _log(PDF, x, alpha, beta, torch.where(in_band(alpha), x, x + beta * tangent(alpha)))
 
 
@@ -210,9 +215,9 @@ class Stable(Distribution):
     parameters as stored (a float32 alpha of 1.1 is 1.10000002). A law asked at 2000 points or more
     is tabulated once.
 
-    First derivatives exist in the points and in all four parameters; ``create_graph``, and with it
-    ``torch.func.grad``, raises RuntimeError, as does ``torch.func.vmap`` over a method. Draws of
-    ``rsample`` are differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
+    First derivatives exist in the points and in all four parameters; ``create_graph``,
+    ``torch.func.grad`` and ``torch.func.vmap`` over a method raise RuntimeError. Draws are
+    differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
     alpha = 1, and what backward finds in alpha there is no derivative.
 
     Raises:

@@ -115,19 +115,20 @@ class _Law:
         """
         low, kappa, alpha, T = self.low, self.kappa, self.alpha, self.T
         rest, sin_rest = torch.where(low, at.b, at.a), torch.where(low, at.sin_b, at.sin_a)
-        log_r = at.log_g - self.y.log() - at.sin_ab.log()
-        log_r = log_r + torch.where(low, at.sin_a, at.sin_b).log()
-        u = log_r.exp() * torch.complex(sin_rest, -torch.cos(rest))  # phi = pi/2 - rest
-        log_u = torch.complex(log_r, rest - _HALF_PI)
+        log_ry = at.log_g - at.sin_ab.log() + torch.where(low, at.sin_a, at.sin_b).log()
+        uy = log_ry.exp() * torch.complex(sin_rest, -torch.cos(rest))  # phi = pi/2 - rest
+        log_u = torch.complex(log_ry - self.y.log(), rest - _HALF_PI)
         rise = (kappa * torch.cos(at.a) / at.sin_a + torch.cos(at.b) / at.sin_b) / self.e
         turn = torch.where(low, -1.0, kappa).expand_as(rest)
         du = torch.complex(rise * torch.where(low, 1.0, kappa), turn) * d_delta  # du / u
         power = (alpha * log_u).exp()
-        in_B = 1j * (power - u)  # at fixed x: y moves with B
+        in_B = 1j * (power - uy / self.y)  # at fixed x: y moves with B
         in_alpha = in_B * self.beta * _HALF_PI * (1 + T.square())
         in_alpha = in_alpha - power * log_u * (1 - 1j * self.B)
-        du = u * du if of == PDF else -1j * du
-        return (torch.stack((-1j * u, in_alpha, in_B * T)) * du).sum(2).real
+        du = uy * du if of == PDF else -1j * du
+        found = (torch.stack((-1j * uy, in_alpha, in_B * T)) * du).sum(2).real
+        found[0] /= self.y[:, 0]  # last: the sum cancels, and must not underflow before
+        return found
 
 
 def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Ten
         torch.where(less, torch.log1p(-log_F.exp()), log_S),
     ]
     if of == PDF:
-        rows += law.slopes(at, of, d_delta * (e * law.y / (kappa * density)))[..., None]
+        rows += law.slopes(at, of, d_delta * (e / (kappa * density)))[..., None]
     elif of is not None:
         log_P = torch.where(upper, rows[SF], rows[CDF])
         share = torch.where(log_P > -745, (-floor - log_P).exp(), 0.0) / _PI

