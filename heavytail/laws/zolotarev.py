@@ -182,7 +182,7 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     """Return three rows, or six with ``of``, at points z of S1 by n nodes, or more if need be."""
     reflect = (z < 0) | ((z == 0) & (beta > 0))
     sign = torch.where(reflect, -1.0, 1.0).to(z)
-    beta, size = sign * beta, z.abs().clamp_min(1e-300)
+    beta, size = sign * beta, z.abs().clamp_min(1e-250)
     # Further out the leading term of a power tail is all there is.
     light = (alpha == 2) | ((alpha > 1) & (beta == -1))
     far = torch.full_like(z, 1e300).masked_fill(alpha > 1, 1e100).masked_fill(light, math.inf)
