@@ -46,7 +46,7 @@ def errors() -> dict[str, Any]:
     found = {}
     for name, log_density in (("heavytail", ours), ("scipy", scipys)):
         error = np.abs(np.array([log_density(*law, x) for law in laws]) - exact)
-        error = np.nan_to_num(error, nan=math.inf)
+        error = np.where(np.isnan(error), math.inf, error)
         found[name] = {
             f"{law}, {part}": summary_of(error[known & of_law & of_part])
             for law, of_law in (("symmetric", symmetric), ("skewed", ~symmetric))

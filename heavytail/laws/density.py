@@ -28,6 +28,7 @@ from heavytail.laws.zolotarev import (
     SF,
     chebyshev,
     in_band,
+    peak_width,
     polynomials,
     rows_at,
     tangent,
@@ -37,11 +38,6 @@ _LEAST = 0.05  # the least alpha of a density with |beta| < 1
 _MANY = 2000  # points of one law from which on a table pays
 _DEGREE = 16  # coefficients of a panel of the table
 _RANGES = {"alpha": "(0, 2]", "beta": "[-1, 1]", "loc": _check.FINITE, "scale": _check.POSITIVE}
-
-
-def _width(alpha: Tensor) -> Tensor:
-    """Return the width of the peak of the density, sqrt(f(0) / -f''(0)) at beta = 0."""
-    return torch.exp((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2).clamp_min(1e-290)
 
 
 class _Table:
@@ -54,7 +50,7 @@ class _Table:
         self.of = of
         self.law = torch.tensor([[alpha], [beta]], dtype=torch.float64, device=device)
         a, b = self.law[:, 0]
-        self.width = _width(a)
+        self.width = peak_width(a)
         near_1 = (a - 1).abs() < 0.4  # the peak is off 0 in S1
         self.centre = torch.where(near_1 & ~in_band(a), b * tangent(a), 0.0)
         reach = math.asinh((6 + 16 / alpha) / 1.5)  # to tails of e^-16
@@ -149,7 +145,7 @@ def _quantile(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     on the side of min(p, 1 - p): linear where the tail is light, nearly so where it is heavy. A
     step out of the bracket, or one after a miss that was not halved, is a bisection instead.
     """
-    width = _width(alpha)
+    width = peak_width(alpha)
     side = torch.where(p <= 0.5, -1.0, 1.0).to(p)
     goal = torch.log(torch.where(side < 0, p, 1 - p))
     weight = (1 + side * beta) * torch.sin(math.pi / 2 * torch.minimum(alpha, 2 - alpha)) / math.pi

@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from heavytail.laws.maps import on_half_line
+
 _PI, _HALF_PI = math.pi, math.pi / 2
 PDF, CDF, SF = 0, 1, 2  # the rows
 _BLOCK = 512  # points at once: their nodes stay in a core's cache
@@ -41,6 +43,11 @@ _BAND = 0.005  # |alpha - 1| below this is interpolated
 def tangent(alpha: Tensor) -> Tensor:
     """Return tan(pi alpha / 2), exact at 2."""
     return torch.tan(_HALF_PI * torch.where(alpha > 1, alpha - 2, alpha))
+
+
+def peak_width(alpha: Tensor) -> Tensor:
+    """Return the width of the peak of the density, sqrt(f(0) / -f''(0)) at beta = 0."""
+    return torch.exp((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2).clamp_min(1e-290)
 
 
 def in_band(alpha: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ class _Law:
         return self.log_g(v) + torch.where(self.gap == 0, logsigmoid(v), 0.0)
 
     def slopes(self, at: _Angles, of: int, d_delta: Tensor) -> Tensor:
-        r"""Return the derivatives of pi f, or of pi (1 - F), in x, alpha and beta; (3, points).
+        r"""Return the derivatives of pi y f, or pi (1 - F), in x, alpha and beta; (3, points).
 
         On the path u = r exp(-i phi) on which h = -iuy - u^alpha (1 - iB) is -g,
 
@@ -125,10 +132,8 @@ class _Law:
         in_B = 1j * (power - uy / self.y)  # at fixed x: y moves with B
         in_alpha = in_B * self.beta * _HALF_PI * (1 + T.square())
         in_alpha = in_alpha - power * log_u * (1 - 1j * self.B)
-        du = uy * du if of == PDF else -1j * du
-        found = (torch.stack((-1j * uy, in_alpha, in_B * T)) * du).sum(2).real
-        found[0] /= self.y[:, 0]  # last: the sum cancels, and must not underflow before
-        return found
+        du = u * self.y * du if of == PDF else -1j * du
+        return (torch.stack((-1j * u, in_alpha, in_B * T)) * du).sum(2).real
 
 
 def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Tensor]:
@@ -182,7 +187,10 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = 
     """Return three rows, or six with ``of``, at points z of S1 by n nodes, or more if need be."""
     reflect = (z < 0) | ((z == 0) & (beta > 0))
     sign = torch.where(reflect, -1.0, 1.0).to(z)
-    beta, size = sign * beta, z.abs().clamp_min(1e-250)
+    beta = sign * beta
+    # Nearer to 0 the density is flat, but for that of a half-line, and v would leave [-700, 700].
+    near = torch.minimum(36 / alpha - 660, torch.log(peak_width(alpha)) - 46).exp()
+    size = torch.maximum(z.abs(), torch.where(on_half_line(alpha, beta), 1e-300, near))
     # Further out the leading term of a power tail is all there is.
     light = (alpha == 2) | ((alpha > 1) & (beta == -1))
     far = torch.full_like(z, 1e300).masked_fill(alpha > 1, 1e100).masked_fill(light, math.inf)
