@@ -132,8 +132,10 @@ class _Law:
         in_B = 1j * (power - uy / self.y)  # at fixed x: y moves with B
         in_alpha = in_B * self.beta * _HALF_PI * (1 + T.square())
         in_alpha = in_alpha - power * log_u * (1 - 1j * self.B)
-        du = u * self.y * du if of == PDF else -1j * du
-        return (torch.stack((-1j * u, in_alpha, in_B * T)) * du).sum(2).real
+        du = uy * du if of == PDF else -1j * du
+        found = (torch.stack((-1j * uy, in_alpha, in_B * T)) * du).sum(2).real
+        found[0] /= self.y[:, 0]  # last: the sum cancels, and must not underflow before
+        return found
 
 
 def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Tensor]:

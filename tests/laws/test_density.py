@@ -378,3 +378,16 @@ def test_bad_input():
             ask()
     unchecked = Stable(1.5, validate_args=False)
     assert torch.isnan(unchecked.icdf(torch.tensor([1.5, math.nan]))).all()
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 1.9])
+def test_derivatives_far_out_are_those_of_the_power_tail(alpha):
+    """There f is (1 + beta) C(alpha) x^(-alpha-1): the sums must not underflow before that."""
+    x = torch.tensor([1e160, 1e250, 1e290], requires_grad=True)
+    beta = torch.tensor(0.3, requires_grad=True)
+    log_density(x, torch.tensor(alpha), beta.expand(3)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(
+        x.grad * x.detach(), torch.full_like(x, -1 - alpha), rtol=1e-9, atol=0
+    )
+    assert float(beta.grad) / 3 == pytest.approx(1 / 1.3, rel=1e-9)
