@@ -45,8 +45,7 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
     layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
     activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
-    products and quotients. Batch-norm or PReLU behind a linear layer needs inputs that are known to
-    have two dimensions, as in ``nn.Sequential(nn.Flatten(), model)``.
+    products and quotients.
 
     The ``state_dict`` of the copy is read back into a model as built by::
 
@@ -63,13 +62,14 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
             stays for it, so from some hundred channels on, else 1.
 
     Returns:
-        A new model that refuses optional arguments other than the defaults.
+        A new model. It raises a ValueError where it would compute another function: if optional
+        arguments are not the defaults, or if tensors have more than two dimensions that a batch-norm
+        or PReLU behind a linear layer reads.
 
     Raises:
-        TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
-        ValueError: if ``multiple_of`` is below 1, if the model cannot be traced, if dead channels
-            reach or lie in a step that is not followed or a layer that is called twice or shares a
-            parameter, or if ``forward`` computes with the number of channels.
+        ValueError: if the model cannot be traced, if dead channels reach or lie in a step that is
+            not followed or a layer that is called twice or shares a parameter, or if ``forward``
+            computes with the number of channels; TypeError and ValueError on other arguments.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -81,8 +81,11 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     fixed = {p.name: p.default for p in optional if p.default is not p.empty}
     exact, graph = _trace(small, fixed)
     exact.double().cpu()  # not every device has float64
-    for name, *cut in _Walk(exact, graph, multiple_of).cuts:
+    walk = _Walk(exact, graph, multiple_of)
+    for name, *cut in walk.cuts:
         _cut(small.get_submodule(name), exact.get_submodule(name), multiple_of, *cut)
+    for name in walk.flat:
+        small.get_submodule(name).register_forward_pre_hook(_refuse_more_dimensions)
     after = _trace(small, fixed)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
@@ -141,21 +144,28 @@ def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwar
     """Refuse arguments that may take another path than the one that was traced."""
     call = inspect.signature(model.forward).bind(*args, **kwargs)
     for name, given in call.arguments.items():
-        same = given is fixed.get(name, given) or given == fixed[name]
-        _expect(same is True, f"{name} must be {fixed.get(name)!r}, its default, got {given!r:.60}")
+        same = name not in fixed or given is fixed[name] or given == fixed[name]
+        if same is not True:
+            raise ValueError(f"{name} must be {fixed[name]!r}, its default, got {given!r:.60}")
 
 
-def _in_place(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
-    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
+def _refuse_more_dimensions(module: nn.Module, args: tuple[Tensor]) -> None:
+    """Refuse inputs whose last dimension is not that of the channels of batch-norm or PReLU."""
+    if args[0].dim() != 2:
+        name, shape = type(module).__name__, tuple(args[0].shape)
+        raise ValueError(f"behind a compact layer {name} takes shape (N, features), got {shape}")
 
 
 class _Proxy(fx.Proxy):
     """A tensor to be, which records what is written in place: torch.fx takes x += y for x + y."""
 
-    __iadd__ = _in_place(operator.iadd)
-    __isub__ = _in_place(operator.isub)
-    __imul__ = _in_place(operator.imul)
-    __itruediv__ = _in_place(operator.itruediv)
+
+def _record(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv"):
+    setattr(_Proxy, f"__{_name}__", _record(getattr(operator, _name)))
 
 
 class _Tracer(fx.Tracer):
@@ -204,7 +214,8 @@ class _Walk:
     """A walk through the graph of a model in float64.
 
     ``cuts`` are layers by name, their inputs, what is constant of these, and their outputs; a layer
-    that acts on each channel alone has no inputs.
+    that acts on each channel alone has no inputs. ``flat`` are layers whose inputs must turn out to
+    have two dimensions.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
@@ -214,7 +225,7 @@ class _Walk:
         self._together: list[tuple[_Channels, _Channels]] = []
         self._obstacles: list[tuple[str, Tensor, str]] = []
         self._batch: set[Any] = set()  # nodes that are the number of examples
-        self._flat: set[fx.Node] = set()  # tensors that are not followed, of two dimensions
+        self.flat: set[str] = set()
         reads: Counter[Tensor] = Counter()
         for node in graph.nodes:
             self._known[node] = self._visit(node)
@@ -249,13 +260,12 @@ class _Walk:
         try:
             _expect(kind in _RULES, "which is not followed")
             if module is not None:
-                own = module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module)
-                _expect(not any(own), "which has hooks, or a forward of its own")
+                hooks = {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
+                plain = hooks <= {_refuse_more_dimensions} and "forward" not in vars(module)
+                _expect(plain, "which has hooks, or a forward of its own")
             return _RULES[kind](self, node, module, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
-            if kind in _RULES and any(x.values.dim() == 1 for x in operands):
-                step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
             for x in operands:
                 self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
                 x.values.fill_(torch.nan)  # it may have been written to
@@ -277,12 +287,11 @@ class _Walk:
         taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
         used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
         constants = torch.full((width,), torch.nan, dtype=torch.float64)
-        flat = node.all_input_nodes[0] in self._flat
-        if inputs is not None:
-            values, rank = inputs.values.flatten(), inputs.values.dim()
-            flat, n = rank == 2, max(len(values), 1)
-            _expect(rank == spatial + 2 or (rank == 1 and not spatial))
-            _expect(width == n or (flat and width % n == 0))
+        dims = inputs.values.dim() if inputs else spatial + 2 if spatial else 1
+        if inputs:
+            values, n = inputs.values.flatten(), max(inputs.values.numel(), 1)
+            _expect(dims == spatial + 2 or (dims == 1 and not spatial))
+            _expect(width == n or (dims == 2 and width % n == 0))
             padding = vars(layer).get("_reversed_padding_repeated_twice", ())
             if any(padding) and layer.padding_mode == "zeros":
                 uneven = values.isfinite() & (values != 0) & used.any(0)  # the border sees 0
@@ -294,7 +303,7 @@ class _Walk:
         if layer.bias is not None:
             values += layer.bias
         values[used[:, ~constant].any(1)] = torch.nan
-        shape = (1, -1, *[1] * spatial) if spatial or flat else (-1,)
+        shape = (1, -1, *[1] * spatial) if dims > 1 else (-1,)
         outputs = _Channels(name, values.isfinite(), values.view(shape))
         self.cuts.append((name, inputs, constants, outputs))
         return outputs
@@ -313,13 +322,19 @@ class _Walk:
         varies = ~torch.stack([x.values for x in operands]).isfinite().all(0)
         run: Any = node.target if module is None else module
         run = getattr(Tensor, run) if isinstance(run, str) else run
-        constants = dict(zip(node.all_input_nodes, (x.values for x in operands), strict=True))
+        own = module is not None and any(tensor.numel() > 1 for tensor in _state(module))
+        lifted = own and first.values.dim() == 1  # the channels are last, and must be second too
+        given = [x.values[None] if lifted else x.values for x in operands]
+        constants = dict(zip(node.all_input_nodes, given, strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = run(*args, **kwargs)
+        if lifted:
+            values = values[0]
+            self.flat |= {str(node.target)} if not varies.all() else set()
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
         values.view(-1)[varies.view(-1)] = torch.nan  # should a step not hand nan on
         self._together += [(first, x) for x in operands[1:]]
-        if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
+        if own:
             self.cuts.append((str(node.target), None, values, first))
         return replace(first, values=values)
 
@@ -348,8 +363,6 @@ class _Walk:
             flat = len(given) == 2 and given[0] in self._batch and given[1] == -1
         _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
         channels = known[0]
-        if channels is None:
-            self._flat.add(node)
         return channels and replace(channels, values=channels.values.flatten(1))
 
     def size(self, node: fx.Node, _: None, known: _Known) -> None:
