@@ -26,13 +26,10 @@ _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, wha
 
 
 def column_norms(weight: Tensor) -> Tensor:
-    """Return the Euclidean norm of each column of a weight.
+    """Return the Euclidean norm of each column of a weight: shape (n,), float64.
 
-    Args:
-        weight: shape (n, ...), floating point, n columns; a column is ``weight[i]``.
-
-    Returns:
-        Shape (n,), float64: the square of a heavy-tailed float32 weight may not fit float32.
+    ``weight`` has shape (n, ...), floating point; a column is ``weight[i]``. The square of a
+    heavy-tailed float32 weight may not fit float32.
     """
     if _check.tensor("weight", weight).dim() < 2:
         raise ValueError(f"weight must have shape (n, ...), n columns, got {tuple(weight.shape)}")
@@ -164,8 +161,8 @@ def prune(
 
     Args:
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
-        keep: in [0, 1]; as for :func:`kept_columns`, a fraction of the units.
-        error: in [0, 1]; as for :func:`kept_columns`, the error of the matrix, not of the outputs.
+        keep: as for :func:`kept_columns`, a fraction of the units.
+        error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
         layers: what to prune, as modules or names. One that holds others stands for the linear
             layers and convolutions (``nn.Linear``, ``nn.Conv1d`` to ``3d``) inside; a layer of
             another kind, as an embedding, is pruned only if it is named itself, a parametrized one
@@ -191,17 +188,11 @@ def prune(
         together = _kept(*_joined(group), keep, error)
         kept += together.split([len(weight.sizes) for weight in group])
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
-    return PruneReport(
-        name="total",
-        units=sum(report.units for report in reports),
-        kept=sum(report.kept for report in reports),
-        parameters=sum(report.parameters for report in reports),
-        kept_parameters=sum(report.kept_parameters for report in reports),
-        error=_error(*_joined(weights), torch.cat(kept)),
-        layers=reports,
-        unit=unit,
-        protected=tuple(name for name in _layers.weighted(model) if name not in chosen),
-    )
+    counts = ((part.units, part.kept, part.parameters, part.kept_parameters) for part in reports)
+    totals = map(sum, zip(*counts, strict=True))
+    whole = _error(*_joined(weights), torch.cat(kept))
+    protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
+    return PruneReport("total", *totals, whole, reports, unit, protected)
 
 
 class _Weight:
@@ -225,14 +216,9 @@ class _Weight:
         mask = self._alive & kept.view(self._shape).to(self._alive.device)
         for layer in self._sharing:
             torch_prune.custom_from_mask(layer, "weight", mask)
-        return LayerReport(
-            name=self._name,
-            units=len(kept),
-            kept=int(mask.reshape(len(kept), -1).any(1).sum()),
-            parameters=mask.numel(),
-            kept_parameters=int(mask.sum()),
-            error=_error(self.sizes, self.hidden, kept),
-        )
+        left, error = mask.reshape(len(kept), -1).any(1), _error(self.sizes, self.hidden, kept)
+        counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
+        return LayerReport(self._name, *counts, error)
 
 
 def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:

@@ -261,9 +261,11 @@ def required_width(
     1.75, 19 at 1.9. Where keep times n is below 50 read the result as "small": the law fails there.
 
     Args:
-        alpha, keep, columns: as for :func:`pruning_error_law`, but ``keep`` > 0.
+        alpha: stability index in (0, 2].
+        keep: fraction kept, kappa in (0, 1].
         error: allowed relative error in (0, 1]: the norm, not its square.
         delta: allowed probability of a larger error, in (0, 1).
+        columns: as for :func:`pruning_error_law`.
         log10: return the logarithm of n to base 10: n itself may leave the floats.
 
     Returns:
@@ -311,10 +313,8 @@ def certificate(
 ) -> Certificate:
     """Prune one weight matrix, as :func:`heavytail.prune` would, and hold it against the law.
 
-    Args:
-        weight: shape (n, ...), floating point, finite, n >= 1 columns.
-        columns: the law that the columns should have.
-        keep, error: as for :func:`heavytail.kept_columns`; just one of the two is given.
+    ``columns`` is the law that the columns should have; the other arguments are those of
+    :func:`heavytail.kept_columns`, with one column or more.
     """
     columns = _columns(None, columns)
     kept = kept_columns(weight, keep=keep, error=error)
