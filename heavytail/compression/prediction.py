@@ -32,6 +32,7 @@ from heavytail import layers as _layers
 from heavytail.compression.pruning import column_norms, removable
 from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
 
+_Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
 Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 
@@ -135,7 +136,7 @@ def plan_scale(
     def median(s: float) -> float:
         return float(_ratios(weights, s, error).quantile(0.5))
 
-    size = math.sqrt(max(float(weight.start.max()) for weight in weights)) or 1.0
+    size = math.sqrt(max(float(start.max()) for start, *_ in weights)) or 1.0
     low, high = 1e-9 * size, 1e9 * size
     least, most = median(low), median(high)
     if not least < ratio <= most:
@@ -193,21 +194,13 @@ def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     return torch.as_tensor(numbers, dtype=torch.float64).expand(steps)
 
 
-@dataclass(frozen=True)
-class StartPlusNoise:
-    """Columns w + s xi for any s, the noise being drawn."""
-
-    start: Tensor  # |w|^2, shape (n,)
-    along: Tensor  # <w, xi>, shape (..., n)
-    size: Tensor  # |xi|^2, shape (..., n)
-
-    def squared_norms(self, s: float) -> Tensor:
-        """Return |w + s xi|^2, inf where the noise leaves the floats."""
-        if s == 0:
-            return self.start.expand_as(self.size)
-        squares = self.start + 2 * s * self.along + s**2 * self.size
-        # Rounding may leave a column that the noise has cancelled just below 0.
-        return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
+def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tensor:
+    """Return |w + s xi|^2, of |w|^2, <w, xi> and |xi|^2: inf where the noise leaves the floats."""
+    if s == 0:
+        return start.expand_as(size)
+    squares = start + 2 * s * along + s**2 * size
+    # Rounding may leave a column that the noise has cancelled just below 0.
+    return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def noise_terms(
@@ -248,8 +241,8 @@ def _drawn(
     exclude: _layers.Layer | Iterable[_layers.Layer] | None,
     draws: int,
     generator: torch.Generator | None,
-) -> list[StartPlusNoise]:
-    """Return each weight's columns, of whose start the weight decay left a part."""
+) -> list[_Terms]:
+    """Return each weight's terms, with the part of the start that weight decay left."""
     draws = _check.count("draws", draws, least=1)
     _check.one_of("kind", kind, KINDS)
     _check.one_of("column", column, COLUMNS)
@@ -263,14 +256,11 @@ def _drawn(
         terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
         # The terms of a filter are the sums of its kernels'.
         along, size = (term.view(draws, len(weight), -1).sum(-1) for term in terms)
-        drawn.append(StartPlusNoise(W.view(len(weight), -1).square().sum(1), along, size))
+        drawn.append((W.view(len(weight), -1).square().sum(1), along, size))
     return drawn
 
 
-def _ratios(weights: list[StartPlusNoise], s: float, error: float) -> Tensor:
+def _ratios(weights: list[_Terms], s: float, error: float) -> Tensor:
     """Return the fraction of all columns that can go, for each draw: (draws,)."""
-    removed = [
-        removable(weight.squared_norms(s).sort(-1).values, error).double().cpu()
-        for weight in weights
-    ]
-    return torch.stack(removed).sum(0) / sum(weight.size.shape[-1] for weight in weights)
+    removed = [removable(squared_norms(*w, s).sort(-1).values, error).double() for w in weights]
+    return torch.stack([n.cpu() for n in removed]).sum(0) / sum(len(start) for start, *_ in weights)

@@ -188,11 +188,11 @@ def prune(
         together = _kept(*_joined(group), keep, error)
         kept += together.split([len(weight.sizes) for weight in group])
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
-    counts = ((part.units, part.kept, part.parameters, part.kept_parameters) for part in reports)
-    totals = map(sum, zip(*counts, strict=True))
+    counts = [(part.units, part.kept, part.parameters, part.kept_parameters) for part in reports]
+    units, left, before, after = map(sum, zip(*counts, strict=True))
     whole = _error(*_joined(weights), torch.cat(kept))
     protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
-    return PruneReport("total", *totals, whole, reports, unit, protected)
+    return PruneReport("total", units, left, before, after, whole, reports, unit, protected)
 
 
 class _Weight:

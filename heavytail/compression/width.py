@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.compression.prediction import StartPlusNoise, noise_terms
+from heavytail.compression.prediction import noise_terms, squared_norms
 from heavytail.compression.pruning import column_norms, kept_columns, relative_error
 from heavytail.laws.density import Stable
 from heavytail.laws.draws import positive_stable, tail_constant
@@ -111,7 +111,7 @@ class ColumnLaw:
         terms = noise_terms(columns, samples, max(1, _AT_ONCE // d), kind, alpha, generator)
         squares = columns.square().sum(1)
         each = squares[torch.arange(samples, device=columns.device) % n]
-        norms = StartPlusNoise(each, *terms).squared_norms(scale).sqrt().sort().values
+        norms = squared_norms(each, *terms, scale).sqrt().sort().values
         light = norms.square().mean() if alpha == 2 else squares.mean()
         return cls(alpha, tail, float(light), norms)
 
