@@ -43,9 +43,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
-    layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
-    activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
-    products and quotients.
+    layer. Followed are linear layers, convolutions without groups, batch-norm, activations,
+    dropout, pooling, flattening, means and maxima over space, and arithmetic.
 
     The ``state_dict`` of the copy is read back into a model as built by::
 
@@ -278,7 +277,6 @@ class _Walk:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
         inputs, weight, name = known[0], layer.weight, str(node.target)
         _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
-        _expect(weight.is_floating_point(), f"whose weight has dtype {weight.dtype}")
         _expect(getattr(layer, "groups", 1) == 1, "which has groups")
         taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
         used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
