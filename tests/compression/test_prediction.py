@@ -123,6 +123,7 @@ def test_without_noise_it_is_the_start_each_layer_by_itself():
     both, last = (predict_pruning(model, exclude=exclude, **options) for exclude in ((), "0"))
     report = heavytail.prune(model, error=SETTING["error"], layers=["0", "1"])
     assert both.noise == 0
+    assert f"  50 %: {both.quantile(0.5):.3f}  " in str(both)
     assert both.ratios.tolist() == [pytest.approx(report.ratio)] * 3
     assert last.ratios.tolist() == [pytest.approx(report.layers[1].ratio)] * 3
 
@@ -156,11 +157,6 @@ def test_the_table_of_the_published_setting():
             assert low - 0.006 < value < high + 0.006
 
 
-def test_it_prints_its_quantiles(start):
-    found = predict_pruning(start, scale=0.01, draws=20, generator=seeded(6), **SETTING)
-    assert f"  50 %: {found.quantile(0.5):.3f}  " in str(found)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -168,13 +164,8 @@ def test_it_prints_its_quantiles(start):
         ({"scale": -1.0}, r"scale must be in \[0, inf\), got -1"),
         ({"scale": [0.1, 0.2]}, r"schedule of scale must have shape \(2000,\)"),
         ({"scale": [1j], "steps": 1}, "scale must be a floating-point tensor"),
-        ({"lr": math.nan}, "lr must be in"),
         ({"kind": "diagonal"}, "kind must be one of"),
-        ({"column": "row"}, "column must be one of"),
-        ({"steps": 2.5}, "steps must be an integer"),
-        ({"error": 1.5}, r"error must be in \[0, 1\], got 1\.5"),
         ({"draws": 0}, "draws must be >= 1, got 0"),
-        ({"weight_decay": -0.1}, "weight_decay must be in"),
         ({"weight_decay": 1e308}, "weight_decay must leave finite weights after 2000 steps"),
         ({"exclude": ["0"]}, "exclude must be None for a single weight"),
         ({"model": torch.ones(3, 2) / 0}, "must be finite"),
