@@ -436,6 +436,8 @@ def test_channels_of_which_dimension(layer):
         with pytest.raises(ValueError, match=r"must get shape \(N, features\), got \(16, 12, "):
             compact(small)(inputs(12, 6))
     assert_same(nn.Sequential(*model[:2], nn.ReLU(), model[3]), inputs(12, 6))
+    flat = nn.Sequential(*model[:2], nn.Flatten(), nn.Linear(12, 3)).double()
+    unchanged(flat, r"reach _2 \(Flatten\), whose inputs are laid out")
 
 
 def test_what_is_not_taken():
