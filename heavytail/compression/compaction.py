@@ -36,17 +36,15 @@ _Known = list["_Channels | None"]  # what is known of the inputs of a step
 def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     """Return a smaller copy of a pruned model that computes the same function in eval mode.
 
-    Units whose incoming weights are all zero, by a mask or by themselves, are cut, and what they
-    put out is folded into the next biases. The copy has the same class, ``forward`` and parameter
-    names, and no masks; a layer gets a bias where a constant is folded into it. Outputs agree to
-    rounding, but not in training mode, where batch-norm takes the statistics of the batch.
+    Units whose incoming weights are all zero, by a mask or by themselves, are cut. The copy has the
+    same class, ``forward`` and parameter names, and no masks; a layer gets a bias where a constant
+    is folded into it. Outputs agree to rounding, but not in training mode, where batch-norm takes
+    the statistics of the batch.
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
-    layer. Followed are Linear, convolutions without groups, batch-norm with running statistics,
-    activations, dropout, pooling, flattening, means and maxima over space, and sums, differences,
-    products and quotients. Batch-norm or PReLU behind a linear layer needs inputs that are known to
-    have two dimensions, as in ``nn.Sequential(nn.Flatten(), model)``.
+    layer. Followed are linear layers, convolutions without groups, batch-norm, activations,
+    dropout, pooling, flattening, means and maxima over space, and arithmetic.
 
     The ``state_dict`` of the copy is read back into a model as built by::
 
@@ -63,13 +61,13 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
             stays for it, so from some hundred channels on, else 1.
 
     Returns:
-        A new model that refuses optional arguments other than the defaults.
+        A new model. It refuses what it might get wrong: optional arguments other than the defaults;
+        in batch-norm and PReLU between linear layers, inputs that are not (N, features).
 
     Raises:
-        TypeError: if ``model`` is no module, or ``multiple_of`` no integer.
-        ValueError: if ``multiple_of`` is below 1, if the model cannot be traced, if dead channels
-            reach or lie in a step that is not followed or a layer that is called twice or shares a
-            parameter, or if ``forward`` computes with the number of channels.
+        ValueError: if the model cannot be traced, if dead channels reach or lie in a step that is
+            not followed or a layer that is called twice or shares a parameter, or if ``forward``
+            computes with the number of channels.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -80,9 +78,11 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     optional = inspect.signature(small.forward).parameters.values()
     fixed = {p.name: p.default for p in optional if p.default is not p.empty}
     exact, graph = _trace(small, fixed)
-    exact.double().cpu()  # not every device has float64
-    for name, *cut in _Walk(exact, graph, multiple_of).cuts:
+    walk = _Walk(exact.double().cpu(), graph, multiple_of)  # not every device has float64
+    for name, *cut in walk.cuts:
         _cut(small.get_submodule(name), exact.get_submodule(name), multiple_of, *cut)
+    for name in walk.flat:
+        small.get_submodule(name).register_forward_pre_hook(_refuse_other_shapes)
     after = _trace(small, fixed)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
@@ -111,7 +111,7 @@ def _cut(
     layer: Any, exact: Any, multiple_of: int | None, inputs: Any, constants: Any, outputs: Any
 ) -> None:
     """Cut out of a layer inputs and outputs; its bias takes over the constants of the inputs."""
-    keep = ~_gone(outputs.may_go, multiple_of)
+    keep, drop = ~_gone(outputs.may_go, multiple_of), torch.zeros_like(constants).bool()
     if inputs is not None and (gone := _gone(inputs.may_go, multiple_of)).any():
         drop = gone.repeat_interleave(len(constants) // len(gone))
         folded = exact.weight[..., None].flatten(2).sum(2)[:, drop] @ constants[drop]
@@ -120,16 +120,14 @@ def _cut(
             layer.bias = _like(layer.bias, exact.bias + folded)
         elif folded[keep].any():
             layer.bias = _like(layer.weight, folded)
-        for size in {"in_features", "in_channels"} & vars(layer).keys():
-            setattr(layer, size, int((~drop).sum()))
-    if not keep.all():
-        for name, tensor in layer.state_dict(keep_vars=True).items():
-            if tensor.dim():  # not the count of batches
-                own = isinstance(tensor, nn.Parameter)
-                setattr(layer, name, _like(tensor, tensor[keep]) if own else tensor[keep])
-        sizes = {"out_features", "out_channels", "num_features", "num_parameters"}
-        for size in sizes & vars(layer).keys():
-            setattr(layer, size, int(keep.sum()))
+    for name, tensor in layer.state_dict(keep_vars=True).items() if not keep.all() else ():
+        if tensor.dim():  # not the count of batches
+            own = isinstance(tensor, nn.Parameter)
+            setattr(layer, name, _like(tensor, tensor[keep]) if own else tensor[keep])
+    sizes = dict.fromkeys(("out_features", "out_channels", "num_features", "num_parameters"), keep)
+    sizes |= dict.fromkeys(("in_features", "in_channels"), ~drop)
+    for size in sizes.keys() & vars(layer).keys():
+        setattr(layer, size, int(sizes[size].sum()))
 
 
 def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
@@ -140,22 +138,29 @@ def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
 def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Refuse arguments that may take another path than the one that was traced."""
     call = inspect.signature(model.forward).bind(*args, **kwargs)
-    for name, given in call.arguments.items():
-        same = given is fixed.get(name, given) or given == fixed[name]
-        _expect(same is True, f"{name} must be {fixed.get(name)!r}, its default, got {given!r:.60}")
+    for name in fixed.keys() & call.arguments.keys():
+        given, default = call.arguments[name], fixed[name]
+        if given is not default and (given == default) is not True:
+            raise ValueError(f"{name} must be {default!r}, its default, got {given!r:.60}")
 
 
-def _in_place(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
-    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
+def _refuse_other_shapes(module: nn.Module, args: tuple[Tensor]) -> None:
+    """Refuse inputs of batch-norm or PReLU whose channels are not along the last dimension."""
+    if args[0].dim() != 2:
+        name, shape = type(module).__name__, tuple(args[0].shape)
+        raise ValueError(f"{name} of a compact model must get shape (N, features), got {shape}")
 
 
 class _Proxy(fx.Proxy):
     """A tensor to be, which records what is written in place: torch.fx takes x += y for x + y."""
 
-    __iadd__ = _in_place(operator.iadd)
-    __isub__ = _in_place(operator.isub)
-    __imul__ = _in_place(operator.imul)
-    __itruediv__ = _in_place(operator.itruediv)
+
+def _record(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv"):
+    setattr(_Proxy, f"__{_name}__", _record(getattr(operator, _name)))
 
 
 class _Tracer(fx.Tracer):
@@ -177,8 +182,8 @@ def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph
 class _Channels:
     """The channels of one tensor.
 
-    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (n,)
-    if it may have any number, channels last; they share memory where the tensors do.
+    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (1, n)
+    if channels are last, in any number of dimensions; they share memory where the tensors do.
     """
 
     layer: str  # that made the channels; what it is summed with goes together with them
@@ -204,17 +209,17 @@ class _Walk:
     """A walk through the graph of a model in float64.
 
     ``cuts`` are layers by name, their inputs, what is constant of these, and their outputs; a layer
-    that acts on each channel alone has no inputs.
+    that acts on each channel alone has no inputs. ``flat`` are layers that must get (N, features).
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
+        self.cuts: list[tuple[str, _Channels | None, Tensor, _Channels]] = []
+        self.flat: set[str] = set()
         self._model = model
         self._known: dict[fx.Node, _Channels | None] = {}
-        self.cuts: list[tuple[str, _Channels | None, Tensor, _Channels]] = []
         self._together: list[tuple[_Channels, _Channels]] = []
         self._obstacles: list[tuple[str, Tensor, str]] = []
         self._batch: set[Any] = set()  # nodes that are the number of examples
-        self._flat: set[fx.Node] = set()  # tensors that are not followed, of two dimensions
         reads: Counter[Tensor] = Counter()
         for node in graph.nodes:
             self._known[node] = self._visit(node)
@@ -242,28 +247,28 @@ class _Walk:
                 x.may_go.zero_()
         if not node.op.startswith("call"):
             return None
-        path, kind, module = str(node.target), node.target, None
+        kind = run = node.target
         if node.op == "call_module":
-            module = self._model.get_submodule(path)
-            kind = type(module)
+            run = self._model.get_submodule(str(run))
+            kind = type(run)
         try:
             _expect(kind in _RULES, "which is not followed")
-            if module is not None:
-                own = module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module)
-                _expect(not any(own), "which has hooks, or a forward of its own")
-            return _RULES[kind](self, node, module, known)
+            if isinstance(run, nn.Module):
+                hooks = {*run._forward_hooks.values(), *run._forward_pre_hooks.values()}
+                plain = hooks <= {_refuse_other_shapes} and "forward" not in vars(run)
+                _expect(plain, "which has hooks, or a forward of its own")
+            return _RULES[kind](self, node, run, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
-            if kind in _RULES and any(x.values.dim() == 1 for x in operands):
-                step += "; if inputs are (N, features), compact nn.Sequential(nn.Flatten(), model)"
             for x in operands:
                 self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
                 x.values.fill_(torch.nan)  # it may have been written to
             self._known.update(dict.fromkeys(node.all_input_nodes))
-            for name, layer in module.named_modules(prefix=path) if module is not None else ():
-                if isinstance(layer, _LAYERS) and layer is not module:
-                    dead = ~layer.weight.flatten(1).any(1)
-                    self._obstacles.append((name, dead, f"they lie in {step}"))
+            if isinstance(run, nn.Module):
+                for name, layer in run.named_modules(prefix=str(node.target)):
+                    if isinstance(layer, _LAYERS) and layer is not run:
+                        dead = ~layer.weight.flatten(1).any(1)
+                        self._obstacles.append((name, dead, f"they lie in {step}"))
             return None
 
     # The rules: what a node does to the channels of its inputs; None are those not followed.
@@ -272,17 +277,14 @@ class _Walk:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
         inputs, weight, name = known[0], layer.weight, str(node.target)
         _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
-        _expect(weight.is_floating_point(), f"whose weight has dtype {weight.dtype}")
         _expect(getattr(layer, "groups", 1) == 1, "which has groups")
         taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
         used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
         constants = torch.full((width,), torch.nan, dtype=torch.float64)
-        flat = node.all_input_nodes[0] in self._flat
-        if inputs is not None:
-            values, rank = inputs.values.flatten(), inputs.values.dim()
-            flat, n = rank == 2, max(len(values), 1)
-            _expect(rank == spatial + 2 or (rank == 1 and not spatial))
-            _expect(width == n or (flat and width % n == 0))
+        if inputs:
+            values, n = inputs.values.flatten(), max(inputs.values.numel(), 1)
+            _expect(inputs.values.dim() == spatial + 2)
+            _expect(width == n or (not spatial and width % n == 0))
             padding = vars(layer).get("_reversed_padding_repeated_twice", ())
             if any(padding) and layer.padding_mode == "zeros":
                 uneven = values.isfinite() & (values != 0) & used.any(0)  # the border sees 0
@@ -294,12 +296,11 @@ class _Walk:
         if layer.bias is not None:
             values += layer.bias
         values[used[:, ~constant].any(1)] = torch.nan
-        shape = (1, -1, *[1] * spatial) if spatial or flat else (-1,)
-        outputs = _Channels(name, values.isfinite(), values.view(shape))
+        outputs = _Channels(name, values.isfinite(), values.view(1, -1, *[1] * spatial))
         self.cuts.append((name, inputs, constants, outputs))
         return outputs
 
-    def alone(self, node: fx.Node, module: nn.Module | None, known: _Known) -> _Channels | None:
+    def alone(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
         operands = [x for x in known if x is not None]
         if len(operands) < len(known):  # nothing is constant in the other tensor
@@ -311,48 +312,46 @@ class _Walk:
         first = operands[0]
         _expect(all(x.values.shape == first.values.shape for x in operands))
         varies = ~torch.stack([x.values for x in operands]).isfinite().all(0)
-        run: Any = node.target if module is None else module
-        run = getattr(Tensor, run) if isinstance(run, str) else run
+        by_channel = isinstance(run, nn.Module) and any(t.numel() > 1 for t in _state(run))
+        if by_channel and first.values.dim() == 2 and not varies.all():
+            self.flat.add(str(node.target))  # it acts on the second dimension, not on the last
         constants = dict(zip(node.all_input_nodes, (x.values for x in operands), strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
-        values = run(*args, **kwargs)
+        values = (getattr(Tensor, run) if isinstance(run, str) else run)(*args, **kwargs)
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
         values.view(-1)[varies.view(-1)] = torch.nan  # should a step not hand nan on
         self._together += [(first, x) for x in operands[1:]]
-        if module is not None and any(tensor.numel() > 1 for tensor in _state(module)):
+        if by_channel:
             self.cuts.append((str(node.target), None, values, first))
         return replace(first, values=values)
 
-    def pool(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
+    def pool(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Follow pooling: constants stay, unless an average counts padded zeros."""
         (channels,) = known
         if channels is None:
             return None
         values, space = channels.values.clone(), channels.values.dim() - 2
-        run: Any = node.target if module is None else module
-        _expect((run.__name__ if module is None else type(run).__name__).endswith(f"{space}d"))
+        _expect(getattr(run, "__name__", type(run).__name__).endswith(f"{space}d"))
         ones = run(torch.ones(1, 1, *[2 ** (16 // space)] * space), *node.args[1:], **node.kwargs)
         _expect(isinstance(ones, Tensor), "which returns more than a tensor")
         if (ones != 1).any():
             values[values != 0] = torch.nan
         return replace(channels, values=values)
 
-    def flatten(self, node: fx.Node, module: Any, known: _Known) -> _Channels | None:
+    def flatten(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Follow x.flatten(1), and x.view(N, -1), N being the number of examples."""
         given: Any = (*node.args[1:], *node.kwargs.values())
-        if module is not None:
-            given = module.start_dim, module.end_dim
-        flat = given in ((1,), (1, -1))
-        if node.target in _VIEWS:
+        if run in _VIEWS:
             given = given[0] if len(given) == 1 else given
             flat = len(given) == 2 and given[0] in self._batch and given[1] == -1
+        else:
+            given = (run.start_dim, run.end_dim) if isinstance(run, nn.Module) else given
+            flat = given in ((1,), (1, -1))
         _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
-        channels = known[0]
-        if channels is None:
-            self._flat.add(node)
-        return channels and replace(channels, values=channels.values.flatten(1))
+        _expect(known[0] is None or known[0].values.dim() > 2)
+        return known[0] and replace(known[0], values=known[0].values.flatten(1))
 
-    def size(self, node: fx.Node, _: None, known: _Known) -> None:
+    def size(self, node: fx.Node, _: object, known: _Known) -> None:
         """Let the size of the first dimension be read, and no other: x.size(0) or x.shape[0]."""
         whole = node.args[1:] in ((), ("shape",))
         whole = whole and all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)

@@ -32,6 +32,7 @@ from heavytail import layers as _layers
 from heavytail.compression.pruning import column_norms, removable
 from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
 
+_Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
 Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 
@@ -67,7 +68,7 @@ def predict_pruning(
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> Prediction:
-    r"""Predict, before training, which fraction of the columns pruning will be able to remove.
+    """Predict, before training, which fraction of the columns pruning will be able to remove.
 
     Draws the noise of all steps at once, adds it to the start as it stands in the model, and
     counts the columns of smallest norm that can go at the given error; the gradient is left out.
@@ -86,8 +87,8 @@ def predict_pruning(
             as for :class:`heavytail.StableNoise`. What is pruned is a filter in either case.
         exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`; None
             for a single weight.
-        draws: independent repetitions, >= 1. Beyond the 5 and 95 % quantiles ask for more. Each
-            costs as much as a step's noise in double precision.
+        draws: independent repetitions, >= 1; more for quantiles beyond 5 and 95 %. Each costs as
+            much as a step's noise in double precision.
         generator: source of the random bits, on the weights' device; None is the global one.
 
     Returns:
@@ -95,9 +96,8 @@ def predict_pruning(
         :func:`heavytail.prune` does with linear layers and convolutions.
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
-    eta, left = _decay(lr, steps, weight_decay)
-    s = _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
-    weights = _drawn(model, kind, alpha, float(left[0]), column, exclude, draws, generator)
+    s, left = _accumulated(alpha, scale, lr, steps, weight_decay)
+    weights = _drawn(model, kind, alpha, left, column, exclude, draws, generator)
     return Prediction(_ratios(weights, s, error).sort().values, s)
 
 
@@ -116,7 +116,7 @@ def plan_scale(
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> float:
-    r"""Return the sigma at which the median of :func:`predict_pruning` is a wanted ratio.
+    """Return the sigma at which the median of :func:`predict_pruning` is a wanted ratio.
 
     The arguments are those of :func:`predict_pruning`, but that there must be noise: ``steps`` >= 1
     and not all of ``lr`` 0. The wanted ``ratio`` is a fraction of columns removed; it must lie
@@ -124,21 +124,19 @@ def plan_scale(
 
     Returns:
         sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
-        moves in steps of a column. The same draws serve all trial values; with others the median
-        moves by what ``draws`` leaves open.
+        moves in steps of a column. The same draws serve all trial values.
     """
     alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
     ratio = _check.number("ratio", ratio, "[0, 1]")
-    eta, left = _decay(lr, steps, weight_decay)
-    unit = _accumulated(alpha, torch.ones_like(eta), eta, left)
+    unit, left = _accumulated(alpha, 1.0, lr, steps, weight_decay)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
-    weights = _drawn(model, kind, alpha, float(left[0]), column, exclude, draws, generator)
+    weights = _drawn(model, kind, alpha, left, column, exclude, draws, generator)
 
     def median(s: float) -> float:
         return float(_ratios(weights, s, error).quantile(0.5))
 
-    size = math.sqrt(max(float(weight.start.max()) for weight in weights)) or 1.0
+    size = math.sqrt(max(float(start.max()) for start, *_ in weights)) or 1.0
     low, high = 1e-9 * size, 1e9 * size
     least, most = median(low), median(high)
     if not least < ratio <= most:
@@ -155,7 +153,7 @@ def plan_scale(
 def accumulated_scale(
     alpha: float, scale: Schedule, lr: Schedule, steps: int, *, weight_decay: float = 0.0
 ) -> float:
-    r"""Return s such that all the noise of a training adds up to s xi in law.
+    """Return s such that all the noise of a training adds up to s xi in law.
 
         s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha,
 
@@ -163,57 +161,46 @@ def accumulated_scale(
     :func:`predict_pruning`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
-    eta, left = _decay(lr, steps, weight_decay)
-    return _accumulated(alpha, _schedule("scale", scale, len(eta)), eta, left)
+    return _accumulated(alpha, scale, lr, steps, weight_decay)[0]
 
 
-def _decay(lr: Schedule, steps: int, weight_decay: float) -> tuple[Tensor, Tensor]:
-    """Return the lr of each step, and what weight decay leaves of the start and of each noise."""
-    eta = _schedule("lr", lr, _check.count("steps", steps))
+def _accumulated(
+    alpha: float, scale: Schedule, lr: Schedule, steps: int, weight_decay: float
+) -> tuple[float, float]:
+    """Return s, and the factor that weight decay leaves of the start."""
+    steps = _check.count("steps", steps)
+    sigma, eta = _schedule("scale", scale, steps), _schedule("lr", lr, steps)
     factors = 1 - eta * _check.number("weight_decay", weight_decay, _check.NONNEGATIVE)
     left = torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
     if not left.isfinite().all():
         raise ValueError(f"weight_decay must leave finite weights after {steps} steps")
-    return eta, left
-
-
-def _accumulated(alpha: float, scale: Tensor, lr: Tensor, left: Tensor) -> float:
-    sizes = scale * left[1:].abs()
-    largest = float(sizes.max()) if len(sizes) else 0.0
-    if largest == 0:
-        return 0.0
-    # Relative to the largest: a power of a small scale may leave the floats.
-    return largest * math.pow(float(((sizes / largest) ** alpha * lr).sum()), 1 / alpha)
+    sizes = sigma * left[1:].abs()
+    # Relative to the largest, or 1: a power of a small scale may leave the floats.
+    largest = float(sizes.max()) if sizes.any() else 1.0
+    s = largest * math.pow(float(((sizes / largest) ** alpha * eta).sum()), 1 / alpha)
+    return s, float(left[0])
 
 
 def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
-    if isinstance(value, Tensor | Sequence | np.ndarray):
-        value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).cpu()
-        value = value if value.is_complex() else value.double()
+    if isinstance(value, Sequence | np.ndarray):
+        value = torch.as_tensor(np.asarray(value))
+    if isinstance(value, Tensor):
+        value = value.cpu() if value.is_complex() else value.cpu().double()
         if value.dim() and value.shape != (steps,):
-            raise ValueError(
-                f"a schedule of {name} must have shape ({steps},), got {tuple(value.shape)}"
-            )
+            shape = tuple(value.shape)
+            raise ValueError(f"a schedule of {name} must have shape ({steps},), got {shape}")
     numbers = _check.numbers(name, value, _check.NONNEGATIVE)
     return torch.as_tensor(numbers, dtype=torch.float64).expand(steps)
 
 
-@dataclass(frozen=True)
-class StartPlusNoise:
-    """Columns w + s xi for any s, the noise being drawn."""
-
-    start: Tensor  # |w|^2, shape (n,)
-    along: Tensor  # <w, xi>, shape (..., n)
-    size: Tensor  # |xi|^2, shape (..., n)
-
-    def squared_norms(self, s: float) -> Tensor:
-        """Return |w + s xi|^2, inf where the noise leaves the floats."""
-        if s == 0:
-            return self.start.expand_as(self.size)
-        squares = self.start + 2 * s * self.along + s**2 * self.size
-        # Rounding may leave a column that the noise has cancelled just below 0.
-        return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
+def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tensor:
+    """Return |w + s xi|^2, of |w|^2, <w, xi> and |xi|^2: inf where the noise leaves the floats."""
+    if s == 0:
+        return start.expand_as(size)
+    squares = start + 2 * s * along + s**2 * size
+    # Rounding may leave a column that the noise has cancelled just below 0.
+    return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def noise_terms(
@@ -224,9 +211,9 @@ def noise_terms(
     alpha: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return <w, xi> and |xi|^2 for ``total`` noise vectors, drawn ``at_once`` at a time.
+    """Return <w, xi> and |xi|^2, each (total,), for noise vectors drawn ``at_once`` at a time.
 
-    The columns w, shape (n, d), are taken in turn. Both results have shape (total,).
+    The columns w, shape (n, d), are taken in turn.
     """
     n, d = columns.shape
     along, size = columns.new_empty(2, total)
@@ -254,33 +241,26 @@ def _drawn(
     exclude: _layers.Layer | Iterable[_layers.Layer] | None,
     draws: int,
     generator: torch.Generator | None,
-) -> list[StartPlusNoise]:
-    """Return each weight's columns, of whose start the weight decay left a part."""
+) -> list[_Terms]:
+    """Return each weight's terms, with the part of the start that weight decay left."""
     draws = _check.count("draws", draws, least=1)
     _check.one_of("kind", kind, KINDS)
     _check.one_of("column", column, COLUMNS)
-    if not isinstance(model, Tensor):
-        weights: list[Tensor] = [*hidden_weights(model, exclude=exclude)]
-    elif exclude is None:
-        weights = [model]
-    else:
+    if isinstance(model, Tensor) and exclude is not None:
         raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
     drawn = []
-    for weight in weights:
+    for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
         if not bool(torch.isfinite(column_norms(weight)).all()) or not weight.numel():
             raise ValueError(f"a weight must be finite, not empty, got {tuple(weight.shape)}")
         W = as_columns(weight.detach().double(), column) * left
         terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
         # The terms of a filter are the sums of its kernels'.
         along, size = (term.view(draws, len(weight), -1).sum(-1) for term in terms)
-        drawn.append(StartPlusNoise(W.view(len(weight), -1).square().sum(1), along, size))
+        drawn.append((W.view(len(weight), -1).square().sum(1), along, size))
     return drawn
 
 
-def _ratios(weights: list[StartPlusNoise], s: float, error: float) -> Tensor:
+def _ratios(weights: list[_Terms], s: float, error: float) -> Tensor:
     """Return the fraction of all columns that can go, for each draw: (draws,)."""
-    removed = [
-        removable(weight.squared_norms(s).sort(-1).values, error).double().cpu()
-        for weight in weights
-    ]
-    return torch.stack(removed).sum(0) / sum(weight.size.shape[-1] for weight in weights)
+    removed = [removable(squared_norms(*w, s).sort(-1).values, error).double() for w in weights]
+    return torch.stack([n.cpu() for n in removed]).sum(0) / sum(len(start) for start, *_ in weights)

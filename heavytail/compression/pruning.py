@@ -26,18 +26,13 @@ _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, wha
 
 
 def column_norms(weight: Tensor) -> Tensor:
-    """Return the Euclidean norm of each column of a weight.
+    """Return the Euclidean norm of each column of a weight: shape (n,), float64.
 
-    Args:
-        weight: shape (n, ...), floating point, n columns; a column is ``weight[i]``.
-
-    Returns:
-        Shape (n,), float64: the square of a heavy-tailed float32 weight may not fit float32.
+    ``weight`` has shape (n, ...), floating point; a column is ``weight[i]``. The square of a
+    heavy-tailed float32 weight may not fit float32.
     """
     if _check.tensor("weight", weight).dim() < 2:
-        raise ValueError(
-            f"weight must have shape (n, ...) with n columns, got {tuple(weight.shape)}"
-        )
+        raise ValueError(f"weight must have shape (n, ...), n columns, got {tuple(weight.shape)}")
     return _norms(weight.detach().flatten(1))
 
 
@@ -79,7 +74,7 @@ def relative_error(weight: Tensor, kept: Tensor) -> float:
         raise ValueError(f"an index in kept must be in [0, {n}), got {kept.tolist()}")
     mask = torch.zeros(n, dtype=torch.bool, device=norms.device)
     mask[kept.to(norms.device)] = True
-    return _error(norms, norms.new_zeros(1), mask)
+    return _error(norms, 0.0, mask)
 
 
 def kept_columns(
@@ -99,8 +94,7 @@ def kept_columns(
         Boolean mask of shape (n,). Between equal norms the earlier column goes first.
     """
     _one_criterion(keep, error)
-    norms = _finite(column_norms(weight))
-    return _kept(norms, norms.new_zeros(1), keep, error)
+    return _kept(_finite(column_norms(weight)), 0.0, keep, error)
 
 
 @dataclass(frozen=True)
@@ -116,54 +110,27 @@ class LayerReport:
 
     @property
     def ratio(self) -> float:
-        """Fraction of columns (kernels, single weights) removed."""
+        """Fraction of columns (kernels, single weights) removed: the pruning ratio."""
         return 1 - self.kept / self.units
 
 
 @dataclass(frozen=True)
-class PruneReport:
-    """What pruning did to a model: one line a weight and the total; ``print`` shows a table.
+class PruneReport(LayerReport):
+    """What pruning did to a model: the fields of :class:`LayerReport` over all pruned weights.
 
-    The parameters are those of the pruned weights alone. Once the network is smaller
-    (:func:`heavytail.compact`), the layers behind them shrink as well; the FLOPs of either network
-    are counted by ``torch.utils.flop_counter.FlopCounterMode``.
+    ``print`` shows a table, one line a weight and the total. The parameters are those of the pruned
+    weights alone: once the network is smaller (:func:`heavytail.compact`), the layers behind them
+    shrink as well. ``torch.utils.flop_counter.FlopCounterMode`` counts the FLOPs of either network.
     """
 
     layers: tuple[LayerReport, ...]  #: of the pruned weights, in the model's order
     unit: str  #: ``"column"``, ``"kernel"`` or ``"weight"``: what was counted and cut
-    error: float  #: relative error over all pruned weights together; the norm, not its square
-    protected: tuple[str, ...] = ()  #: the other layers with weights: not pruned
-
-    @property
-    def units(self) -> int:
-        """Number of columns (kernels, single weights) before, over the pruned weights."""
-        return sum(layer.units for layer in self.layers)
-
-    @property
-    def kept(self) -> int:
-        """Number of columns (kernels, single weights) left."""
-        return sum(layer.kept for layer in self.layers)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights before."""
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def kept_parameters(self) -> int:
-        """Number of weights that may be nonzero after."""
-        return sum(layer.kept_parameters for layer in self.layers)
-
-    @property
-    def ratio(self) -> float:
-        """Fraction of columns (kernels, single weights) removed: the pruning ratio."""
-        return 1 - self.kept / self.units
+    protected: tuple[str, ...]  #: the other layers with weights: not pruned
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        counts = self.units, self.kept, self.parameters, self.kept_parameters
         rows = [("layer", f"{self.unit}s kept", "ratio", "parameters kept", "error")]
-        for part in (*self.layers, LayerReport("total", *counts, self.error)):
+        for part in (*self.layers, self):
             units = f"{part.kept:,} of {part.units:,}"
             parameters = f"{part.kept_parameters:,} of {part.parameters:,}"
             numbers = units, f"{part.ratio:.3f}", parameters, f"{part.error:.3f}"
@@ -183,7 +150,6 @@ def prune(
     layers: _layers.Layer | Iterable[_layers.Layer] | None = None,
     unit: str = "column",
     scope: str = "layer",
-    example: Tensor | None = None,
 ) -> PruneReport:
     """Prune a model in place by masks of ``torch.nn.utils.prune``, the smallest units first.
 
@@ -194,30 +160,23 @@ def prune(
     that is all zero loses nothing: at any ``error``, 0 too, all of it is masked, for good.
 
     Args:
-        model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2.
-        keep: in [0, 1]; keep this fraction (to the nearest integer) of the units, but one at least
-            unless ``keep`` is 0.
-        error: in [0, 1]; remove as many units as the relative error of the matrix (the norm, not
-            its square) allows, up to a part in 1e12. Just one of ``keep`` and ``error`` is given.
+        model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
+        keep: as for :func:`kept_columns`, a fraction of the units.
+        error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
         layers: what to prune, as modules or names. One that holds others stands for the linear
             layers and convolutions (``nn.Linear``, ``nn.Conv1d`` to ``3d``) inside; a layer of
-            another kind, as an embedding, is pruned only if it is named itself. None takes the
-            linear layers and convolutions but ``model.head``, which must be there. The projection
-            of an ``nn.MultiheadAttention`` is left out: it is never called, so its mask would not
-            be renewed.
+            another kind, as an embedding, is pruned only if it is named itself, a parametrized one
+            or a transposed convolution never. None takes the linear layers and convolutions but
+            ``model.head``, which must be there. The projection of an ``nn.MultiheadAttention`` is
+            left out: it is never called, so its mask would not be renewed.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
             units of all together.
-        example: accepted and not used.
 
     Returns:
         The report; its ``protected`` lists what was left out. If an argument is refused, the model
         is as it was.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above, a layer that cannot be
-            pruned (a parametrized one, a transposed convolution), or weights that are not finite.
     """
     _one_criterion(keep, error)
     _check.one_of("unit", unit, ("column", "kernel", "weight"))
@@ -229,9 +188,11 @@ def prune(
         together = _kept(*_joined(group), keep, error)
         kept += together.split([len(weight.sizes) for weight in group])
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
+    counts = [(part.units, part.kept, part.parameters, part.kept_parameters) for part in reports]
+    units, left, before, after = map(sum, zip(*counts, strict=True))
     whole = _error(*_joined(weights), torch.cat(kept))
     protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
-    return PruneReport(reports, unit, whole, protected)
+    return PruneReport("total", units, left, before, after, whole, reports, unit, protected)
 
 
 class _Weight:
@@ -248,21 +209,16 @@ class _Weight:
         visible, hidden = torch.where(self._alive, whole, 0), torch.where(self._alive, 0, whole)
         # On the CPU, since layers may lie on several devices.
         self.sizes = _finite(_norms(visible.reshape(math.prod(self._shape), -1))).cpu()
-        self.hidden = _finite(_norms(hidden.reshape(1, -1))).cpu()
+        self.hidden = float(_finite(_norms(hidden.reshape(1, -1))))
 
     def prune(self, kept: Tensor) -> LayerReport:
         """Mask all but some of the units, shape (units,)."""
         mask = self._alive & kept.view(self._shape).to(self._alive.device)
         for layer in self._sharing:
             torch_prune.custom_from_mask(layer, "weight", mask)
-        return LayerReport(
-            name=self._name,
-            units=len(kept),
-            kept=int(mask.reshape(len(kept), -1).any(1).sum()),
-            parameters=mask.numel(),
-            kept_parameters=int(mask.sum()),
-            error=_error(self.sizes, self.hidden, kept),
-        )
+        left, error = mask.reshape(len(kept), -1).any(1), _error(self.sizes, self.hidden, kept)
+        counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
+        return LayerReport(self._name, *counts, error)
 
 
 def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
@@ -278,6 +234,12 @@ def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
         _Weight(sharing[0], [chosen[name] for name in sharing], whole.detach(), unit)
         for whole, sharing in names.items()
     ]
+
+
+def _joined(weights: list[_Weight]) -> tuple[Tensor, float]:
+    """Return the sizes of all units, and the norm of all that earlier masks hide."""
+    hidden = math.hypot(*(weight.hidden for weight in weights))
+    return torch.cat([weight.sizes for weight in weights]), hidden
 
 
 def _refusal(module: nn.Module) -> str:
@@ -310,31 +272,25 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
     _check.number(name, value, "[0, 1]")
 
 
-def _squares(sizes: Tensor) -> Tensor:
-    """Return the squares relative to the largest, so that none overflows."""
-    return (sizes / (float(sizes.max()) or 1.0)).square()
+def _in_order(hidden: float, *sizes: Tensor) -> Tensor:
+    """Return the squares of what goes, in this order, relative to the largest: none overflows."""
+    joined = torch.cat([sizes[0].new_tensor([hidden]), *sizes])
+    return (joined / (float(joined.max()) or 1.0)).square()
 
 
-def _error(sizes: Tensor, hidden: Tensor, kept: Tensor) -> float:
-    """Return the relative error of keeping some units, the hidden part being gone: (1,)."""
-    gone = torch.cat([hidden, sizes[~kept]])
-    return math.sqrt(squared_errors(_squares(torch.cat([gone, sizes[kept]])))[len(gone) - 1])
+def _error(sizes: Tensor, hidden: float, kept: Tensor) -> float:
+    """Return the relative error of keeping some units, a hidden part being gone."""
+    errors = squared_errors(_in_order(hidden, sizes[~kept], sizes[kept]))
+    return math.sqrt(errors[int((~kept).sum())])
 
 
-def _kept(sizes: Tensor, hidden: Tensor, keep: float | None, error: float | None) -> Tensor:
+def _kept(sizes: Tensor, hidden: float, keep: float | None, error: float | None) -> Tensor:
     """Choose the units to keep by their sizes: (units,); one of the criteria is given."""
     n, order = len(sizes), sizes.argsort(stable=True)
-    if error is None:
-        assert keep is not None  # one criterion is given
+    if error is not None:  # the hidden part is the first to go
+        cut = max(0, int(removable(_in_order(hidden, sizes[order]), error)) - 1)
+    else:
         cut = n - (min(n, max(1, round(keep * n))) if keep else 0)
-    else:  # the hidden part goes first
-        cut = max(0, int(removable(_squares(torch.cat([hidden, sizes[order]])), error)) - 1)
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
     kept[order[:cut]] = False
     return kept
-
-
-def _joined(weights: list[_Weight]) -> tuple[Tensor, Tensor]:
-    """Return the sizes of all units, and the norm of all that is hidden, shape (1,)."""
-    hidden = torch.cat([weight.hidden for weight in weights])
-    return torch.cat([weight.sizes for weight in weights]), _norms(hidden[None])

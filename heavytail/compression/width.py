@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.compression.prediction import StartPlusNoise, noise_terms
+from heavytail.compression.prediction import noise_terms, squared_norms
 from heavytail.compression.pruning import column_norms, kept_columns, relative_error
 from heavytail.laws.density import Stable
 from heavytail.laws.draws import positive_stable, tail_constant
@@ -43,7 +43,7 @@ _AT_ONCE = 1 << 22  # coordinates of columns
 _ENOUGH = 100  # beyond that many of a sample the tail is taken from its constant
 _SCALES = "[1e-100, 1e100]"  # squares stay within the floats; no error depends on the scale
 _WINSOR = 3e-3  # the part of a sample beyond the level at which its squares are cut
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
+_NODES, _WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(40))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,8 @@ class ColumnLaw:
         """Return the law of a start plus noise, ||theta_0 + scale xi||, by simulation.
 
         Args:
-            start: columns, shape (n, d), floating point, of which each draw takes one in turn; or
-                the dimension d, >= 1, for noise alone.
+            start: columns, shape (n, d), finite, of which each draw takes one in turn; or the
+                dimension d >= 1, for noise alone.
             kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
             alpha: stability index in (0, 2].
             scale: s of all noise together, in [1e-100, 1e100]: sigma t^{1/alpha} after a time t,
@@ -111,7 +111,7 @@ class ColumnLaw:
         terms = noise_terms(columns, samples, max(1, _AT_ONCE // d), kind, alpha, generator)
         squares = columns.square().sum(1)
         each = squares[torch.arange(samples, device=columns.device) % n]
-        norms = StartPlusNoise(each, *terms).squared_norms(scale).sqrt().sort().values
+        norms = squared_norms(each, *terms, scale).sqrt().sort().values
         light = norms.square().mean() if alpha == 2 else squares.mean()
         return cls(alpha, tail, float(light), norms)
 
@@ -122,18 +122,17 @@ class ColumnLaw:
         ``light`` is read off at the z that 3 in 1000 columns exceed.
 
         Args:
-            columns: shape (N, d) with N >= 1000, floating point, independent columns, such as the
-                particles of a mean-field simulation at time t.
+            columns: shape (N, d), N >= 1000, finite and independent, such as the particles of a
+                mean-field simulation at time t.
             alpha: stability index in (1, 2].
-            tail: c > 0; sigma^alpha t times :func:`heavytail.noise_tail_constant` under a bounded
-                drift. 0 at alpha = 2.
+            tail: c > 0, not read at alpha = 2; under a bounded drift, sigma^alpha t times
+                :func:`heavytail.noise_tail_constant`.
         """
         alpha = _check.number("alpha", alpha, "(1, 2]")
         norms = column_norms(columns).sort().values
         if len(norms) < 1000 or not bool(torch.isfinite(norms).all()):
-            raise ValueError(
-                f"columns must be 1000 or more, and finite, got {tuple(columns.shape)}"
-            )
+            shape = tuple(columns.shape)
+            raise ValueError(f"columns must be 1000 or more, and finite, got {shape}")
         if alpha == 2:
             return cls(alpha, 0.0, float(norms.square().mean()), norms)
         tail = _check.number("tail", tail, _check.POSITIVE)
@@ -168,11 +167,10 @@ class ColumnLaw:
     @property
     def strength(self) -> float:
         """(c Gamma(1 - alpha/2))^{2/alpha}: what multiplies n^{2/alpha} A; 0 at alpha = 2."""
-        return _exp(self.log_strength)
+        return _exp(self._log_strength)
 
     @property
-    def log_strength(self) -> float:
-        """Its logarithm; -inf at alpha = 2."""
+    def _log_strength(self) -> float:
         a = self.alpha / 2
         return (math.log(self.tail) + math.lgamma(1 - a)) / a if a < 1 else -math.inf
 
@@ -189,14 +187,12 @@ class PruningErrorLaw:
         """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
         level = torch.as_tensor(_check.numbers("p", p, "(0, 1)"), dtype=torch.float64)
         alpha = self.columns.alpha
-        A = torch.ones_like(level) if alpha == 2 else _heavy_law(alpha).icdf(1 - level)
-        return self._error(A)
+        return self._error(_heavy_law(alpha).icdf(1 - level) if alpha < 2 else 0 * level)
 
     def sample(self, size: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return ``size`` independent draws of the error, shape (size,), float64."""
         a = self.columns.alpha / 2
-        A = positive_stable(a, size, generator=generator, dtype=torch.float64)
-        return self._error(A)
+        return self._error(positive_stable(a, size, generator=generator, dtype=torch.float64))
 
     def cdf(self, error: float | Tensor) -> Tensor:
         """Return P(eps_n <= error), ``error`` in [0, 1]; its shape, float64."""
@@ -214,7 +210,7 @@ class PruningErrorLaw:
     @property
     def _heavy(self) -> float:
         """n^{2/alpha - 1} (c Gamma(1 - alpha/2))^{2/alpha}."""
-        return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns.log_strength)
+        return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns._log_strength)
 
     def _error(self, A: Tensor) -> Tensor:
         if self.keep in (0, 1):
@@ -269,7 +265,7 @@ def required_width(
         keep: fraction kept, kappa in (0, 1].
         error: allowed relative error in (0, 1]: the norm, not its square.
         delta: allowed probability of a larger error, in (0, 1).
-        columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
+        columns: as for :func:`pruning_error_law`.
         log10: return the logarithm of n to base 10: n itself may leave the floats.
 
     Returns:
@@ -285,7 +281,7 @@ def required_width(
     elif columns.alpha == 2:
         logarithm = math.inf
     else:
-        needed = 2 * math.log(root) + math.log1p(-light) - columns.log_strength
+        needed = 2 * math.log(root) + math.log1p(-light) - columns._log_strength
         needed -= math.log(_low_quantile(alpha, delta))
         logarithm = max(0.0, needed * alpha / (2 - alpha))
     return logarithm / math.log(10) if log10 else _exp(logarithm)
@@ -317,11 +313,8 @@ def certificate(
 ) -> Certificate:
     """Prune one weight matrix, as :func:`heavytail.prune` would, and hold it against the law.
 
-    Args:
-        weight: shape (n, ...), floating point, finite, n >= 1 columns.
-        columns: the law that the columns should have.
-        keep: as for :func:`heavytail.kept_columns`.
-        error: likewise; just one of the two is given.
+    ``columns`` is the law that the columns should have; the other arguments are those of
+    :func:`heavytail.kept_columns`, with one column or more.
     """
     columns = _columns(None, columns)
     kept = kept_columns(weight, keep=keep, error=error)
@@ -355,9 +348,8 @@ def _stable_bulk(alpha: float, keep: float) -> float:
     halvings = torch.arange(max(0, math.ceil(math.log2(top))) + 1)
     ends = torch.cat([top * 0.5 ** halvings.double(), torch.zeros(1)])
     lengths = -ends.diff()[:, None]
-    r = ends[1:, None] + lengths * (1 + torch.from_numpy(_NODES)) / 2
-    beyond = 2 * law.cdf(-r)
-    return float((r * (beyond - keep) * lengths * torch.from_numpy(_WEIGHTS)).sum())
+    r = ends[1:, None] + lengths * (1 + _NODES) / 2
+    return float((r * (2 * law.cdf(-r) - keep) * lengths * _WEIGHTS).sum())
 
 
 @lru_cache(maxsize=1024)

@@ -324,27 +324,16 @@ def test_outputs_are_never_cut():
 
 
 def test_sizes_are_multiples_where_asked():
-    """22 and 18 units are left of 50 and 40, and none of 50."""
-    body = nn.Sequential(nn.Linear(6, 50), nn.Tanh(), nn.Linear(50, 40), nn.ReLU())
-    model = seeded(nn.Sequential(body, nn.Linear(40, 3)))
-    kill(body[0], *range(28))
-    kill(body[2], *range(22))
-    for multiple_of, sizes in ((1, (22, 18)), (8, (24, 24)), (16, (32, 32)), (64, (50, 40))):
-        small = assert_same(model, inputs(6), compact(model, multiple_of=multiple_of))
-        assert (small[0][0].out_features, small[0][2].out_features) == sizes
-    kill(body[0], *range(50))
-    for multiple_of, size in ((None, 1), (1, 1), (8, 8), (64, 50)):
+    for left, multiple_of, size in (
+        (22, 1, 22), (22, 8, 24), (22, 64, 50), (0, None, 1), (0, 8, 8), (0, 64, 50),
+        (20, None, 20), (500, None, 500), (505, None, 512), (1000, None, 1008), (505, 1, 505),
+    ):  # fmt: skip
+        n = 50 if left < 50 else 1100
+        model = seeded(nn.Sequential(nn.Linear(6, n), nn.Tanh(), nn.Linear(n, 3)))
+        kill(model[0], *range(n - left))
         small = compact(model, multiple_of=multiple_of)
-        assert small[0][0].out_features == size
-        assert torch.allclose(small(inputs(6)), model(inputs(6)), rtol=0, atol=1e-13)
-
-
-def test_sizes_are_round_where_it_costs_next_to_nothing():
-    for left, size in ((20, 20), (500, 500), (505, 512), (1000, 1008)):
-        model = nn.Sequential(nn.Linear(2, 1100), nn.ReLU(), nn.Linear(1100, 1))
-        kill(model[0], *range(1100 - left))
-        assert compact(model)[0].out_features == size
-        assert compact(model, multiple_of=1)[0].out_features == left
+        assert small[0].out_features == size
+        assert torch.allclose(output(small, inputs(6)), output(model, inputs(6)), atol=1e-12)
 
 
 def unchanged(model, message):
@@ -437,14 +426,18 @@ def test_dead_units_inside_a_layer_that_is_not_followed():
 def test_channels_of_which_dimension(layer):
     """Behind a linear layer they may be (N, 12) or (N, 12, 12), where the layer acts on others."""
     model = seeded(nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 12), layer, nn.Linear(12, 3)))
+    assert output(compact(model), inputs(12, 6)).shape == (16, 12, 3)  # nothing was taken for known
     kill(model[1], *range(1, 12))
-    unchanged(
-        model, r"inputs are \(N, features\), compact nn\.Sequential\(nn\.Flatten\(\), model\)"
-    )
-    small = compact(nn.Sequential(nn.Flatten(), model))[1]
-    assert_same(model, inputs(6), small)
-    assert shapes(small) == [(12, 6), (1, 12), (3, 1)]
+    model[3].weight.data[0, 0] = 0  # a constant, from (N, 12)
+    for multiple_of, n in ((1, 1), (12, 12)):
+        small = assert_same(model, inputs(6), compact(model, multiple_of=multiple_of))
+        assert shapes(small) == [(12, 6), (n, 12), (3, n)]
+        assert_same(small, inputs(6))  # compact once more
+        with pytest.raises(ValueError, match=r"must get shape \(N, features\), got \(16, 12, "):
+            compact(small)(inputs(12, 6))
     assert_same(nn.Sequential(*model[:2], nn.ReLU(), model[3]), inputs(12, 6))
+    flat = nn.Sequential(*model[:2], nn.Flatten(), nn.Linear(12, 3)).double()
+    unchanged(flat, r"reach _2 \(Flatten\), whose inputs are laid out")
 
 
 def test_what_is_not_taken():

@@ -9,7 +9,7 @@ from torch import nn
 
 import heavytail
 from heavytail import kept_columns, noise_vectors, plan_scale, predict_pruning
-from heavytail.compression.prediction import StartPlusNoise, accumulated_scale, noise_terms
+from heavytail.compression.prediction import accumulated_scale, noise_terms, squared_norms
 from heavytail.compression.pruning import removable
 from heavytail.noise import KINDS
 
@@ -47,25 +47,25 @@ def test_the_scale_of_all_noise():
 def test_the_norms_of_start_plus_noise(kind):
     """More vectors than columns, taken in turn, in parts."""
     W = torch.randn(7, 3, generator=seeded(2), dtype=torch.float64)
-    along, size = noise_terms(W, 20, 15, kind, 1.5, seeded(3))
+    terms = noise_terms(W, 20, 15, kind, 1.5, seeded(3))
     source = seeded(3)
     law = {"kind": kind, "alpha": 1.5, "generator": source, "dtype": torch.float64}
     xi = torch.cat([noise_vectors(n=n, d=3, **law) for n in (15, 5)])
     taken = W.repeat(3, 1)[:20]
-    terms = StartPlusNoise(taken.square().sum(1), along, size)
+    start = taken.square().sum(1)
     for s in (0.0, 0.3, 1e6):
         exact = (taken + s * xi).square().sum(1)
-        assert torch.allclose(terms.squared_norms(s), exact, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(squared_norms(start, *terms, s), exact, rtol=1e-12, atol=1e-12)
 
 
 def test_noise_beyond_the_floats_stays():
     """A column whose noise is infinite is larger than all others, not lost in nan."""
     inf = math.inf
-    along, size = torch.tensor([[0.0, -inf, 1.0, inf]]), torch.tensor([[1.0, inf, 1.0, inf]])
-    terms = StartPlusNoise(torch.ones(4), along, size)
-    assert terms.squared_norms(1.0).tolist() == [[2, inf, 4, inf]]
-    assert terms.squared_norms(0.0).tolist() == [[1, 1, 1, 1]]
-    assert removable(terms.squared_norms(1.0).sort(-1).values, 0.1).tolist() == [2]
+    along, size = torch.tensor([0.0, -inf, 1.0, inf]), torch.tensor([1.0, inf, 1.0, inf])
+    squares = squared_norms(torch.ones(4), along, size, 1.0)
+    assert squares.tolist() == [2, inf, 4, inf]
+    assert squared_norms(torch.ones(4), along, size, 0.0).tolist() == [1, 1, 1, 1]
+    assert removable(squares.sort().values, 0.1) == 2
 
 
 @pytest.mark.parametrize("column", ["filter", "kernel"])
@@ -123,6 +123,7 @@ def test_without_noise_it_is_the_start_each_layer_by_itself():
     both, last = (predict_pruning(model, exclude=exclude, **options) for exclude in ((), "0"))
     report = heavytail.prune(model, error=SETTING["error"], layers=["0", "1"])
     assert both.noise == 0
+    assert f"  50 %: {both.quantile(0.5):.3f}  " in str(both)
     assert both.ratios.tolist() == [pytest.approx(report.ratio)] * 3
     assert last.ratios.tolist() == [pytest.approx(report.layers[1].ratio)] * 3
 
@@ -156,11 +157,6 @@ def test_the_table_of_the_published_setting():
             assert low - 0.006 < value < high + 0.006
 
 
-def test_it_prints_its_quantiles(start):
-    found = predict_pruning(start, scale=0.01, draws=20, generator=seeded(6), **SETTING)
-    assert f"  50 %: {found.quantile(0.5):.3f}  " in str(found)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -168,13 +164,8 @@ def test_it_prints_its_quantiles(start):
         ({"scale": -1.0}, r"scale must be in \[0, inf\), got -1"),
         ({"scale": [0.1, 0.2]}, r"schedule of scale must have shape \(2000,\)"),
         ({"scale": [1j], "steps": 1}, "scale must be a floating-point tensor"),
-        ({"lr": math.nan}, "lr must be in"),
         ({"kind": "diagonal"}, "kind must be one of"),
-        ({"column": "row"}, "column must be one of"),
-        ({"steps": 2.5}, "steps must be an integer"),
-        ({"error": 1.5}, r"error must be in \[0, 1\], got 1\.5"),
         ({"draws": 0}, "draws must be >= 1, got 0"),
-        ({"weight_decay": -0.1}, "weight_decay must be in"),
         ({"weight_decay": 1e308}, "weight_decay must leave finite weights after 2000 steps"),
         ({"exclude": ["0"]}, "exclude must be None for a single weight"),
         ({"model": torch.ones(3, 2) / 0}, "must be finite"),

@@ -11,12 +11,6 @@ from heavytail import column_norms, kept_columns, prune, relative_error, symmetr
 ROOT = 0.1**0.5
 
 
-@pytest.fixture
-def weight(generator):
-    """A heavy-tailed weight of 200 columns in R^3."""
-    return symmetric_stable(1.5, (200, 3), generator=generator, dtype=torch.float64)
-
-
 def net():
     torch.manual_seed(1)
     model = nn.Module()
@@ -34,14 +28,10 @@ def visible(layer):
 
 def assert_same(report, other):
     """Equal up to the order in which squares are added."""
-    for one, two in zip(report.layers, other.layers, strict=True):
-        assert (one.units, one.kept, one.kept_parameters) == (
-            two.units,
-            two.kept,
-            two.kept_parameters,
-        )
+    for one, two in zip((*report.layers, report), (*other.layers, other), strict=True):
+        assert (one.units, one.kept) == (two.units, two.kept)
+        assert one.kept_parameters == two.kept_parameters
         assert one.error == pytest.approx(two.error, rel=1e-12)
-    assert report.error == pytest.approx(other.error, rel=1e-12)
 
 
 # Norms and errors.
@@ -63,7 +53,8 @@ def test_squares_beyond_the_floats():
     assert relative_error(steep, torch.tensor([0])) == pytest.approx(1e-5)
 
 
-def test_relative_error_is_its_definition(weight):
+def test_relative_error_is_its_definition(generator):
+    weight = symmetric_stable(1.5, (200, 3), generator=generator, dtype=torch.float64)
     kept = torch.arange(200) % 3 == 0
     dropped = torch.where(kept[:, None], 0, weight)
     exact = float(dropped.norm() / weight.norm())
@@ -141,27 +132,22 @@ def test_the_criteria(norms, criterion, kept):
         assert torch.equal(visible(layer), weight * torch.tensor(kept)[:, None])
 
 
-@pytest.mark.parametrize(
-    ("criterion", "message"),
-    [
+def test_bad_criteria():
+    for criterion, message in (
         ({}, "give one of keep and error"),
         ({"keep": 0.5, "error": 0.5}, "give one of keep and error"),
         ({"keep": 1.5}, r"keep must be in \[0, 1\], got 1\.5"),
         ({"error": math.nan}, r"error must be in \[0, 1\], got nan"),
-        ({"keep": "half"}, "keep must be a real number"),
-    ],
-)
-def test_bad_criteria(criterion, message, weight):
-    for call in (lambda: kept_columns(weight, **criterion), lambda: prune(net(), **criterion)):
-        with pytest.raises((TypeError, ValueError), match=message):
-            call()
+    ):
+        for call, of in ((kept_columns, torch.ones(3, 2)), (prune, net())):
+            with pytest.raises(ValueError, match=message):
+                call(of, **criterion)
 
 
 @pytest.mark.parametrize(
     ("weight", "kept", "message"),
     [
         (torch.ones(3), torch.tensor([0]), r"shape \(n, ...\)"),
-        (torch.ones(3, 2).long(), torch.tensor([0]), "floating-point tensor, got dtype"),
         (torch.ones(3, 2) / 0, torch.tensor([0]), "must be finite"),
         (torch.ones(3, 2), torch.ones(2).bool(), r"must have shape \(3,\), got \(2,\)"),
         (torch.ones(3, 2), torch.tensor([3]), r"must be in \[0, 3\)"),
@@ -191,6 +177,8 @@ def test_prune_sets_the_smallest_columns_to_zero_and_reports_them():
         assert layer_report.error == relative_error(before, kept)
         assert layer_report.ratio == 1 - layer_report.kept / len(kept)
     assert (report.units, report.parameters) == (70, 40 * 5 + 30 * 40)
+    assert report.kept_parameters == sum(layer.kept_parameters for layer in report.layers)
+    assert report.kept == sum(layer.kept for layer in report.layers)
     assert report.ratio == 1 - report.kept / 70
     assert report.error <= ROOT
     assert torch.equal(visible(model.head), visible(original.head))
@@ -273,10 +261,7 @@ def test_the_error_counts_what_earlier_masks_hide():
         assert report.error <= criterion.get("error", 1)
     for scope in ("layer", "global"):  # more is lost than this: nothing else goes
         assert_same(prune(model, error=0.4, scope=scope), report)
-
-
-def test_an_error_reached_in_steps_is_reached_at_once():
-    model = net()
+    model = net()  # in steps or at once
     for error in (0.1, 0.2, 0.4):
         steps = prune(model, error=error)
     assert_same(steps, prune(net(), error=0.4))
@@ -368,11 +353,7 @@ def without_head(model):
         (None, {"layers": nn.Linear(2, 2)}, "not in the model"),
         (None, {"unit": "row"}, "unit must be one of"),
         (None, {"scope": "all"}, "scope must be one of"),
-        (
-            None,
-            {"layers": ["body", "convs.1"]},
-            r"convs\.1 .* has its inputs, not its units, along",
-        ),
+        (None, {"layers": ["body", "convs.1"]}, r"convs\.1 .* its inputs, not its units, along"),
         (None, {"layers": ["body", "attention"]}, r"no parameter 'weight' to prune in attention"),
         (None, {"layers": ["attention.out_proj"]}, "is never called: its nn.MultiheadAttention"),
         (with_inf, {}, "must be finite"),

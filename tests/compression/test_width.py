@@ -287,16 +287,12 @@ FEW: dict[str, Any] = {"kind": "shared", "alpha": 1.5, "scale": 1.0, "samples": 
         (lambda: ColumnLaw.noisy(3, **FEW), "samples must be >= 1000, got 10"),
         (lambda: ColumnLaw.noisy(torch.ones(0, 2), **FEW | {"samples": 1000}), "must be finite"),
         (lambda: ColumnLaw.of(torch.ones(9, 2), alpha=1.5, tail=1.0), r"finite, got \(9, 2\)"),
-        (lambda: EXACT.dropped(1.5), r"keep must be in \[0, 1\], got 1.5"),
         (lambda: pruning_error_law(1.5, 0.1, 0.5), r"n must be in \[1, inf\), got 0.5"),
         (lambda: pruning_error_law(1.6, 0.1, 9, columns=EXACT), "that of columns, 1.5, got 1.6"),
         (lambda: pruning_error_law(1.5, 0.1, 9, columns=WRONG), "must be a ColumnLaw, got float"),
         (lambda: pruning_error_law(1.5, 0.1, 9).quantile(1.0), r"p must be in \(0, 1\), got 1"),
-        (lambda: required_width(1.5, 0.0, 0.1, 0.1), r"keep must be in \(0, 1\], got 0"),
         (lambda: required_width(1.5, 0.1, 0.1, 1.0), r"delta must be in \(0, 1\), got 1"),
         (lambda: certificate(torch.ones(0, 2), EXACT, keep=0.5), "must have columns"),
-        (lambda: certificate(torch.ones(3, 2), EXACT), "give one of keep and"),
-        (lambda: certificate(torch.ones(3, 2), WRONG, keep=0.5), "must be a ColumnLaw"),
     ],
 )
 def test_bad_input_stops_at_the_door(call, message):
