@@ -5,17 +5,19 @@ Runs belong to tables, and a table's runs to a file. What is there is not run ag
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from heavytail import _check
 from heavytail.experiments import summary, tables
 from heavytail.experiments.data import load
 from heavytail.experiments.records import Store
 from heavytail.experiments.results import decode
+from heavytail.experiments.runs import in_sweep
 from heavytail.experiments.sweep import sweep
 
 
@@ -48,46 +50,31 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(does.__name__[1:], help=about, description=about)
         command.set_defaults(command=does)
-        option = command.add_argument
+        option, where = command.add_argument, command.add_mutually_exclusive_group()
         about = "quick, the default: some minutes on a laptop; paper: full size"
-        option("--size", choices=tables.SIZES, default="quick", help=about)
-        where = command.add_mutually_exclusive_group()
+        option("--size", choices=("quick", "paper"), default="quick", help=about)
         about = "where the runs are, in TABLE.json; results, if not given"
-        where.add_argument(
-            "--store", type=Path, metavar="FOLDER", default=Path("results"), help=about
-        )
+        where.add_argument("--store", type=Path, metavar="FOLDER", default="results", help=about)
         if does is not _list:
-            names = f"one of {', '.join(tables.TABLES)}"
-            option("table", metavar="TABLE", choices=tables.TABLES, help=names)
+            about = f"one of {', '.join(tables.TABLES)}"
+            option("table", metavar="TABLE", choices=tables.TABLES, help=about)
             where.add_argument("--record", type=Path, metavar="FILE", help="the very file")
-    # The last of them is "run".
+    number = partial(option, type=int, metavar="N")  # of the last command: run
+    number("--seeds", help="the first so many seeds only")
+    number("--threads", default=1, help="of torch in each process; 1")
     option("--retry", action="store_true", help="run again what failed")
-    number = partial(option, metavar="N")
-    number("--seeds", type=_at_least(1), help="the first so many seeds only")
-    number("--threads", type=_at_least(1), default=1, help="of torch in each process; 1")
     about = "auto, the default: a GPU if there is one; cpu, cuda:1"
     option("--device", default="auto", help=about)
     how = command.add_mutually_exclusive_group()
     about = "how many runs at a time; 0 makes no processes; the number of CPUs, and 1 on a GPU"
-    how.add_argument("--processes", type=_at_least(0), metavar="N", help=about)
+    how.add_argument("--processes", type=int, metavar="N", help=about)
     how.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
     return parser
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """Return what reads an integer from there on."""
-
-    def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}")
-        return int(text)
-
-    return integer
-
-
 def _list(options: argparse.Namespace) -> int:
     for name, table in tables.TABLES.items():
-        found = Store(options.store / f"{name}.json").find(table.configs(options.size))
+        found = Store(options.store / f"{name}.json").find(getattr(table, options.size))
         there = sum("result" in entry for entry in found)
         print(f"{name:18} {there:4} of {len(found):4} runs   {table.title}")
     return 0
@@ -96,7 +83,7 @@ def _list(options: argparse.Namespace) -> int:
 def _tabulate(options: argparse.Namespace) -> int:
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
-    configs = tables.TABLES[options.table].configs(options.size)
+    configs = getattr(tables.TABLES[options.table], options.size)
     rows = summary.rows(configs, map(decode, _store(options).entries()))
     lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -107,14 +94,16 @@ def _tabulate(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     table, store = tables.TABLES[options.table], _store(options)
-    configs = table.configs(options.size)
+    configs = getattr(table, options.size)
     if options.seeds is not None:
-        configs = tuple(config for config in configs if config.seed < options.seeds)
+        most = _check.count("--seeds", options.seeds, 1)
+        configs = [config for config in configs if config.seed < most]
+    threads = _check.count("--threads", options.threads, 1)
     found = zip(configs, store.find(configs), strict=True)
     for name in {config.data for config, entry in found if "result" not in entry}:
         load(name)  # found missing here, not in each run
     device = _device(options)
-    run = partial(table.run, device=device, threads=options.threads)
+    run = partial(in_sweep, brief=table.brief, device=device, threads=threads)
     how: dict[str, Any] = {"processes": options.processes, "retry": options.retry}
     if options.dask is not None:
         from distributed import Client  # an extra, and slow to import

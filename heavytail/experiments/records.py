@@ -174,9 +174,9 @@ def _entries(path: Path) -> list[Entry]:
         match entry:
             case {"config": dict(), "result": dict()} | {"config": dict(), "traceback": str()}:
                 whole.append(entry)
-            case _:
+            case _:  # said once, however often it is read
                 text = f"{path}: a damaged entry is passed over: {entry!r:.80}"
-                warnings.warn(text, stacklevel=4)
+                warnings.warn(text, stacklevel=1)
     return whole
 
 

@@ -22,20 +22,10 @@ from torch import Tensor, nn
 
 import heavytail
 from heavytail import _check
-from heavytail.experiments import data
+from heavytail.experiments import data, results
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import plain
-from heavytail.experiments.results import (
-    ERROR,
-    FRACTIONS,
-    HILL,
-    LEVELS,
-    Config,
-    Layer,
-    Noise,
-    Pruned,
-    Result,
-)
+from heavytail.experiments.results import ERROR, Config, Layer, Noise, Pruned, Result
 from heavytail.experiments.train import DivergenceError, Score, score, spawn_seeds, train
 
 _DRAWS = 200  # behind a prediction
@@ -194,7 +184,7 @@ def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) 
         return score(of, task.x_train, task.y_train), score(of, task.x_test, task.y_test)
 
     curve = []
-    for fraction in FRACTIONS:
+    for fraction in results.FRACTIONS:
         pruned = copy.deepcopy(model)
         error = heavytail.prune(pruned, keep=1 - fraction).error
         curve.append(Pruned(fraction, error, score(pruned, task.x_test, task.y_test)))
@@ -293,8 +283,8 @@ def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, moved: b
             index = (estimate.alpha, estimate.stderr)
         except (ValueError, RuntimeError):  # too few columns, or some that did not move
             pass
-    quantiles = norms.quantile(torch.tensor(LEVELS, dtype=torch.float64)).tolist()
-    hill = tuple(_hill(norms, round(part * len(norms))) for part in HILL)
+    quantiles = norms.quantile(torch.tensor(results.LEVELS, dtype=torch.float64)).tolist()
+    hill = tuple(_hill(norms, round(part * len(norms))) for part in results.HILL)
     return Layer(name, len(norms), ratio, tuple(quantiles), hill, index)
 
 

@@ -11,9 +11,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
@@ -30,10 +30,11 @@ from heavytail.experiments.records import Entry, Store, key, origin, plain
 # A run: a configuration, and a path at which it may keep what it needs to be resumed.
 Run = Callable[[Any, Path], Any]
 
+Call = tuple[Run, Any, Path]
 Outcomes = Generator[tuple[Any, Entry], None, None]
 
 _MACHINE = (OSError, MemoryError, torch.cuda.OutOfMemoryError)  # at fault, and not the run
-_BEGUN: Any = get_context("spawn")  # how processes are: one that is forked can use no GPU
+_CONTEXT: Any = get_context("spawn")  # a process that is forked can use no GPU
 
 
 @dataclass
@@ -109,12 +110,13 @@ def sweep(
                 report.failed.append((config, entry["traceback"]))
             else:
                 missing.append(config)
+        calls = [(run, config, store.checkpoint(config)) for config in missing]
         if executor is not None:
-            outcomes = _on_executor(executor, run, missing, store)
+            outcomes = _on_executor(executor, calls)
         elif processes == 0:
-            outcomes = _here(run, missing, store)
+            outcomes = ((call[1], _attempt(*call)) for call in calls)
         else:
-            outcomes = _on_processes(processes or _cpus(), run, missing, store)
+            outcomes = _on_processes(processes or _cpus(), calls)
         ready, quiet = len(wanted) - len(missing), None if progress else True
         bar = tqdm(total=len(wanted), initial=ready, unit="run", disable=quiet)
         with bar, closing(outcomes):
@@ -157,55 +159,42 @@ def _lost(failure: BaseException) -> Entry:
     return {"lost": f"{type(failure).__name__}: {failure}"}
 
 
-def _here(run: Run, configs: Sequence[Any], store: Store) -> Outcomes:
-    for config in configs:
-        yield config, _attempt(run, config, store.checkpoint(config))
-
-
-def _on_executor(executor: Executor, run: Run, configs: Sequence[Any], store: Store) -> Outcomes:
-    flying = {executor.submit(_attempt, run, c, store.checkpoint(c)): c for c in configs}
+def _on_executor(executor: Executor, calls: Sequence[Call]) -> Outcomes:
+    flying = {executor.submit(_attempt, *call): call for call in calls}
     try:
         for future in as_completed(flying):
             try:
                 outcome = future.result()
             except Exception as failure:  # of the executor: runs keep theirs to themselves
                 outcome = _lost(failure)
-            yield flying[future], outcome
+            yield flying[future][1], outcome
     finally:
         for future in flying:
             future.cancel()
 
 
-def _on_processes(n: int, run: Run, configs: Sequence[Any], store: Store) -> Outcomes:
+def _on_processes(n: int, calls: Iterable[Call]) -> Outcomes:
     """Yield what comes of n processes, which have a pipe and one run at a time each.
 
     One that is killed takes no other run with it. They end with this process, however it ends, and
     at once if it is interrupted: what they are at goes on from its checkpoint.
     """
-    waiting = deque(configs)
-    processes: list[BaseProcess] = []
-    busy: dict[Connection, tuple[BaseProcess, Any]] = {}
+    waiting = deque(calls)
+    busy: dict[Connection, tuple[BaseProcess, Call]] = {}
 
     def hand_out(pipe: Connection, process: BaseProcess) -> None:
         if waiting:
-            config = waiting.popleft()
-            busy[pipe] = process, config
+            busy[pipe] = process, waiting.popleft()
             with suppress(OSError):  # of one that was killed: its pipe has ended too
-                pipe.send((config, store.checkpoint(config)))
+                pipe.send(busy[pipe][1])
 
     try:
         while waiting or busy:
             while waiting and len(busy) < n:
-                pipe, theirs = _BEGUN.Pipe()
-                process = _BEGUN.Process(target=_work, args=(run, theirs))
-                with _without_interrupts():
-                    process.start()
-                    processes.append(process)
-                theirs.close()
-                hand_out(pipe, process)
+                hand_out(*_begun())
             ready: list[Any] = connection.wait([*busy])
             for pipe in ready:
-                process, config = busy.pop(pipe)
+                process, (_, config, _) = busy.pop(pipe)
                 try:
                     outcome = pipe.recv()
                     hand_out(pipe, process)
@@ -213,28 +202,33 @@ def _on_processes(n: int, run: Run, configs: Sequence[Any], store: Store) -> Out
                     process.join()
                     outcome = {"lost": f"its process ended with exit code {process.exitcode}"}
                 yield config, outcome
-    finally:
-        for process in processes:
+    finally:  # the others end with their pipes
+        for process, _ in busy.values():
             process.kill()
             process.join()
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Keep Ctrl-C, which reaches all processes of a terminal, from those begun meanwhile."""
+def _begun() -> tuple[Connection, BaseProcess]:
+    """Return a process that attempts what comes through a pipe, and its pipe.
+
+    Ctrl-C, which reaches all processes of a terminal, is kept from it.
+    """
+    pipe, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_work, args=(theirs,))
     masked = getattr(signal, "pthread_sigmask", lambda *_: ())  # not on Windows
     resource_tracker.ensure_running()  # here: it lets signals through when it begins
     before = masked(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        process.start()
     finally:
         masked(signal.SIG_SETMASK, before)
+    theirs.close()
+    return pipe, process
 
 
-def _work(run: Run, pipe: Connection) -> None:
-    """Run what comes through a pipe; end at once with the process at its other end."""
+def _work(pipe: Connection) -> None:
     parent = parent_process()
-    assert parent is not None  # called in a process that a sweep has begun
+    assert parent is not None
     tqdm.set_lock(threading.RLock())  # its own, a semaphore of the system, would be left behind
 
     def watch() -> None:
@@ -242,9 +236,9 @@ def _work(run: Run, pipe: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError):  # where the other end is closed
         while True:
-            pipe.send(_attempt(run, *pipe.recv()))
+            pipe.send(_attempt(*pipe.recv()))
 
 
 def _cpus() -> int:

@@ -10,14 +10,10 @@ between them, and nine tenths of the way up, by :func:`heavytail.plan_scale` wit
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
-from heavytail import _check
-from heavytail.experiments import runs
 from heavytail.experiments.results import Config
 from heavytail.noise import KINDS
 
@@ -73,39 +69,25 @@ class Table:
 
     title: str  #: what they show, a line
     paper: tuple[Config, ...]  #: the configurations at full size
-    quick: tuple[Config, ...]  #: the same question in some minutes on a laptop
-    #: makes a result of one, for :func:`heavytail.experiments.sweep.sweep`; takes ``device`` and
-    #: ``threads`` too
-    run: Callable[..., dict[str, Any]] = runs.in_sweep
+    brief: bool = False  #: whether what is told of each layer and fraction is left out
 
-    def configs(self, size: str) -> tuple[Config, ...]:
-        """Return the runs of a size, ``"quick"`` or ``"paper"``."""
-        return self.paper if _check.one_of("size", size, SIZES) == "paper" else self.quick
+    @property
+    def quick(self) -> tuple[Config, ...]:
+        """The same question in some minutes on a laptop: small runs of two seeds.
+
+        Of each kind of noise the first scale, and of its indices 1.75 and 2 only.
+        """
+        found: dict[Any, Config] = {}
+        for config in self.paper:
+            if config.alpha in (None, 1.75, 2.0):
+                name = (config.data, config.kind, config.alpha, config.hidden_layers)
+                found.setdefault(name, _small(config))
+        return _seeds(2, *found.values())
 
 
-_BRIEF = partial(runs.in_sweep, brief=True)
-
-
-def _table(title: str, configs: Sequence[Config], seeds: int, **options: Any) -> Table:
-    return Table(title, _seeds(configs, seeds), _quick(configs), **options)
-
-
-def _seeds(configs: Iterable[Config], n: int) -> tuple[Config, ...]:
+def _seeds(n: int, *configs: Config) -> tuple[Config, ...]:
     """Return each run with n seeds."""
     return tuple(replace(config, seed=seed) for config in configs for seed in range(n))
-
-
-def _quick(configs: Iterable[Config]) -> tuple[Config, ...]:
-    """Return small runs of two seeds: without noise, and at the first scale of a noise.
-
-    Of the indices 1.75 and 2 only.
-    """
-    found: dict[Any, Config] = {}
-    for config in configs:
-        if config.alpha in (None, 1.75, 2.0):
-            name = (config.kind, config.alpha, config.hidden_layers)
-            found.setdefault(name, _small(config))
-    return _seeds(found.values(), 2)
 
 
 def _small(config: Config) -> Config:
@@ -136,11 +118,11 @@ def _gaussian(data: str) -> list[Config]:
     return [_noisy(s._replace(alpha=2.0), scale) for s in shapes for scale in CONTROLS[s]]
 
 
-def _images(data: str, network: str, width: int) -> list[Config]:
+def _images(data: str, network: str, width: int) -> tuple[Config, ...]:
     """Return runs on images, at the order of sigma and lr that the paper names."""
     base = Config(data=data, network=network, width=width, steps=20_000, stop_accuracy=0.95)
     noises = product(("shared", "isotropic"), (1.75, 1.8, 1.9))
-    return [base, *(replace(base, kind=kind, alpha=a, scale=0.003) for kind, a in noises)]
+    return _seeds(5, base, *(replace(base, kind=k, alpha=a, scale=0.003) for k, a in noises))
 
 
 def official(kind: str, alpha: float | None, scale: float, width: int = 2000) -> Config:
@@ -190,77 +172,71 @@ def _prediction() -> tuple[Config, ...]:
     return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
-_PREDICTION = _prediction()
 _ECG, _MNIST = (Config(data=data, steps=STEPS[data]) for data in ("ecg5000", "mnist"))
 
 TABLES: dict[str, Table] = {
-    "digits-table": _table(
+    "digits-table": Table(
         "Digits, one hidden layer of 2000: needs no download",
-        [Config(data="digits"), *_grid(data="digits")],
-        3,
+        _seeds(3, Config(data="digits"), *_grid(data="digits")),
     ),
-    "ecg5000-table": _table(
+    "ecg5000-table": Table(
         "ECG5000, one hidden layer of 2000: kinds, indices and scales",
-        [_ECG, *_grid(data="ecg5000", width=2000, hidden_layers=1)],
-        5,
+        _seeds(5, _ECG, *_grid(data="ecg5000", width=2000, hidden_layers=1)),
     ),
-    "ecg5000-gaussian": _table(
-        "The same with Gaussian noise of the same median norm", _gaussian("ecg5000"), 5
+    "ecg5000-gaussian": Table(
+        "The same with Gaussian noise of the same median norm",
+        _seeds(5, *_gaussian("ecg5000")),
     ),
-    "ecg5000-wide": _table(
+    "ecg5000-wide": Table(
         "ECG5000, one hidden layer of 10,000",
-        [replace(_ECG, width=10_000), *_grid(width=10_000)],
-        3,
+        _seeds(3, replace(_ECG, width=10_000), *_grid(width=10_000)),
     ),
-    "mnist-table": _table(
+    "mnist-table": Table(
         "MNIST, all images, one hidden layer of 2000",
-        [_MNIST, *_grid(1, data="mnist"), *_gaussian("mnist")],
-        3,
+        _seeds(3, _MNIST, *_grid(1, data="mnist"), *_gaussian("mnist")),
     ),
-    "mnist-centred": _table(
+    "mnist-centred": Table(
         "MNIST with the mean of each image taken away: type I moves nothing",
-        [
+        tuple(
             replace(config, data="mnist-centred")
-            for config in (_MNIST, *_grid(1, data="mnist", kind="shared", alpha=1.75))
-        ],
-        3,
+            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", kind="shared", alpha=1.75))
+        ),
     ),
-    "ecg5000-deep": _table(
+    "ecg5000-deep": Table(
         "ECG5000, two and three hidden layers of 2000",
-        [
+        _seeds(
+            3,
             *(replace(_ECG, hidden_layers=layers) for layers in (2, 3)),
             *(config for layers in (2, 3) for config in _grid(1, hidden_layers=layers)),
-        ],
-        3,
+        ),
     ),
-    "official": _table(
+    "official": Table(
         "The settings at which the official code was run",
-        [official(*setting) for setting in OFFICIAL],
-        60,
-        run=_BRIEF,
+        _seeds(60, *(official(*setting) for setting in OFFICIAL)),
+        brief=True,
     ),
-    "official-wide": _table(
+    "official-wide": Table(
         "The same at width 10,000",
-        [official(*setting, width=10_000) for setting in OFFICIAL_WIDE],
-        30,
-        run=_BRIEF,
+        _seeds(30, *(official(*setting, width=10_000) for setting in OFFICIAL_WIDE)),
+        brief=True,
     ),
     "prediction": Table(
         "The pruning ratio before training and after: each run with a start and noise of its own",
-        _PREDICTION,
-        tuple(map(_small, (*_PREDICTION[:9], *_PREDICTION[-7:]))),
-        run=_BRIEF,
+        _prediction(),
+        brief=True,
     ),
-    "mnist-wide": _table(
+    "mnist-wide": Table(
         "MNIST, one hidden layer of 10,000",
-        [replace(c, width=10_000) for c in (_MNIST, *_grid(1, data="mnist", alpha=1.75))],
-        3,
+        tuple(
+            replace(config, width=10_000)
+            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", alpha=1.75))
+        ),
     ),
-    "cifar10-vgg11": _table("CIFAR-10, the wide VGG-11", _images("cifar10", "vgg11", 128), 5),
-    "cifar10-table": _table(
-        "CIFAR-10, one hidden layer of 5000", _images("cifar10", "fully_connected", 5000), 5
+    "cifar10-vgg11": Table("CIFAR-10, the wide VGG-11", _images("cifar10", "vgg11", 128)),
+    "cifar10-table": Table(
+        "CIFAR-10, one hidden layer of 5000", _images("cifar10", "fully_connected", 5000)
     ),
-    "cifar100-table": _table(
-        "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000), 5
+    "cifar100-table": Table(
+        "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000)
     ),
 }
