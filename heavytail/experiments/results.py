@@ -14,7 +14,6 @@ from heavytail.experiments import data
 from heavytail.experiments.train import Score
 from heavytail.noise import KINDS
 
-NETWORKS = ("fully_connected", "vgg11")
 ERROR = 0.1**0.5  # relative error allowed in each layer: its square is 0.1
 FRACTIONS = (*(i / 10 for i in range(10)), 0.95, 0.98, 0.99, 0.995, 1.0)  # of columns, removed
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of the norms
@@ -49,7 +48,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check.one_of("data", self.data, data.NAMES)
-        _check.one_of("network", self.network, NETWORKS)
+        _check.one_of("network", self.network, ("fully_connected", "vgg11"))
         _check.one_of("kind", self.kind, ("none", *KINDS))
         counts = ("width", "hidden_layers", "steps", "batch_size")
         plain: dict[str, Any] = {n: _check.count(n, getattr(self, n), 1) for n in counts}

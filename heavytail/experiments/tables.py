@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from heavytail.experiments.results import Config
 from heavytail.noise import KINDS
 
-SIZES = ("quick", "paper")
 STEPS = {"digits": 2000, "ecg5000": 2000, "mnist": 6000}  # of a run
 
 

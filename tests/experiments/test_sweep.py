@@ -2,6 +2,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -75,20 +76,17 @@ def broken(trial, checkpoint):
 # What is run.
 
 
-def test_only_what_is_missing_is_run(run, log, store, tmp_path):
+def test_only_what_is_missing_is_run(run, log, store, tmp_path, capfd):
     assert here(run, TRIALS[2:4], store).done == 2
     report = here(run, [*TRIALS, *map(Trial, range(6))], store)
     assert (report.present, report.done, report.complete) == (2, 4, True)
     assert str(report) == "4 done, 2 there before, 0 failed, 0 lost"
     assert numbers(log) == [2, 3, 0, 1, 4, 5]
     assert results(store, TRIALS) == drawn(TRIALS, tmp_path)
-    assert files(store) == ["runs.json"]  # no lock, and no checkpoint
-
-
-def test_runs_are_kept_in_the_order_in_which_they_are_wanted(run, store):
-    here(run, TRIALS[2:4], store)
-    here(run, TRIALS, store)
     assert [entry["config"]["number"] for entry in store.entries()] == list(range(6))
+    assert files(store) == ["runs.json"]  # no lock, and no checkpoint
+    here(run, TRIALS, store, progress=True)
+    assert capfd.readouterr() == ("", "")  # the output is no terminal
 
 
 def test_a_failure_is_kept_and_stops_nothing(run, log, store):
@@ -110,39 +108,31 @@ def test_a_failure_is_kept_and_stops_nothing(run, log, store):
     assert numbers(log) == [0, 2, 4, 1, 3, 5]
 
 
-@pytest.mark.parametrize("found", [{"x": {1}}, 7, None, SystemExit(3)])
+@pytest.mark.parametrize("found", [{"x": {1}}, 7, None])
 def test_what_is_no_result_is_a_failure(found, store):
-    def leave(trial, checkpoint):
-        if isinstance(found, SystemExit):
-            raise found
-        return found
-
-    assert len(here(leave, TRIALS, store).failed) == 6
+    assert len(here(lambda *_: found, TRIALS, store).failed) == 6
+    assert len(here(lambda *_: sys.exit(3), TRIALS, store, retry=True).failed) == 6
     assert store.entries() == []
 
 
 @pytest.mark.parametrize(
     "failure", [OSError("No space left"), MemoryError(), RuntimeError("CUDA error: busy")]
 )
-def test_a_failure_of_the_machine_is_no_result(failure, run, store):
-    def fail(trial, checkpoint):
+def test_a_failure_of_the_machine_is_no_result(failure, run, store, monkeypatch):
+    """In a run, or where its result is written."""
+
+    def fail(*_):
         raise failure
 
+    reasons = 6 * [f"{type(failure).__name__}: {failure}"]
     report = here(fail, TRIALS, store)
-    assert [reason for _, reason in report.lost] == 6 * [f"{type(failure).__name__}: {failure}"]
+    assert [reason for _, reason in report.lost] == reasons
     assert str(report).splitlines()[0] == "0 done, 0 there before, 0 failed, 6 lost"
-    assert not store.path.exists()
-    assert here(run, TRIALS, store).done == 6
-
-
-def test_a_disk_that_is_full_loses_the_run(run, store, monkeypatch):
-    def full(*_):
-        raise OSError("No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        report = here(run, TRIALS, store)
-    assert [reason for _, reason in report.lost] == 6 * ["OSError: No space left on device"]
+        patch.setattr(os, "replace", fail)
+        if isinstance(failure, OSError):
+            assert [reason for _, reason in here(run, TRIALS, store).lost] == reasons
+    assert not store.path.exists()
     assert here(run, TRIALS, store).done == 6
     assert files(store) == ["runs.json"]
 
@@ -159,12 +149,6 @@ def test_a_checkpoint_is_there_for_who_was_lost_and_not_for_who_failed(store):
     for failure in (OSError(), ArithmeticError(), OSError(), OSError(), None):
         here(partial(keep, failure=failure), TRIALS[:1], store, retry=True)
     assert store.read(TRIALS[0])["result"] == {"all": "further further further "}
-
-
-def test_it_is_quiet_where_nobody_looks(run, store, capfd):
-    here(run, TRIALS[:2], store, progress=True)  # the output is no terminal
-    here(run, TRIALS, store, progress=False)
-    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
