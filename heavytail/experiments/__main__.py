@@ -4,19 +4,20 @@ Runs belong to tables, and a table's runs to a file. What is there is not run ag
 """
 
 import argparse
-import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from heavytail.experiments import tables
+from heavytail import _check
+from heavytail.experiments import summary, tables
 from heavytail.experiments.data import load
 from heavytail.experiments.records import Store
-from heavytail.experiments.results import Config
+from heavytail.experiments.results import decode
+from heavytail.experiments.runs import in_sweep
 from heavytail.experiments.sweep import sweep
 
 
@@ -40,82 +41,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m heavytail.experiments",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m heavytail.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-
-    def command(name: str, does: Any, about: str, table: bool = True) -> argparse.ArgumentParser:
-        part = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        part.set_defaults(command=does)
-        part.add_argument(
-            "--size",
-            choices=tables.SIZES,
-            default="quick",
-            help="quick, the default: some minutes on a laptop; paper: full size",
-        )
-        where = part.add_mutually_exclusive_group()
-        where.add_argument(
-            "--store",
-            type=Path,
-            metavar="FOLDER",
-            default=Path("results"),
-            help="where the runs are, in TABLE.json; results, if not given",
-        )
-        if table:
-            names = f"one of {', '.join(tables.TABLES)}"
-            part.add_argument("table", metavar="TABLE", choices=tables.TABLES, help=names)
+    for does, about in (
+        (_list, "the tables, how many runs each holds, and how many of them are there"),
+        (_tabulate, "show a table, as far as its runs are there"),
+        (_run, "run what is missing of a table; start it again after a break, and it goes on"),
+    ):
+        command = commands.add_parser(does.__name__[1:], help=about, description=about)
+        command.set_defaults(command=does)
+        option, where = command.add_argument, command.add_mutually_exclusive_group()
+        about = "quick, the default: some minutes on a laptop; paper: full size"
+        option("--size", choices=("quick", "paper"), default="quick", help=about)
+        about = "where the runs are, in TABLE.json; results, if not given"
+        where.add_argument("--store", type=Path, metavar="FOLDER", default="results", help=about)
+        if does is not _list:
+            about = f"one of {', '.join(tables.TABLES)}"
+            option("table", metavar="TABLE", choices=tables.TABLES, help=about)
             where.add_argument("--record", type=Path, metavar="FILE", help="the very file")
-        return part
-
-    about = "the tables, how many runs each holds, and how many of them are there"
-    command("list", _list, about, table=False)
-    about = "show a table, as far as its runs are there"
-    command("tabulate", _tabulate, about).add_argument("--csv", action="store_true", help="as CSV")
-    about = "run what is missing of a table; start it again after a break, and it goes on"
-    part = command("run", _run, about)
-    part.add_argument("--retry", action="store_true", help="run again what failed")
-    number = partial(part.add_argument, metavar="N")
-    number("--seeds", type=_at_least(0), help="the first so many seeds only")
-    number("--threads", type=_at_least(1), default=1, help="of torch in each process; 1")
+    number = partial(option, type=int, metavar="N")  # of the last command: run
+    number("--seeds", help="the first so many seeds only")
+    number("--threads", default=1, help="of torch in each process; 1")
+    option("--retry", action="store_true", help="run again what failed")
     about = "auto, the default: a GPU if there is one; cpu, cuda:1"
-    part.add_argument("--device", default="auto", help=about)
-    how = part.add_mutually_exclusive_group()
+    option("--device", default="auto", help=about)
+    how = command.add_mutually_exclusive_group()
     about = "how many runs at a time; 0 makes no processes; the number of CPUs, and 1 on a GPU"
-    how.add_argument("--processes", type=_at_least(0), metavar="N", help=about)
+    how.add_argument("--processes", type=int, metavar="N", help=about)
     how.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
     return parser
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """Return what reads an integer from there on."""
-
-    def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text}")
-        return int(text)
-
-    return integer
-
-
 def _list(options: argparse.Namespace) -> int:
     for name, table in tables.TABLES.items():
-        configs = table.configs(options.size)
-        there = sum(map(Store(options.store / f"{name}.json").holds, configs))
-        print(f"{name:18} {there:4} of {len(configs):4} runs   {table.title}")
+        found = Store(options.store / f"{name}.json").find(getattr(table, options.size))
+        there = sum("result" in entry for entry in found)
+        print(f"{name:18} {there:4} of {len(found):4} runs   {table.title}")
     return 0
 
 
 def _tabulate(options: argparse.Namespace) -> int:
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
-    table = tables.TABLES[options.table]
-    lines = table.show(table.configs(options.size), _store(options).entries())
-    if options.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-        return 0
+    configs = getattr(tables.TABLES[options.table], options.size)
+    rows = summary.rows(configs, map(decode, _store(options).entries()))
+    lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
@@ -124,28 +94,28 @@ def _tabulate(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     table, store = tables.TABLES[options.table], _store(options)
-    configs = [c for c in table.configs(options.size) if _is_wanted(c, options.seeds)]
-    missing = [config for config in configs if not store.holds(config)]
-    for name in {config.data for config in missing if isinstance(config, Config)}:
+    configs = getattr(table, options.size)
+    if options.seeds is not None:
+        most = _check.count("--seeds", options.seeds, 1)
+        configs = [config for config in configs if config.seed < most]
+    threads = _check.count("--threads", options.threads, 1)
+    found = zip(configs, store.find(configs), strict=True)
+    for name in {config.data for config, entry in found if "result" not in entry}:
         load(name)  # found missing here, not in each run
     device = _device(options)
+    run = partial(in_sweep, brief=table.brief, device=device, threads=threads)
     how: dict[str, Any] = {"processes": options.processes, "retry": options.retry}
-    if options.processes is None and device != "cpu":
-        how["processes"] = 1  # they would share the device
-    run = partial(table.run, device=device, threads=options.threads)
-    if options.dask is None:
-        report = sweep(run, configs, store, **how)
-    else:
+    if options.dask is not None:
         from distributed import Client  # an extra, and slow to import
 
         with Client(options.dask) as client, client.get_executor(pure=False) as executor:
-            report = sweep(run, configs, store, executor=executor, retry=options.retry)
+            report = sweep(run, configs, store, executor=executor, **how)
+    else:
+        if options.processes is None and device != "cpu":
+            how["processes"] = 1  # they would share the device
+        report = sweep(run, configs, store, **how)
     print(report)
     return 0 if report.complete else 1
-
-
-def _is_wanted(config: Any, seeds: int | None) -> bool:
-    return seeds is None or getattr(config, "seed", 0) < seeds
 
 
 def _store(options: argparse.Namespace) -> Store:

@@ -14,7 +14,6 @@ from heavytail.experiments import data
 from heavytail.experiments.train import Score
 from heavytail.noise import KINDS
 
-NETWORKS = ("fully_connected", "vgg11")
 ERROR = 0.1**0.5  # relative error allowed in each layer: its square is 0.1
 FRACTIONS = (*(i / 10 for i in range(10)), 0.95, 0.98, 0.99, 0.995, 1.0)  # of columns, removed
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)  # of the quantiles of the norms
@@ -25,53 +24,34 @@ HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
 class Config:
     """A run: plain SGD on the cross-entropy, with noise on the hidden weights.
 
-    A seed stands for start, noise and batches together, each drawn apart. Two configurations that
-    differ in their noise only have the same start and the same batches.
-
-    Attributes:
-        data: a name that :func:`heavytail.experiments.data.load` knows.
-        network: ``"fully_connected"`` or ``"vgg11"``.
-        width: columns a hidden layer, an integer >= 1; of ``"vgg11"`` the filters of its first
-            layer, 128 in the paper, to which the other layers are in proportion.
-        hidden_layers: >= 1; 1 for ``"vgg11"``, whose depth is fixed.
-        kind: ``"none"``, ``"shared"``, ``"independent"`` or ``"isotropic"``. The first
-            convolution of ``"vgg11"`` gets no noise.
-        alpha: stability index in (0, 2]; None for no noise.
-        scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; 0 for no noise.
-        lr: learning rate > 0.
-        steps: the most steps taken, >= 1.
-        batch_size: examples a step, >= 1.
-        stop_accuracy: of all training examples, in [0, 1], at which training stops; looked at
-            every 100 steps. None: after ``steps``.
-        seed: in [0, 2^64).
-
-    Numbers of any type become plain ones, so that equal configurations have equal names in a store.
-
-    Raises:
-        TypeError, ValueError: on a value outside the sets above.
+    A seed stands for start, noise and batches together, each drawn apart: two configurations that
+    differ in their noise only have the same start and the same batches. Numbers of any type become
+    plain ones, so that equal configurations have equal names in a store. A value outside the sets
+    below is a TypeError or a ValueError.
     """
 
-    data: str
-    network: str = "fully_connected"
+    data: str  #: a name that :func:`heavytail.experiments.data.load` knows
+    network: str = "fully_connected"  #: or ``"vgg11"``, whose first convolution gets no noise
+    #: columns a hidden layer, >= 1; of ``"vgg11"`` the filters of its first layer, 128 in the
+    #: paper, to which the other layers are in proportion
     width: int = 2000
-    hidden_layers: int = 1
-    kind: str = "none"
-    alpha: float | None = None
-    scale: float = 0.0
-    lr: float = 0.01
-    steps: int = 2000
-    batch_size: int = 100
+    hidden_layers: int = 1  #: >= 1; 1 for ``"vgg11"``, whose depth is fixed
+    kind: str = "none"  #: or ``"shared"``, ``"independent"``, ``"isotropic"``
+    alpha: float | None = None  #: stability index in (0, 2]; None for no noise
+    scale: float = 0.0  #: sigma >= 0, in the unit of the weights over lr^{1/alpha}
+    lr: float = 0.01  #: learning rate > 0
+    steps: int = 2000  #: the most steps taken, >= 1
+    batch_size: int = 100  #: examples a step, >= 1
+    #: of all training examples, in [0, 1], at which training stops; looked at every 100 steps
     stop_accuracy: float | None = None
-    seed: int = 0
+    seed: int = 0  #: in [0, 2^64)
 
     def __post_init__(self) -> None:
         _check.one_of("data", self.data, data.NAMES)
-        _check.one_of("network", self.network, NETWORKS)
+        _check.one_of("network", self.network, ("fully_connected", "vgg11"))
         _check.one_of("kind", self.kind, ("none", *KINDS))
-        plain: dict[str, Any] = {
-            name: _check.count(name, getattr(self, name), 1)
-            for name in ("width", "hidden_layers", "steps", "batch_size")
-        }
+        counts = ("width", "hidden_layers", "steps", "batch_size")
+        plain: dict[str, Any] = {n: _check.count(n, getattr(self, n), 1) for n in counts}
         if self.network == "vgg11" and self.hidden_layers != 1:
             raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
         plain["lr"] = _check.number("lr", self.lr, _check.POSITIVE)
@@ -84,124 +64,76 @@ class Config:
         elif self.alpha is not None or self.scale != 0:
             got = f"{self.alpha} and {self.scale:g}"
             raise ValueError(f"alpha must be None and scale 0 without noise, got {got}")
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(plain)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network at one fraction of columns removed in each layer.
+    """A network at one fraction of columns removed in each layer."""
 
-    Attributes:
-        fraction: removed, in [0, 1].
-        error: relative error over all pruned layers; the norm, not its square.
-        test: its score on the test examples.
-    """
-
-    fraction: float
-    error: float
-    test: Score
+    fraction: float  #: removed, in [0, 1]
+    error: float  #: relative error over all pruned layers; the norm, not its square
+    test: Score  #: on the test examples
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The columns of one pruned layer.
+    """The columns of one pruned layer."""
 
-    Attributes:
-        name: of the layer.
-        columns: how many.
-        ratio: fraction of them that can go at squared error 0.1.
-        norms: quantiles of their norms, at ``LEVELS``.
-        hill: Hill's estimate of the index of the norms, with the k = ``HILL`` times n largest;
-            None where it is not defined.
-        noise_index: maximum-likelihood estimate of the index of W_K - W_0, projected on the
-            direction (1, ..., 1) / sqrt(d), and its standard error: of N it is alpha. None
-            without noise on the layer, or where it is not defined.
-    """
-
-    name: str
-    columns: int
-    ratio: float
-    norms: tuple[float, ...]
+    name: str  #: of the layer
+    columns: int  #: how many
+    ratio: float  #: fraction of them that can go at squared error 0.1
+    norms: tuple[float, ...]  #: quantiles of their norms, at ``LEVELS``
+    #: Hill's estimate of the index of the norms, with the k = ``HILL`` times n largest; None where
+    #: it is not defined
     hill: tuple[float | None, ...]
+    #: maximum-likelihood estimate of the index of W_K - W_0, projected on the direction
+    #: (1, ..., 1) / sqrt(d), and its standard error: of N it is alpha. None without noise on the
+    #: layer, or where it is not defined
     noise_index: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What the noise of a run did, apart from the gradients.
+    """What the noise of a run did, apart from the gradients."""
 
-    Attributes:
-        replayed: fraction of all columns that can go in W_0 + N.
-        predicted: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's.
-        norm: ||N||_F over the noisy weights, in the unit of ||W_0||_F.
-        span, gain: of the first layer, see :func:`heavytail.experiments.runs.seen`; None for
-            convolutions.
-    """
-
-    replayed: float
+    replayed: float  #: fraction of all columns that can go in W_0 + N
+    #: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's
     predicted: tuple[float, float, float]
-    norm: float
-    span: float | None
-    gain: float | None
+    norm: float  #: ||N||_F over the noisy weights, in the unit of ||W_0||_F
+    span: float | None  #: of the first layer, see :func:`heavytail.experiments.runs.seen`
+    gain: float | None  #: likewise; both None for convolutions
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run.
+    """What came of a run; of one that diverged, no more than steps and device."""
 
-    Attributes:
-        diverged: the step at which a loss or a weight was first seen to be no finite number;
-            None if none was. What follows is None then, but for the device.
-        steps: number of steps taken.
-        train: score of the trained network on the training examples.
-        test: on the test examples.
-        ratio: the pruning ratio: fraction of all columns that can go at squared error 0.1 in each
-            layer.
-        pruned_train: score on the training examples with these columns gone.
-        pruned_test: on the test examples.
-        curve: scores at each of ``FRACTIONS``, removed in each layer; None in a brief record.
-        layers: of the pruned layers, in the model's order; None in a brief record.
-        gradient: ||G||_F / ||W_0||_F over the hidden weights.
-        noise: None without noise, or where its replay is not finite, or rounds to nothing.
-        step_seconds: time a step, with the measurements between; of a run that was resumed, of
-            the steps since then.
-        device: what it ran on, ``"cpu"`` or the name of a GPU; None in early records.
-    """
-
-    diverged: int | None
-    steps: int
-    train: Score | None = None
-    test: Score | None = None
-    ratio: float | None = None
-    pruned_train: Score | None = None
-    pruned_test: Score | None = None
-    curve: tuple[Pruned, ...] | None = None
-    layers: tuple[Layer, ...] | None = None
-    gradient: float | None = None
-    noise: Noise | None = None
-    step_seconds: float | None = None
-    device: str | None = None
+    diverged: int | None  #: step at which a loss or a weight was first seen not to be finite
+    steps: int  #: number of steps taken
+    train: Score | None = None  #: of the trained network on the training examples
+    test: Score | None = None  #: on the test examples
+    ratio: float | None = None  #: of all columns that can go at squared error 0.1 in each layer
+    pruned_train: Score | None = None  #: on the training examples with these columns gone
+    pruned_test: Score | None = None  #: on the test examples
+    curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in a brief record
+    layers: tuple[Layer, ...] | None = None  #: in the model's order; None in a brief record
+    gradient: float | None = None  #: ||G||_F / ||W_0||_F over the hidden weights
+    noise: Noise | None = None  #: None without, or where its replay is not finite or rounds to 0
+    step_seconds: float | None = None  #: of the steps since the last break, measurements included
+    device: str | None = None  #: ``"cpu"`` or the name of a GPU; None in early records
 
     @property
     def inside(self) -> bool:
-        """Whether the ratio lies between the 5 and 95 % quantiles of its prediction.
-
-        Raises:
-            ValueError: if there is no prediction.
-        """
+        """Whether the ratio lies between the 5 and 95 % quantiles of its prediction."""
         if self.noise is None or self.ratio is None:
             raise ValueError("ratio and noise must be there: the run diverged, or had no noise")
         return self.noise.predicted[0] <= self.ratio <= self.noise.predicted[2]
 
     def accuracy_without(self, fraction: float) -> float:
-        """Return the test accuracy with a fraction of the columns removed, from the curve.
+        """Return the test accuracy with a fraction of the columns removed, in [0, 1].
 
-        Args:
-            fraction: in [0, 1]; between two points of the curve, on the line that joins them.
-
-        Raises:
-            ValueError: if there is no curve.
+        Between two points of the curve it lies on the line that joins them.
         """
         if self.curve is None:
             raise ValueError("curve must be there: the run diverged, or its record is brief")

@@ -10,9 +10,7 @@ gives W_0 + N once more (:func:`replay`), so that the three parts can be told ap
 
 import copy
 import math
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,21 +22,11 @@ from torch import Tensor, nn
 
 import heavytail
 from heavytail import _check
-from heavytail.experiments import data
+from heavytail.experiments import data, results
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import plain
-from heavytail.experiments.results import (
-    ERROR,
-    FRACTIONS,
-    HILL,
-    LEVELS,
-    Config,
-    Layer,
-    Noise,
-    Pruned,
-    Result,
-)
-from heavytail.experiments.train import DivergenceError, score, spawn_seeds, train
+from heavytail.experiments.results import ERROR, Config, Layer, Noise, Pruned, Result
+from heavytail.experiments.train import DivergenceError, Score, score, spawn_seeds, train
 
 _DRAWS = 200  # behind a prediction
 _LOOK = 100  # steps between two looks at the accuracy, where training stops at one
@@ -49,8 +37,7 @@ def run(
     checkpoint: Path | None = None,
     *,
     device: torch.device | str = "cpu",
-    threads: int | None = 1,
-    progress: bool = False,
+    threads: int = 1,
 ) -> Result:
     """Train a network and measure it.
 
@@ -59,42 +46,36 @@ def run(
 
     Args:
         config: what to run.
-        checkpoint: where training keeps its state, see
-            :func:`heavytail.experiments.train.train`; None keeps none.
+        checkpoint: where :func:`heavytail.experiments.train.train` keeps its state; None for none.
         device: where to run.
-        threads: of torch on a CPU, while this runs; None leaves them as they are.
-        progress: show a progress bar where the output is a terminal.
+        threads: of torch on a CPU, while this runs, >= 1.
     """
-    with thread_count(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(_check.count("threads", threads, 1))
+    try:
         place = torch.device(device)
         name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
         task = loaded(config.data, config.network, place)
-        try:
-            model, steps, seconds = trained(config, task, checkpoint, progress=progress)
-        except DivergenceError as divergence:
-            return Result(divergence.step, divergence.step, device=name)
-        result = _measured(config, task, model, steps)
-        return replace(result, step_seconds=seconds, device=name)
-
-
-_gate = threading.Lock()
-_inside: list[int] = []  # of the runs of this process: the number of threads each found
-
-
-@contextmanager
-def thread_count(threads: int | None) -> Iterator[None]:
-    """Let torch have so many threads for a while; the last of several runs puts them back."""
-    with _gate:
-        _inside.append(torch.get_num_threads())
-        torch.set_num_threads(threads or _inside[-1])
-    try:
-        yield
+        model, steps, seconds = trained(config, task, checkpoint)
+        return replace(_measured(config, task, model, steps), step_seconds=seconds, device=name)
+    except DivergenceError as divergence:
+        return Result(divergence.step, divergence.step, device=name)
     finally:
-        with _gate:
-            before = _inside[0]
-            _inside[:] = [before] * (len(_inside) - 1)
-            if not _inside:
-                torch.set_num_threads(before)
+        torch.set_num_threads(before)
+
+
+def in_sweep(
+    config: Config, checkpoint: Path | None, *, brief: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Run for :func:`heavytail.experiments.sweep.sweep`; numbers have six significant digits.
+
+    A brief result leaves out the curve and the layers; other options are those of :func:`run`.
+    """
+    result = run(config, checkpoint, **options)
+    if brief:
+        result = replace(result, curve=None, layers=None)
+    found: dict[str, Any] = plain(result, digits=6)
+    return found
 
 
 @cache
@@ -107,11 +88,11 @@ def loaded(name: str, network: str, device: torch.device) -> data.Dataset:
 
 
 def trained(
-    config: Config, task: data.Dataset, checkpoint: Path | None = None, *, progress: bool = False
+    config: Config, task: data.Dataset, checkpoint: Path | None = None
 ) -> tuple[nn.Module, int, float]:
     """Return a run's network after training, the number of steps taken and the seconds of one."""
     start_seed, noise_seed, batch_seed, _ = spawn_seeds(config.seed, 4)
-    model = _network(config, task, start_seed)
+    model = _start(config, task, start_seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
     resumable = {}
     if config.alpha is not None:
@@ -128,7 +109,7 @@ def trained(
         seed=batch_seed,
         stop_accuracy=config.stop_accuracy,
         evaluate_every=config.steps if config.stop_accuracy is None else _LOOK,
-        progress=progress,
+        progress=False,
         checkpoint=checkpoint,
         resumable=resumable,
     )
@@ -136,8 +117,8 @@ def trained(
     return model, history.steps, (perf_counter() - began) / taken
 
 
-def _network(config: Config, task: data.Dataset, seed: int) -> nn.Module:
-    """Return the network at its start."""
+def _start(config: Config, task: data.Dataset, seed: int) -> nn.Module:
+    """Return the network before training."""
     source = torch.Generator(task.x_train.device).manual_seed(seed)
     if config.network == "vgg11":
         width = config.width / 128
@@ -162,7 +143,9 @@ def replay(
     seed: int,
     exclude: Iterable[nn.Module | str] | None = None,
 ) -> nn.Module:
-    """Return a copy of the start with the noise of a training on it, and no gradient.
+    """Return a copy of a network with the noise of a training that starts at it, and no gradient.
+
+    The noise is the training's to the bit, its sum up to rounding.
 
     Args:
         start: the model before training; its hidden weights get the noise.
@@ -173,9 +156,6 @@ def replay(
         steps: number of steps, >= 0.
         seed: of the training's :class:`heavytail.StableNoise`.
         exclude: layers without noise, as for :func:`heavytail.hidden_weights`.
-
-    Returns:
-        The copy; the noise is the training's to the bit, its sum up to rounding.
 
     Raises:
         TypeError, ValueError: on an argument outside the sets above.
@@ -192,35 +172,31 @@ def replay(
 def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) -> Result:
     """Return what is to be said of a trained network."""
     start_seed, noise_seed, _, draw_seed = spawn_seeds(config.seed, 4)
-    start = _network(config, task, start_seed)
+    start = _start(config, task, start_seed)
     noise, noisy = None, start
-    law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
-    law |= {"lr": config.lr, "steps": steps, "exclude": _silent(config)}
     if config.alpha is not None:
-        noisy = replay(start, seed=noise_seed, **law)
-    gradient = _norm(_difference(model, noisy)) / _norm(_weights(start))
-    if config.alpha is not None:
+        law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
+        law |= {"lr": config.lr, "steps": steps, "exclude": _silent(config)}
+        noisy = replay(start, **law, seed=noise_seed)
         noise = _noise(config, task, start, noisy, law, draw_seed)
 
-    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    def scores(of: nn.Module) -> tuple[Score, Score]:
+        return score(of, task.x_train, task.y_train), score(of, task.x_test, task.y_test)
 
-    def scores() -> tuple[Any, Any]:
-        return score(model, task.x_train, task.y_train), score(model, task.x_test, task.y_test)
-
-    train_score, test_score = scores()
     curve = []
-    for fraction in FRACTIONS:
-        error = heavytail.prune(model, keep=1 - fraction).error
-        curve.append(Pruned(fraction, error, score(model, task.x_test, task.y_test)))
-        _unmask(model, weights)
-    report = heavytail.prune(model, error=ERROR)
-    pruned_train, pruned_test = scores()
-    _unmask(model, weights)
-    moved = {layer.name for layer in report.layers if noise} - set(law["exclude"])
-    layers = tuple(
+    for fraction in results.FRACTIONS:
+        pruned = copy.deepcopy(model)
+        error = heavytail.prune(pruned, keep=1 - fraction).error
+        curve.append(Pruned(fraction, error, score(pruned, task.x_test, task.y_test)))
+    train_score, test_score = scores(model)
+    pruned = copy.deepcopy(model)
+    report = heavytail.prune(pruned, error=ERROR)
+    pruned_train, pruned_test = scores(pruned)
+    moved = {layer.name for layer in report.layers if noise} - set(_silent(config))
+    layers = [
         _layer(layer.name, layer.ratio, model, start, layer.name in moved)
         for layer in report.layers
-    )
+    ]
     return Result(
         diverged=None,
         steps=steps,
@@ -230,8 +206,8 @@ def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) 
         pruned_train=pruned_train,
         pruned_test=pruned_test,
         curve=tuple(curve),
-        layers=layers,
-        gradient=gradient,
+        layers=tuple(layers),
+        gradient=float((_hidden(model) - _hidden(noisy)).norm() / _hidden(start).norm()),
         noise=noise,
     )
 
@@ -245,25 +221,26 @@ def _noise(
     seed: int,
 ) -> Noise | None:
     """Return what the noise did, from the start with it and without."""
-    difference = _difference(noisy, start)
-    size = _norm(difference)
+    noise = _hidden(noisy) - _hidden(start)
+    size = float(noise.norm())
     if not math.isfinite(size) or size == 0:
         return None
     span = gain = None
-    if config.network == "fully_connected" and bool(difference[0].any()):
-        span, gain = seen(difference[0], task.x_train)
+    first = heavytail.hidden_weights(start)[0]
+    added = noise[: first.numel()].view_as(first)
+    if config.network == "fully_connected" and bool(added.any()):
+        span, gain = seen(added, task.x_train)
     source = torch.Generator(task.x_train.device).manual_seed(seed)
     prediction = heavytail.predict_pruning(
         start, **law, error=ERROR, draws=_DRAWS, generator=source
     )
-    weights = heavytail.hidden_weights(start, exclude=law["exclude"])
-    report = heavytail.prune(noisy, error=ERROR)
+    report = heavytail.prune(copy.deepcopy(noisy), error=ERROR)
     # The prediction is of the noisy layers; what can go in the others is known.
     silent = [layer for layer in report.layers if layer.name in law["exclude"]]
     share = 1 - sum(layer.units for layer in silent) / report.units
     known = sum(layer.units - layer.kept for layer in silent) / report.units
     low, middle, high = (known + share * prediction.quantile(p) for p in (0.05, 0.5, 0.95))
-    norm = size / _norm(weight.detach().double() for weight in weights)
+    norm = size / float(_hidden(start, law["exclude"]).norm())
     return Noise(report.ratio, (low, middle, high), norm, span, gain)
 
 
@@ -306,58 +283,20 @@ def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, moved: b
             index = (estimate.alpha, estimate.stderr)
         except (ValueError, RuntimeError):  # too few columns, or some that did not move
             pass
-    levels = torch.tensor(LEVELS, dtype=torch.float64)
-    hill = tuple(_hill(norms, round(part * len(norms))) for part in HILL)
-    quantiles = tuple(norms.quantile(levels).tolist())
-    return Layer(name, len(norms), ratio, quantiles, hill, index)
+    quantiles = norms.quantile(torch.tensor(results.LEVELS, dtype=torch.float64)).tolist()
+    hill = tuple(_hill(norms, round(part * len(norms))) for part in results.HILL)
+    return Layer(name, len(norms), ratio, tuple(quantiles), hill, index)
 
 
 def _hill(norms: Tensor, k: int) -> float | None:
-    if k < 2 or k >= len(norms) or bool((norms == 0).any()):
-        return None
+    """Return Hill's estimate, None of fewer than two norms, or where one is 0 or all are equal."""
     try:
-        return heavytail.hill(norms, k).alpha
-    except ValueError:  # all of them equal
+        return heavytail.hill(norms, k).alpha if k >= 2 and bool(norms.all()) else None
+    except ValueError:
         return None
 
 
-def _weights(model: nn.Module) -> list[Tensor]:
-    """Return the hidden weights in double precision."""
-    return [weight.detach().double() for weight in heavytail.hidden_weights(model)]
-
-
-def _difference(a: nn.Module, b: nn.Module) -> list[Tensor]:
-    return [left - right for left, right in zip(_weights(a), _weights(b), strict=True)]
-
-
-def _norm(weights: Iterable[Tensor]) -> float:
-    """Return the norm of all weights together."""
-    return math.hypot(*(float(weight.norm()) for weight in weights))
-
-
-def _unmask(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Take the masks off, and put the weights back."""
-    for module in model.modules():
-        if "weight_mask" in module._buffers:
-            nn.utils.prune.remove(module, "weight")
-    model.load_state_dict(weights)
-
-
-def in_sweep(
-    config: Config,
-    checkpoint: Path | None,
-    *,
-    device: str = "cpu",
-    threads: int | None = 1,
-    brief: bool = False,
-) -> dict[str, Any]:
-    """Run a configuration for :func:`heavytail.experiments.sweep.sweep`.
-
-    Numbers have six significant digits. A brief result leaves out what is told of each fraction
-    removed and of each layer.
-    """
-    result = run(config, checkpoint, device=device, threads=threads)
-    if brief:
-        result = replace(result, curve=None, layers=None)
-    found: dict[str, Any] = plain(result, digits=6)
-    return found
+def _hidden(model: nn.Module, exclude: Iterable[str] | None = None) -> Tensor:
+    """Return the hidden weights, flat and in double precision."""
+    weights = heavytail.hidden_weights(model, exclude=exclude)
+    return torch.cat([weight.detach().double().flatten() for weight in weights])

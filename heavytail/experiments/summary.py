@@ -2,12 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
+from typing import Any
 
-from heavytail.experiments.records import Entry
-from heavytail.experiments.results import Config, Result, decode
+from heavytail.experiments.results import Config, Result
 from heavytail.noise import NUMERALS
 
 
@@ -18,12 +18,6 @@ class Estimate:
     mean: float
     stderr: float
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
-        """Return that of some numbers, at least one."""
-        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(mean(values), spread)
-
     def text(self, digits: int, factor: float = 1.0) -> str:
         """Return mean and standard error with so many digits behind the point."""
         spread = "" if math.isnan(self.stderr) else f" ± {factor * self.stderr:.{digits}f}"
@@ -32,32 +26,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in their seed only.
+    """The runs that differ in their seed only."""
 
-    Attributes:
-        config: of all of them, with seed 0.
-        results: of those that are there, in the order of their seeds.
-    """
-
-    config: Config
-    results: tuple[Result, ...]
+    config: Config  #: of all of them, with seed 0
+    results: tuple[Result, ...]  #: of those that are there, in the order of their seeds
 
     @property
     def finished(self) -> tuple[Result, ...]:
         """Those that did not diverge."""
         return tuple(result for result in self.results if result.diverged is None)
 
-    def estimate(self, measure: Callable[[Result], float]) -> Estimate | None:
+    def estimate(self, measure: Callable[[Any], float]) -> Estimate | None:
         """Return the mean of a measure over the finished runs, None if there are none."""
         values = [measure(result) for result in self.finished]
-        return Estimate.of(values) if values else None
+        n = len(values)
+        spread = stdev(values) / math.sqrt(n) if n > 1 else math.nan
+        return Estimate(mean(values), spread) if values else None
 
-    def text(self, measure: Callable[[Result], float], digits: int, factor: float = 1.0) -> str:
+    def text(self, measure: Callable[[Any], float], digits: int, factor: float = 1.0) -> str:
         """Return that mean and its standard error; "–" if no run finished, or none is there."""
         found = self.estimate(measure)
-        if found is None:
-            return "–" if self.results else "not yet"
-        return found.text(digits, factor)
+        return found.text(digits, factor) if found else self._nothing()
 
     def noise(self) -> list[str]:
         """Return kind, alpha and sigma."""
@@ -68,9 +57,12 @@ class Row:
         """Return the predicted median and band of the ratio, means over the runs."""
         bands = [result.noise.predicted for result in self.finished if result.noise is not None]
         if not bands:
-            return "–" if self.results else "not yet"
+            return self._nothing()
         low, middle, high = (f"{mean(band):.{digits}f}" for band in zip(*bands, strict=True))
         return f"{middle} [{low}, {high}]"
+
+    def _nothing(self) -> str:
+        return "–" if self.results else "not yet"
 
 
 def rows(configs: Iterable[Config], results: Iterable[tuple[Config, Result]]) -> list[Row]:
@@ -103,13 +95,8 @@ def cells(row: Row) -> list[str]:
         setting,
         *row.noise(),
         f"{len(row.results)}" + (f", {diverged} diverged" if diverged else ""),
-        row.text(lambda r: r.ratio or 0.0, 3),
+        row.text(lambda result: result.ratio, 3),
         row.predicted(3),
-        row.text(lambda r: math.nan if r.test is None else r.test.accuracy, 2, 100),
-        row.text(lambda r: math.nan if r.pruned_test is None else r.pruned_test.accuracy, 2, 100),
+        row.text(lambda result: result.test.accuracy, 2, 100),
+        row.text(lambda result: result.pruned_test.accuracy, 2, 100),
     ]
-
-
-def lines(configs: Iterable[Config], entries: Iterable[Entry]) -> list[list[str]]:
-    """Return the table of the entries of a store, its head first."""
-    return [list(COLUMNS), *map(cells, rows(configs, map(decode, entries)))]

@@ -10,19 +10,13 @@ between them, and nine tenths of the way up, by :func:`heavytail.plan_scale` wit
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
-from heavytail import _check
-from heavytail.experiments import rates, runs, summary
-from heavytail.experiments.records import Entry
 from heavytail.experiments.results import Config
 from heavytail.noise import KINDS
 
-SIZES = ("quick", "paper")
 STEPS = {"digits": 2000, "ecg5000": 2000, "mnist": 6000}  # of a run
 
 
@@ -70,52 +64,29 @@ CONTROLS: dict[Shape, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that belong together.
+    """Runs that belong together."""
 
-    Attributes:
-        title: what they show, a line.
-        paper: the configurations at full size.
-        quick: the same question in some minutes on a laptop.
-        run: makes a result of one, for :func:`heavytail.experiments.sweep.sweep`; it takes
-            ``device`` and ``threads`` too.
-        show: returns the lines of the table, a head and texts, of configurations and entries.
-    """
+    title: str  #: what they show, a line
+    paper: tuple[Config, ...]  #: the configurations at full size
+    brief: bool = False  #: whether what is told of each layer and fraction is left out
 
-    title: str
-    paper: tuple[Any, ...]
-    quick: tuple[Any, ...]
-    run: Callable[..., Entry] = runs.in_sweep
-    show: Callable[[Sequence[Any], list[Entry]], list[list[str]]] = summary.lines
+    @property
+    def quick(self) -> tuple[Config, ...]:
+        """The same question in some minutes on a laptop: small runs of two seeds.
 
-    def configs(self, size: str) -> tuple[Any, ...]:
-        """Return the runs of a size, ``"quick"`` or ``"paper"``."""
-        return self.paper if _check.one_of("size", size, SIZES) == "paper" else self.quick
+        Of each kind of noise the first scale, and of its indices 1.75 and 2 only.
+        """
+        found: dict[Any, Config] = {}
+        for config in self.paper:
+            if config.alpha in (None, 1.75, 2.0):
+                name = (config.data, config.kind, config.alpha, config.hidden_layers)
+                found.setdefault(name, _small(config))
+        return _seeds(2, *found.values())
 
 
-_BRIEF = partial(runs.in_sweep, brief=True)
-
-
-def _table(title: str, configs: Iterable[Config], seeds: int, **options: Any) -> Table:
-    every = list(configs)
-    return Table(title, _seeds(every, seeds), _quick(every), **options)
-
-
-def _seeds(configs: Iterable[Config], n: int) -> tuple[Config, ...]:
+def _seeds(n: int, *configs: Config) -> tuple[Config, ...]:
     """Return each run with n seeds."""
     return tuple(replace(config, seed=seed) for config in configs for seed in range(n))
-
-
-def _quick(configs: Iterable[Config]) -> tuple[Config, ...]:
-    """Return small runs, of each two seeds: without noise, and at the first scale of a noise.
-
-    Of the indices 1.75 and 2 only.
-    """
-    found: dict[Any, Config] = {}
-    for config in configs:
-        if config.alpha in (None, 1.75, 2.0):
-            name = (config.kind, config.alpha, config.hidden_layers, config.network, config.data)
-            found.setdefault(name, _small(config))
-    return _seeds(found.values(), 2)
 
 
 def _small(config: Config) -> Config:
@@ -134,23 +105,23 @@ def _noisy(shape: Shape, scale: float) -> Config:
     return Config(**shape._asdict(), scale=scale, steps=STEPS[shape.data])
 
 
-def _grid(wanted: Callable[[Shape], bool], levels: int = 2) -> list[Config]:
+def _grid(levels: int = 2, **wanted: Any) -> list[Config]:
     """Return runs with heavy-tailed noise: of the shapes wanted, at their first scales."""
-    found = [(shape, scales[:levels]) for shape, scales in SCALES.items() if wanted(shape)]
-    return [_noisy(shape, scale) for shape, scales in found for scale in scales]
+    shapes = [shape for shape in SCALES if wanted.items() <= shape._asdict().items()]
+    return [_noisy(shape, scale) for shape in shapes for scale in SCALES[shape][:levels]]
 
 
 def _gaussian(data: str) -> list[Config]:
     """Return the controls of a data set."""
-    found = [(shape._replace(alpha=2.0), s) for shape, s in CONTROLS.items() if shape.data == data]
-    return [_noisy(shape, scale) for shape, scales in found for scale in scales]
+    shapes = [shape for shape in CONTROLS if shape.data == data]
+    return [_noisy(s._replace(alpha=2.0), scale) for s in shapes for scale in CONTROLS[s]]
 
 
-def _images(data: str, network: str, width: int) -> list[Config]:
+def _images(data: str, network: str, width: int) -> tuple[Config, ...]:
     """Return runs on images, at the order of sigma and lr that the paper names."""
     base = Config(data=data, network=network, width=width, steps=20_000, stop_accuracy=0.95)
     noises = product(("shared", "isotropic"), (1.75, 1.8, 1.9))
-    return [base, *(replace(base, kind=kind, alpha=a, scale=0.003) for kind, a in noises)]
+    return _seeds(5, base, *(replace(base, kind=k, alpha=a, scale=0.003) for k, a in noises))
 
 
 def official(kind: str, alpha: float | None, scale: float, width: int = 2000) -> Config:
@@ -158,12 +129,6 @@ def official(kind: str, alpha: float | None, scale: float, width: int = 2000) ->
 
     Its type III is smaller than the kind ``"isotropic"`` by sqrt(2), and so is its type I at
     alpha = 2: sigma becomes smaller here, and the law is the same.
-
-    Args:
-        kind: of the noise, or ``"none"``.
-        alpha: its index in (0, 2]; None without noise.
-        scale: sigma of the official code, >= 0.
-        width: columns of the hidden layer.
     """
     if kind == "isotropic" or alpha == 2:
         scale = _three_digits(scale * math.sqrt(0.5))
@@ -201,94 +166,76 @@ def _prediction() -> tuple[Config, ...]:
         law: dict[str, Any] = {"kind": kind, "alpha": alpha, "scale": scale}
         found.append(Config(data="mnist", lr=lr, steps=steps, **law))
     loud = Config(data="ecg5000", kind="shared", alpha=alpha, scale=0.01)
-    changes: tuple[dict[str, Any], ...]
-    changes = ({"steps": 20_000}, {"lr": 0.1}, {"lr": 0.3}, {"hidden_layers": 2})
-    found += [replace(loud, **change) for change in changes]
+    found += [replace(loud, steps=20_000), replace(loud, lr=0.1), replace(loud, lr=0.3)]
+    found.append(replace(loud, hidden_layers=2))
     return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
-_PREDICTION = _prediction()
-_MNIST = Config(data="mnist", steps=STEPS["mnist"])
-_SHARED = Shape("mnist", "shared")
+_ECG, _MNIST = (Config(data=data, steps=STEPS[data]) for data in ("ecg5000", "mnist"))
 
 TABLES: dict[str, Table] = {
-    "digits-table": _table(
+    "digits-table": Table(
         "Digits, one hidden layer of 2000: needs no download",
-        [Config(data="digits"), *_grid(lambda s: s.data == "digits")],
-        3,
+        _seeds(3, Config(data="digits"), *_grid(data="digits")),
     ),
-    "ecg5000-table": _table(
+    "ecg5000-table": Table(
         "ECG5000, one hidden layer of 2000: kinds, indices and scales",
-        [
-            Config(data="ecg5000"),
-            *_grid(lambda s: (s.data, s.width, s.hidden_layers) == ("ecg5000", 2000, 1)),
-        ],
-        5,
+        _seeds(5, _ECG, *_grid(data="ecg5000", width=2000, hidden_layers=1)),
     ),
-    "ecg5000-gaussian": _table(
-        "The same with Gaussian noise of the same median norm", _gaussian("ecg5000"), 5
+    "ecg5000-gaussian": Table(
+        "The same with Gaussian noise of the same median norm",
+        _seeds(5, *_gaussian("ecg5000")),
     ),
-    "ecg5000-wide": _table(
+    "ecg5000-wide": Table(
         "ECG5000, one hidden layer of 10,000",
-        [Config(data="ecg5000", width=10_000), *_grid(lambda s: s.width == 10_000)],
-        3,
+        _seeds(3, replace(_ECG, width=10_000), *_grid(width=10_000)),
     ),
-    "mnist-table": _table(
+    "mnist-table": Table(
         "MNIST, all images, one hidden layer of 2000",
-        [_MNIST, *_grid(lambda s: s.data == "mnist", 1), *_gaussian("mnist")],
-        3,
+        _seeds(3, _MNIST, *_grid(1, data="mnist"), *_gaussian("mnist")),
     ),
-    "mnist-centred": _table(
+    "mnist-centred": Table(
         "MNIST with the mean of each image taken away: type I moves nothing",
-        [replace(c, data="mnist-centred") for c in (_MNIST, _noisy(_SHARED, SCALES[_SHARED][0]))],
-        3,
+        tuple(
+            replace(config, data="mnist-centred")
+            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", kind="shared", alpha=1.75))
+        ),
     ),
-    "ecg5000-deep": _table(
+    "ecg5000-deep": Table(
         "ECG5000, two and three hidden layers of 2000",
-        [
-            *(Config(data="ecg5000", hidden_layers=layers) for layers in (2, 3)),
-            *_grid(lambda s: s.hidden_layers > 1, 1),
-        ],
-        3,
+        _seeds(
+            3,
+            *(replace(_ECG, hidden_layers=layers) for layers in (2, 3)),
+            *(config for layers in (2, 3) for config in _grid(1, hidden_layers=layers)),
+        ),
     ),
-    "official": _table(
+    "official": Table(
         "The settings at which the official code was run",
-        [official(*setting) for setting in OFFICIAL],
-        60,
-        run=_BRIEF,
+        _seeds(60, *(official(*setting) for setting in OFFICIAL)),
+        brief=True,
     ),
-    "official-wide": _table(
+    "official-wide": Table(
         "The same at width 10,000",
-        [official(*setting, width=10_000) for setting in OFFICIAL_WIDE],
-        30,
-        run=_BRIEF,
+        _seeds(30, *(official(*setting, width=10_000) for setting in OFFICIAL_WIDE)),
+        brief=True,
     ),
     "prediction": Table(
         "The pruning ratio before training and after: each run with a start and noise of its own",
-        _PREDICTION,
-        tuple(map(_small, (*_PREDICTION[:9], *_PREDICTION[-7:]))),
-        run=_BRIEF,
+        _prediction(),
+        brief=True,
     ),
-    "mnist-wide": _table(
+    "mnist-wide": Table(
         "MNIST, one hidden layer of 10,000",
-        [
+        tuple(
             replace(config, width=10_000)
-            for config in (_MNIST, *_grid(lambda s: s.data == "mnist" and s.alpha == 1.75, 1))
-        ],
-        3,
+            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", alpha=1.75))
+        ),
     ),
-    "cifar10-vgg11": _table("CIFAR-10, the wide VGG-11", _images("cifar10", "vgg11", 128), 5),
-    "cifar10-table": _table(
-        "CIFAR-10, one hidden layer of 5000", _images("cifar10", "fully_connected", 5000), 5
+    "cifar10-vgg11": Table("CIFAR-10, the wide VGG-11", _images("cifar10", "vgg11", 128)),
+    "cifar10-table": Table(
+        "CIFAR-10, one hidden layer of 5000", _images("cifar10", "fully_connected", 5000)
     ),
-    "cifar100-table": _table(
-        "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000), 5
-    ),
-    "rates": Table(
-        "How particles near their limit, and the Euler scheme the equation: fitted rates",
-        rates.PAPER,
-        rates.QUICK,
-        rates.in_sweep,
-        rates.lines,
+    "cifar100-table": Table(
+        "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000)
     ),
 }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from heavytail.experiments import sweep as engine
 from heavytail.experiments.records import Store
-from heavytail.experiments.sweep import sweep
+from heavytail.experiments.results import Config
 
 # Processes that begin with torch imported, and end without a trace of the tests' own.
 FORKS = get_context("forkserver")
@@ -57,12 +59,24 @@ def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str,
     return draw(trial, checkpoint, log=log)
 
 
-def drive(run: partial[dict[str, object]], trials: list[Trial], path: Path, processes: int) -> None:
-    """Sweep, in a process group of its own; end with 7 if interrupted."""
+def draw_on_a_cluster(config: Config, checkpoint: Path, **_: object) -> dict[str, object]:
+    """The same for the command line, which sends configurations of networks."""
+    log = checkpoint.parents[2] / "log"
+    return draw_or_be_killed(Trial(config.seed, 0.05), checkpoint, log=log)
+
+
+def drive(
+    run: partial[dict[str, object]], trials: list[Trial], path: Path, processes: int, how: str
+) -> None:
+    """Sweep, in a process group of its own; end with 7 if interrupted.
+
+    Processes that are forked begin at once; those that are spawned, as they are elsewhere, do not.
+    """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    engine._CONTEXT = get_context(how)
     try:
-        sweep(run, trials, Store(path), processes=processes, progress=False)
+        engine.sweep(run, trials, Store(path), processes=processes, progress=False)
     except KeyboardInterrupt:
         sys.exit(7)
 
@@ -78,12 +92,5 @@ def wait_for(condition, seconds: float = 120.0) -> None:
 
 def has_ended(process: int) -> bool:
     """Tell whether a process is no more, or only its number is kept for a parent to ask for."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    try:
-        state = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return Path("/proc/self").exists()
-    return state.rpartition(")")[2].split()[0] in ("Z", "X")
+    words = ["ps", "-o", "stat=", "-p", str(process)]
+    return subprocess.run(words, capture_output=True, text=True).stdout[:1] in ("", "Z", "X")

@@ -67,6 +67,13 @@ def test_the_accuracy_without_some_columns_lies_on_the_curve():
         replace(RESULT, curve=None).accuracy_without(0.5)
 
 
+def test_the_ratio_lies_inside_its_band():
+    inside = [replace(RESULT, ratio=ratio).inside for ratio in (0.12, 0.125, 0.5, 0.51)]
+    assert inside == [False, True, True, False]
+    with pytest.raises(ValueError, match="ratio and noise must be there"):
+        _ = replace(RESULT, noise=None).inside
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from heavytail.experiments.results import Config, Noise, Result
-from heavytail.experiments.summary import COLUMNS, Estimate, Row, cells, rows
+from heavytail.experiments.summary import COLUMNS, Row, cells, rows
 from heavytail.experiments.train import Score
 
 NOISY = Config(data="ecg5000", kind="shared", alpha=1.75, scale=0.003)
@@ -25,16 +25,18 @@ def result(ratio=0.25, predicted=(0.125, 0.25, 0.5), test=0.75, pruned=0.5):
 
 
 def test_a_mean_and_its_standard_error():
-    found = Estimate.of([1.0, 2.0, 6.0])
+    row = Row(PLAIN, tuple(map(result, (1.0, 2.0, 6.0))))
+    found = row.estimate(lambda some: some.ratio)
     assert (found.mean, found.stderr) == (3.0, pytest.approx((7 / 3) ** 0.5))
     assert found.text(2) == "3.00 ± 1.53"
-    assert found.text(0, 100) == "300 ± 153"
-    assert math.isnan(Estimate.of([2.0]).stderr)
-    assert Estimate.of([2.0]).text(1) == "2.0"
+    assert row.text(lambda some: some.ratio, 0, 100) == "300 ± 153"
+    single = Row(PLAIN, row.results[1:2]).estimate(lambda some: some.ratio)
+    assert math.isnan(single.stderr)
+    assert single.text(1) == "2.0"
 
 
 def test_rows_have_their_runs_in_the_order_of_the_table():
-    configs = [replace(c, seed=seed) for c in (NOISY, PLAIN) for seed in range(3)]
+    configs = [replace(c, seed=seed) for seed in range(3) for c in (NOISY, PLAIN)]
     found = [(replace(NOISY, seed=2), result(0.5)), (replace(NOISY, seed=0), result(0.125))]
     found += [(replace(NOISY, seed=7), result(0.75)), (replace(NOISY, width=5), result())]
     noisy, plain = rows(configs, iter(found))
@@ -42,13 +44,6 @@ def test_rows_have_their_runs_in_the_order_of_the_table():
     assert [some.ratio for some in noisy.results] == [0.125, 0.5]
     assert plain.results == ()
     assert plain.estimate(lambda some: some.ratio) is None
-
-
-def test_rows_of_settings_that_alternate():
-    configs = [replace(c, seed=seed) for seed in range(2) for c in (NOISY, PLAIN)]
-    found = rows(configs, [(c, result(0.5 + c.seed)) for c in configs])
-    assert [row.config for row in found] == [NOISY, PLAIN]
-    assert [[some.ratio for some in row.results] for row in found] == [[0.5, 1.5]] * 2
 
 
 def test_runs_that_diverged_are_counted_apart():

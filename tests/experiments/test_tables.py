@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,66 +9,51 @@ from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.records import key, read
 from heavytail.experiments.results import ERROR, Config, decode
 from heavytail.experiments.summary import rows
-from heavytail.experiments.tables import CONTROLS, SCALES, SIZES, STEPS, TABLES, Shape, official
+from heavytail.experiments.tables import CONTROLS, SCALES, STEPS, TABLES, Shape, official
 
 BOOK = Path(__file__).parents[2] / "book" / "results"
-GRIDS = [name for name in TABLES if name not in ("prediction", "rates")]  # seeds at each setting
+GRIDS = [name for name in TABLES if name != "prediction"]  # the same seeds at each setting
 
 
-@pytest.mark.parametrize(("name", "size"), list(product(TABLES, SIZES)))
-def test_runs_of_a_table_are_distinct(name, size):
-    configs = TABLES[name].configs(size)
-    assert len(set(map(key, configs))) == len(configs) > 0
-
-
-def test_sizes():
-    with pytest.raises(ValueError, match=r"size must be one of \['paper', 'quick'\], got 'huge'"):
-        TABLES["official"].configs("huge")
-
-
-@pytest.mark.parametrize("name", [name for name in TABLES if (BOOK / f"{name}.json").exists()])
-def test_the_records_of_the_book_are_of_these_tables(name):
-    if name == "rates":
-        return
-    recorded = {config for config, _ in map(decode, read(BOOK / f"{name}.json"))}
-    assert recorded
-    assert recorded <= set(TABLES[name].paper)
+@pytest.mark.parametrize("name", TABLES)
+def test_runs_of_a_table_are_distinct_and_the_records_of_the_book_are_of_them(name):
+    table, record = TABLES[name], BOOK / f"{name}.json"
+    for configs in (table.paper, table.quick):
+        assert len(set(map(key, configs))) == len(configs) > 0
+    assert {config for config, _ in map(decode, read(record))} <= set(table.paper)
 
 
 def test_each_prediction_has_a_start_and_noise_of_its_own():
     configs = TABLES["prediction"].paper
     assert [config.seed for config in configs] == list(range(len(configs)))
-    quick = TABLES["prediction"].quick
-    assert {(c.data, c.kind, c.hidden_layers) for c in quick} == {
-        (c.data, c.kind, c.hidden_layers) for c in configs
-    }
-    for small, large in ((c, configs[c.seed]) for c in quick):
-        assert small == replace(large, width=200, steps=large.steps // 10, scale=small.scale)
-        assert small.scale == pytest.approx(large.scale * 10 ** (1 / 1.75), rel=0.005)
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_each_setting_of_a_table_has_the_same_seeds(name):
-    for size, least in zip(SIZES, (2, 3), strict=True):
-        found = rows(configs := TABLES[name].configs(size), [])
+    table = TABLES[name]
+    for configs, least in ((table.quick, 2), (table.paper, 3)):
+        found = rows(configs, [])
         seeds = len(configs) // len(found)
         assert seeds >= least
         expected = [replace(row.config, seed=seed) for row in found for seed in range(seeds)]
         assert list(configs) == expected
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", TABLES)
 def test_quick_runs_are_small_and_have_the_noise_of_the_large(name):
     """sigma (lr K)^{1/alpha} is kept, up to the three digits of sigma."""
 
-    def noise(c):
-        return c.scale * (c.lr * c.steps) ** (1 / (c.alpha or 1))
+    def form(c):
+        return c.data, c.kind, c.alpha, c.hidden_layers
 
-    table = TABLES[name]  # of each kind and index, the first counts
-    noises = {(c.kind, c.alpha, c.hidden_layers): noise(c) for c in reversed(table.paper)}
-    for c in table.quick:
-        assert c.steps * 10 == max(large.steps for large in table.paper)
-        assert noise(c) == pytest.approx(noises[c.kind, c.alpha, c.hidden_layers], rel=0.005)
+    table = TABLES[name]
+    first = {form(c): c for c in reversed(table.paper)}  # of each form, the first counts
+    for small in table.quick:
+        large = first[form(small)]
+        assert (10 * small.steps, small.lr) == (large.steps, large.lr)
+        assert small.width == max(16, large.width // 10)
+        factor = 10 ** (1 / (small.alpha or 1))
+        assert small.scale == pytest.approx(large.scale * factor, rel=0.005)
     assert {c.alpha for c in table.quick} <= {None, 1.75, 2.0}
     assert {c.kind for c in table.quick} == {c.kind for c in table.paper}
 
