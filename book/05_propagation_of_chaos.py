@@ -44,10 +44,10 @@ from scipy import stats
 
 import heavytail
 from heavytail import plots
-from heavytail.experiments.rates import problem as recorded_problem
-from heavytail.experiments.rates import read
 from heavytail.limit import fokker_planck
 from helpers import seeded, show_table, slider, typeset
+from rates import problem as recorded_problem
+from rates import read
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
@@ -355,8 +355,7 @@ print(f"control: {control.slope:.3f} ± {control.slope_stderr:.3f}")
 assert abs(control.slope) < 0.1
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments run rates --size paper --record
-# book/results/rates.json`, as are all
+# *Recorded by* `python book/rates.py --record book/results/rates.json`, as are all
 # rates below. The type of the noise and output signs $a_i$, which a network has in its second layer,
 # make no difference either ($\alpha = 1.5$, 16,384 particles for reference):
 

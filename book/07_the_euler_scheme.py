@@ -43,8 +43,8 @@ from IPython.display import Markdown, display
 
 import heavytail
 from heavytail import plots
-from heavytail.experiments.rates import read
 from helpers import seeded, show_table
+from rates import read
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
@@ -275,8 +275,7 @@ columns = ["α", "1/α", "slope, mean over particles"]
 show_table([*columns, "slope, worst particle"], rows)
 
 # %% [markdown]
-# *Recorded by* `python -m heavytail.experiments run rates --size paper --record
-# book/results/rates.json`.
+# *Recorded by* `python book/rates.py --record book/results/rates.json`.
 #
 # The second claim of the theorem is that width hardly matters. The mean error is bounded for all
 # widths together; that of the worst of $n$ columns grows more slowly than any power. At

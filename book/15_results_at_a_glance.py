@@ -39,10 +39,11 @@ from pathlib import Path
 import numpy as np
 
 from heavytail import required_width
-from heavytail.experiments import rates, summary
+from heavytail.experiments import summary
 from helpers import read_record, recorded, show_table
+from rates import read
 
-studies = rates.read(Path("results/rates.json"))
+studies = read(Path("results/rates.json"))
 PAGES = {
     4: "[Training with heavy-tailed noise](04_heavy_tailed_sgd.ipynb)",
     5: "[Propagation of chaos](05_propagation_of_chaos.ipynb)",
