@@ -16,8 +16,9 @@ from torch import Tensor
 from heavytail.experiments import records
 from heavytail.experiments.records import Store, plain
 from heavytail.experiments.sweep import sweep
-from heavytail.limit.coupling import Rates, chaos_error, euler_error
-from heavytail.limit.particles import MeanField
+from heavytail.limit.coupling import chaos_error, euler_error
+from heavytail.limit.problem import MeanField
+from heavytail.limit.rates import Rates
 
 
 def problem(h: str, signs: str | None = None) -> MeanField:
