@@ -211,7 +211,7 @@ def test_a_page_says_the_day_of_the_last_commit(origin, monkeypatch):
 def test_a_change_of_what_pages_rest_on_is_a_new_cache(tmp_path):
     shutil.copytree(ROOT / "heavytail", tmp_path / "heavytail")
     shutil.copytree(ROOT / "book" / "results", tmp_path / "book" / "results")
-    for name in ("requirements.txt", "book/helpers.py"):
+    for name in ("requirements.txt", "book/helpers.py", "book/rates.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     found = {book_extension.fingerprint(ROOT)}
     (tmp_path / "unrelated.txt").write_text("x")

@@ -30,7 +30,7 @@ _MATHJAX = "tex-chtml-full.js"  # holds every TeX extension: the others load the
 def fingerprint(root: Path) -> str:
     """Return a digest of all that a page's outputs depend on beside its own cells."""
     digest = hashlib.sha256()
-    sources = [root / "requirements.txt", root / "book" / "helpers.py"]
+    sources = [root / name for name in ("requirements.txt", "book/helpers.py", "book/rates.py")]
     sources += [*(root / "heavytail").rglob("*.py"), *(root / "book" / "results").rglob("*.json")]
     for path in sorted(sources):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
