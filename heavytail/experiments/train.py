@@ -28,10 +28,7 @@ class DivergenceError(ArithmeticError):
     """Training left the finite numbers; ``step`` is the first step seen to have done so."""
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(
-            f"training diverged: {what} at step {step}; lower the learning rate or the scale of "
-            "the noise"
-        )
+        super().__init__(f"training diverged: {what} at step {step}; lower lr or the noise's scale")
         self.step = step
 
 
@@ -50,10 +47,8 @@ class History:
     """What training saw.
 
     Attributes:
-        losses: shape (steps taken,), mean cross-entropy of each step's batch in nats, before
-            the step.
-        evaluated: the steps after which the model was measured, ascending; the last is the
-            number of steps taken.
+        losses: shape (steps taken,), mean cross-entropy in nats of each batch before its step.
+        evaluated: the steps after which the model was measured; the last is the last taken.
         train_accuracies: accuracy on all training examples then, in [0, 1], the step's noise added.
         resumed: the step from which training went on, 0 without a checkpoint.
     """
@@ -93,7 +88,7 @@ def train(
         model: maps examples (N, ...) to logits (N, classes); on the device of the data. Left as it
             is after the last step and its noise.
         optimizer: holds the parameters to train.
-        data: the task, with at least one training example.
+        data: the task, with one training example or more.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
         seed: of the permutations, in [0, 2^64).
@@ -137,7 +132,6 @@ def train(
         "parts": sorted(parts),
     }
     path = None if checkpoint is None else Path(checkpoint)
-    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     evaluated: list[int] = []
     accuracies: list[float] = []
@@ -146,18 +140,27 @@ def train(
         state = _resume(path, identity, steps, parts)
         taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
         losses[:taken] = state["losses"]
-        resumed = sum(1 for _ in islice(batches, taken))
-
-    def measure() -> None:
-        _assert_finite(losses[:taken], model)
-        evaluated.append(taken)
-        accuracies.append(accuracy(model, x, y))
-
+        resumed = taken
+    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
+    batches = islice(batches, taken, None)
     model.train()
-    if 0 < taken == steps and evaluated[-1:] != [taken]:  # the checkpoint is of a longer training
-        measure()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
-        while taken < steps:
+        while True:
+            due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
+            if due and taken not in evaluated:  # as after resuming
+                _assert_finite(losses[:taken], model)
+                evaluated.append(taken)
+                accuracies.append(accuracy(model, x, y))
+                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
+                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
+                    break
+            if taken == steps:
+                break
+            if path is not None and taken > resumed and taken % checkpoint_every == 0:
+                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
+                state |= {"evaluated": evaluated, "accuracies": accuracies}
+                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
+                _write(path, state)
             batch = next(batches)
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -166,16 +169,6 @@ def train(
             losses[taken] = loss.detach()
             taken += 1
             bar.update()
-            if taken % evaluate_every == 0 or taken == steps:
-                measure()
-                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
-                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
-                    break
-            if path is not None and taken % checkpoint_every == 0 and taken < steps:
-                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
-                state |= {"evaluated": evaluated, "accuracies": accuracies}
-                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-                _write(path, state)
     return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
 
 
@@ -211,9 +204,8 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         draft.write_bytes(hashlib.sha256(content).digest() + content)
 
 
-def _loaded(content: bytes) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+def _loaded(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _resume(
@@ -221,18 +213,16 @@ def _resume(
 ) -> dict[str, Any]:
     """Load all parts from a checkpoint, which must be of this training, or none; return it."""
     written = path.read_bytes()
+    digest, content = written[:32], written[32:]
     try:
-        if hashlib.sha256(written[32:]).digest() != written[:32]:
+        if hashlib.sha256(content).digest() != digest:
             raise ValueError("bytes with another checksum")
-        state = _loaded(written[32:])
+        state: dict[str, Any] = _loaded(content)
     except (pickle.UnpicklingError, ValueError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
         if (found := state["identity"].get(name)) != mine:
-            raise ValueError(
-                f"the checkpoint {path} must be of this training, with the {name} {mine}, got "
-                f"{found}"
-            )
+            raise ValueError(f"{path} must be of a training with the {name} {mine}, got {found}")
     if state["taken"] > steps:
         raise ValueError(f"steps must be >= those of the checkpoint, {state['taken']}, got {steps}")
     before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
@@ -249,12 +239,7 @@ def _resume(
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of some examples.
-
-    Attributes:
-        loss: mean cross-entropy in nats.
-        accuracy: share of examples whose largest logit is at their label, in [0, 1].
-    """
+    """Mean cross-entropy in nats, and the share of examples as :func:`accuracy` returns it."""
 
     loss: float
     accuracy: float
@@ -264,8 +249,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
     """Return the share of examples whose largest logit is at their label, in [0, 1].
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); measured in evaluation mode, then
-            put back.
+        model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
         x: shape (N, ...), N >= 1.
         y: shape (N,), int64.
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
