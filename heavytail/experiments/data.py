@@ -30,40 +30,17 @@ Root = str | os.PathLike[str] | None
 _Array = npt.NDArray[Any]
 _Loaded = tuple[_Array, _Array, _Array, _Array, int]  # as the fields of Dataset
 
-# The files of each folder, with published checksums, and where they come from.
-_FILES = {
-    "ecg5000": {"ECG5000.zip": ""},  # none is published: that of its arrays stands below
-    "mnist": {
-        "train-images-idx3-ubyte.gz": (
-            "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        "train-labels-idx1-ubyte.gz": (
-            "sha256:3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-        "t10k-images-idx3-ubyte.gz": (
-            "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        "t10k-labels-idx1-ubyte.gz": (
-            "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-        ),
-    },
-    "cifar10": {"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d13530"},
-    "cifar100": {"cifar-100-binary.tar.gz": "md5:03b5dce01913d631647c71ecec9e9cb8"},
-    "cifar10_subset": {
-        "cifar10_train7000_test1000.npz": (
-            "sha256:fbe432dfc2c01d9dd16d375ae5a824a1b9752d0f2698a982445e8fdca206a23a"
-        )
-    },
+# Checksums: sha256 but for CIFAR's, which are as its page publishes them.
+_ECG5000 = "3509a36c3ad55f17567a3c8c6311c500b52dadcb87bdbb391418a7ad7c8adaf5"  # of the arrays
+_MNIST = {
+    "train-images-idx3": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-_URLS = {
-    "ecg5000": "https://www.timeseriesclassification.com/aeon-toolkit/",
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",  # a mirror: the home often refuses
-    "cifar10": "https://www.cs.toronto.edu/~kriz/",
-    "cifar100": "https://www.cs.toronto.edu/~kriz/",
-}
-# sha256 of the bytes of X_train, y_train, X_test, y_test, in float32 and int64.
-_ECG5000 = "3509a36c3ad55f17567a3c8c6311c500b52dadcb87bdbb391418a7ad7c8adaf5"
-# Mean and deviation of each colour, scaled to [0, 1], by number of classes: as in the paper's code.
+_SUBSET = "fbe432dfc2c01d9dd16d375ae5a824a1b9752d0f2698a982445e8fdca206a23a"
+_CIFAR = {10: "c32a1d4ab5d03f1284b67883e8d13530", 100: "03b5dce01913d631647c71ecec9e9cb8"}  # md5
+# Mean and deviation of each colour, scaled to [0, 1]: as in the paper's code.
 _COLOURS = {
     10: ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
     100: ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
@@ -122,20 +99,20 @@ class Dataset:
 def load(name: str, root: Root = None) -> Dataset:
     """Load a data set.
 
-    - ``"digits"``: images of 8 x 8 pixels, 1438 for training and 359, every fifth, for testing, 10
-      classes; less the mean and over the standard deviation of all training pixels (E. Alpaydin,
-      C. Kaynak; it ships with scikit-learn).
+    - ``"digits"``: images of 8 x 8 pixels, 10 classes, 1438 for training and 359, every fifth, for
+      testing; less the mean and over the standard deviation of all training pixels (E. Alpaydin,
+      C. Kaynak; they ship with scikit-learn).
     - ``"ecg5000"``: heartbeats of 140 samples, 500 and 4500, each z-normalised by the archive; its
       class 1 (normal) is 0, its classes 2 to 5 are 1 (UCR Time Series Classification Archive, Dau
       et al. 2019).
-    - ``"mnist"``: images of 28 x 28 pixels, 60,000 and 10,000, 10 classes, scaled to [0, 1] and
+    - ``"mnist"``: images of 28 x 28 pixels, 10 classes, 60,000 and 10,000, scaled to [0, 1] and
       then (x - 0.1307) / 0.3081 (LeCun et al. 1998).
     - ``"mnist-centred"``: the same less the mean of each image. Noise of type I, a multiple of
       (1, ..., 1) on each column of the first layer, then changes nothing that a network computes.
     - ``"cifar10"``, ``"cifar100"``: colour images, shape (3, 32, 32), 50,000 and 10,000, scaled to
       [0, 1] and then, each colour, less its mean and over its deviation (Krizhevsky 2009).
-    - ``"cifar10-subset"``: its first 7,000 and 1,000 images, prepared in the same way: accuracies
-      on it are not comparable with those on CIFAR-10.
+    - ``"cifar10-subset"``: the first 7,000 and 1,000 images of CIFAR-10, prepared in the same way:
+      accuracies on it are not comparable with those on the whole.
 
     Examples are vectors but for CIFAR. Files are looked for below ``root``, then below
     ``$HEAVYTAIL_DATA``, then in the machine's cache, into which they are else downloaded:
@@ -180,24 +157,23 @@ def _digits(root: Root) -> _Loaded:
 
 
 def _ecg5000(root: Root) -> _Loaded:
-    npy = dict.fromkeys(("X_train.npy", "y_train.npy", "X_test.npy", "y_test.npy"), "")
-    found = _on_disk("ecg5000", root, npy) or _on_disk("ecg5000", root, _FILES["ecg5000"])
-    paths = found or _downloaded("ecg5000")
+    npy = dict.fromkeys(["X_train.npy", "y_train.npy", "X_test.npy", "y_test.npy"])
+    url = "https://www.timeseriesclassification.com/aeon-toolkit/"
+    paths = _files("ecg5000", root, npy) or _files("ecg5000", root, {"ECG5000.zip": None}, url)
     try:
         arrays = [np.load(path, allow_pickle=False) for path in paths if path.suffix == ".npy"]
-        dtypes = ["<f4", "<i8"] * 2
         x_train, y_train, x_test, y_test = (
             array.astype(dtype, casting="same_kind")
-            for array, dtype in zip(arrays or _heartbeats(paths[0]), dtypes, strict=True)
+            for array, dtype in zip(arrays or _heartbeats(*paths), ["<f4", "<i8"] * 2, strict=True)
         )
         every = b"".join(array.tobytes() for array in (x_train, y_train, x_test, y_test))
         if (digest := hashlib.sha256(every).hexdigest()) != _ECG5000:
             raise ValueError(f"the arrays must have the sha256 {_ECG5000}, got {digest}")
     except Exception as failure:  # what a damaged file raises depends on where it is damaged
-        if not found:
-            paths[0].unlink()  # the next call downloads it again
-        names = ", ".join(map(str, paths))
-        raise ValueError(f"{names} must be ECG5000 as the archive has it: {failure}") from failure
+        raise ValueError(
+            f"{', '.join(map(str, paths))} must be ECG5000 as the archive has it (a zip that is "
+            f"deleted is downloaded again): {failure}"
+        ) from failure
     return x_train, y_train != 1, x_test, y_test != 1, 2
 
 
@@ -212,7 +188,9 @@ def _heartbeats(path: Path) -> list[_Array]:
 
 
 def _mnist(root: Root, centred: bool = False) -> _Loaded:
-    x_train, y_train, x_test, y_test = map(_idx, _files("mnist", root))
+    files = {f"{part}-ubyte.gz": f"sha256:{digest}" for part, digest in _MNIST.items()}
+    mirror = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # the home often refuses
+    x_train, y_train, x_test, y_test = map(_idx, _files("mnist", root, files, mirror))
 
     def prepared(images: _Array) -> _Array:
         pixels = _standardised(images.reshape(len(images), -1), 0.1307, 0.3081)
@@ -232,12 +210,15 @@ def _idx(path: Path) -> _Array:
 
 
 def _cifar(root: Root, classes: int, subset: bool = False) -> _Loaded:
-    if subset and (paths := _on_disk("cifar10_subset", root, _FILES["cifar10_subset"])):
+    own = {"cifar10_train7000_test1000.npz": f"sha256:{_SUBSET}"}
+    whole = {f"cifar-{classes}-binary.tar.gz": f"md5:{_CIFAR[classes]}"}
+    if subset and (paths := _files("cifar10_subset", root, own)):
         with np.load(paths[0], allow_pickle=False) as arrays:
             x_train, y_train, x_test, y_test = arrays.values()
         x_train, x_test = (x.transpose(0, 3, 1, 2) for x in (x_train, x_test))
     else:
-        x_train, y_train, x_test, y_test = _images(_files(f"cifar{classes}", root)[0], classes)
+        paths = _files(f"cifar{classes}", root, whole, "https://www.cs.toronto.edu/~kriz/")
+        x_train, y_train, x_test, y_test = _images(paths[0], classes)
     if subset:
         x_train, y_train = x_train[:7000], y_train[:7000]
         x_test, y_test = x_test[:1000], y_test[:1000]
@@ -265,35 +246,29 @@ def _images(path: Path, classes: int) -> tuple[_Array, _Array, _Array, _Array]:
     return (*decoded(test=False), *decoded(test=True))
 
 
-def _files(folder: str, root: Root) -> list[Path]:
-    """Return the files of a folder, on disk or in the cache."""
-    return _on_disk(folder, root, _FILES[folder]) or _downloaded(folder)
-
-
-def _on_disk(folder: str, root: Root, files: Mapping[str, str]) -> list[Path] | None:
-    """Return files, below root or $HEAVYTAIL_DATA, if all are there; their checksums must fit."""
+def _files(
+    folder: str, root: Root, files: Mapping[str, str | None], url: str | None = None
+) -> list[Path]:
+    """Return the files with these checksums, on disk or from ``url``; [] if there are neither."""
     for place in (root, os.environ.get("HEAVYTAIL_DATA")):
         paths = [Path(place or "").expanduser() / folder / file for file in files]
         if not place or not all(path.is_file() for path in paths):
             continue
         for path, checksum in zip(paths, files.values(), strict=True):
-            algorithm, _, digest = checksum.partition(":")
+            algorithm, _, digest = (checksum or "").partition(":")
             found = hashlib.new(algorithm, path.read_bytes()).hexdigest() if algorithm else ""
             if found != digest:
                 raise ValueError(f"{path} must have the {algorithm} {digest}, got {found}")
         return paths
-    return None
-
-
-def _downloaded(folder: str) -> list[Path]:
-    """Return the files of a folder in the cache, fetched there if need be."""
+    if url is None:
+        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
-        import pooch  # few calls need it
-    files, url, cache = _FILES[folder], _URLS[folder], Path(pooch.os_cache("heavytail")) / folder
+        import pooch
+    cache = Path(pooch.os_cache("heavytail")) / folder
     try:
         for file, checksum in files.items():
-            pooch.retrieve(url + file, checksum or None, fname=file, path=cache, progressbar=True)
+            pooch.retrieve(url + file, checksum, fname=file, path=cache, progressbar=True)
     except (OSError, ValueError) as failure:  # unreachable, or another checksum
         raise FileNotFoundError(
             f"{folder} is not on this machine and could not be downloaded from {url}: {failure}. "

@@ -17,13 +17,7 @@ from tqdm import tqdm
 from heavytail import _check
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.train import (
-    DivergenceError,
-    History,
-    _assert_finite,
-    _batches,
-    accuracy,
-)
+from heavytail.experiments.train import DivergenceError, History, _assert_finite, _batches, accuracy
 from heavytail.noise import StableNoise
 
 
@@ -61,7 +55,7 @@ def train_together(
     Args:
         models: networks of one shape, scaling, dtype and device, the data's; none twice, without
             masks, no weight frozen. Trained in place.
-        data: the task.
+        data: the task, with one training example or more.
         lr: step size, >= 0.
         noises: one for each model; None trains without noise.
         seeds: one for each model, of its batches, in [0, 2^64).
@@ -84,7 +78,9 @@ def train_together(
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
     x, y = data.x_train, data.y_train
-    _check_alike(models, x.flatten(1))
+    if len(x) == 0:
+        raise ValueError("training needs at least one example, got none")
+    _check_alike(models)
     for model in models:
         model.train()  # as `train` does; all must be in one mode
     stacked, _ = stack_module_state(list(models))
@@ -102,9 +98,8 @@ def train_together(
         return nn.functional.cross_entropy(functional_call(form, weights, (x,)), y)
 
     slopes_and_losses = vmap(grad_and_value(loss))
-    batches = [
-        _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed)) for seed in seeds
-    ]
+    sources = [torch.Generator(x.device).manual_seed(seed) for seed in seeds]
+    batches = [_batches(len(x), batch_size, source) for source in sources]
     losses = x.new_empty((steps, len(models)))
     for step in tqdm(range(steps), unit="step", disable=None if progress else True):
         batch = torch.stack([next(some) for some in batches])
@@ -112,46 +107,34 @@ def train_together(
         for name, weight in weights.items():
             weight.sub_(slopes[name], alpha=lr)
         optimizer.step()
-    outcomes = []
+    outcomes: list[History | DivergenceError] = []
     for i, model in enumerate(models):
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name][i])
-        outcomes.append(_outcome(model, losses[:, i].cpu(), data))
+        seen = losses[:, i].clone().cpu()
+        try:
+            _assert_finite(seen, model)
+            measured = {steps: accuracy(model, x, y)} if steps else {}
+            outcomes.append(History(seen, tuple(measured), tuple(measured.values())))
+        except DivergenceError as error:
+            outcomes.append(error.with_traceback(None))  # its frames would keep the gradients
     return outcomes
 
 
-def _check_alike(models: Sequence[FullyConnected], x: Tensor) -> None:
-    """Refuse models that differ in form or share a weight, and examples that they do not fit."""
-    if not models or not len(x):
-        raise ValueError(f"training needs models and examples, got {len(models)} and {len(x)}")
+def _check_alike(models: Sequence[FullyConnected]) -> None:
+    """Refuse models that differ in form or share a weight, before anything is trained."""
     for model in models:
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
+    forms = {
+        (model.scaling, *((tuple(w.shape), w.dtype, w.device) for w in model.parameters()))
+        for model in models
+    }
+    if len(forms) != 1:
+        raise ValueError(f"models must be of one shape, scaling, dtype and device, got {forms}")
     weights = [weight for model in models for weight in model.parameters()]
     if len({id(weight) for weight in weights}) < len(weights):
         raise ValueError("models must not share weights, got one model or weight twice")
     masked = any(True for model in models for _ in model.buffers())
     if masked or not all(weight.requires_grad for weight in weights):
         raise ValueError("models must have no masks and no weights that are frozen")
-    forms = {
-        (model.scaling, *((tuple(w.shape), w.dtype, w.device) for w in model.parameters()))
-        for model in models
-    }
-    if len(forms) > 1:
-        raise ValueError(f"models must be of one shape, scaling, dtype and device, got {forms}")
-    first = next(models[0].parameters())
-    mine, its = (first.dtype, first.device, first.shape[1]), (x.dtype, x.device, x.shape[1])
-    if mine != its:
-        raise ValueError(f"models must have dtype, device and inputs of the data {its}, got {mine}")
-
-
-def _outcome(model: FullyConnected, losses: Tensor, data: Dataset) -> History | DivergenceError:
-    """Return what ``train`` would return, or raise, that measures at the end only."""
-    steps = len(losses)
-    if not steps:
-        return History(losses, (), ())
-    try:
-        _assert_finite(losses, model)
-    except DivergenceError as error:
-        return error.with_traceback(None)
-    return History(losses, (steps,), (accuracy(model, data.x_train, data.y_train),))

@@ -81,12 +81,12 @@ def train(
 ) -> History:
     """Minimise the cross-entropy of ``model`` on the training examples.
 
-    The optimizer is the caller's, with whatever is attached to it, :class:`heavytail.StableNoise`
-    among others. An epoch is a random permutation of the examples, cut into batches.
+    The optimizer comes with whatever is attached to it, as :class:`heavytail.StableNoise`. An epoch
+    is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); on the device of the data. Left as it
-            is after the last step and its noise.
+        model: maps examples (N, ...) to logits (N, classes); on the device of the data. It is left
+            as it is after the last step and its noise.
         optimizer: holds the parameters to train.
         data: the task, with one training example or more.
         steps: number of optimizer steps, >= 0.
@@ -96,11 +96,10 @@ def train(
             looked at after every ``evaluate_every`` steps. None trains for all the steps.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
-        checkpoint: file that holds the state of the training from time to time. If it is there
-            at the start, training goes on from it, and ends with the bits it would have had
-            without the break, the other arguments being the same; ``steps`` may be larger. What
-            the parts hold is then the checkpoint's: the learning rate, the noise's scale, their
-            seeds. The file is left behind. It runs no code when read.
+        checkpoint: file for the state of the training. If it is there at the start, training goes
+            on from it, and ends with the bits it would have had without the break, the other
+            arguments being the same; ``steps`` may be larger. The learning rate, the noise's scale
+            and seed are then the checkpoint's. The file is left behind; read, it runs no code.
         checkpoint_every: steps between two states, >= 1.
         resumable: by any names, what else has a state that the checkpoint must hold: the noise,
             schedules. What draws from torch's global generator, as dropout does, is not resumed.
@@ -110,8 +109,8 @@ def train(
             that no step waits for the device.
         ValueError: if the checkpoint is damaged or of another training; nothing is changed then.
     """
-    steps, seed = _check.count("steps", steps), _check.seed("seed", seed)
-    batch_size = _check.count("batch_size", batch_size, 1)
+    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
+    seed = _check.seed("seed", seed)
     evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
     checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     if stop_accuracy is not None:
@@ -119,16 +118,17 @@ def train(
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
-    if taboo := {"model", "optimizer"} & set(resumable or {}):
-        raise ValueError(f"resumable must have other names, got {sorted(taboo)}")
-    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
-    weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()}
+    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer}
+    if clash := parts.keys() & (resumable or {}):
+        raise ValueError(f"resumable must have other names, got {sorted(clash)}")
+    parts |= resumable or {}
     identity = {
         "data": (data.name, len(x)),
         "batch_size": batch_size,
         "seed": seed,
         "optimizer": type(optimizer).__name__,
-        "weights": weights,  # loading would cast their types without a word
+        # With the types of the weights, which loading would cast without a word.
+        "weights": {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()},
         "parts": sorted(parts),
     }
     path = None if checkpoint is None else Path(checkpoint)
