@@ -30,7 +30,7 @@ ROUNDS = 5
 
 def run(kinds: tuple[str, ...], shape: tuple[int, int], steps: int, *, together: bool) -> None:
     """Train the networks on the digits."""
-    data, options = load("digits"), {"hidden_layers": shape[0], "width": shape[1]}
+    data, options = load("digits"), dict[str, Any](hidden_layers=shape[0], width=shape[1])
     sources = [torch.Generator().manual_seed(seed) for seed in range(NETWORKS)]
     models = [FullyConnected(64, 10, **options, generator=source) for source in sources]
     noises = [

@@ -117,9 +117,9 @@ def load(name: str, root: Root = None) -> Dataset:
     Examples are vectors but for CIFAR. Files are looked for below ``root``, then below
     ``$HEAVYTAIL_DATA``, then in the machine's cache, into which they are else downloaded:
     ``ecg5000/ECG5000.zip`` (or ``X_train.npy``, ``y_train.npy``, ``X_test.npy``, ``y_test.npy``),
-    the four original ``.gz`` files in ``mnist``, ``cifar10/cifar-10-binary.tar.gz``,
-    ``cifar100/cifar-100-binary.tar.gz``. The subset is read from
-    ``cifar10_subset/cifar10_train7000_test1000.npz`` where that is, else cut from CIFAR-10.
+    the four ``.gz`` files of ``mnist``, ``cifar10/cifar-10-binary.tar.gz``,
+    ``cifar100/cifar-100-binary.tar.gz``. The subset is cut from CIFAR-10, unless it lies in
+    ``cifar10_subset/cifar10_train7000_test1000.npz``.
 
     Args:
         name: one of the above.
