@@ -159,6 +159,9 @@ def test_files_are_found_in_root_then_environment_then_cache(mnist_files, tmp_pa
 def test_centred_mnist_is_mnist_less_the_mean_of_each_image(mnist_files):
     mnist, centred = load("mnist", mnist_files), load("mnist-centred", mnist_files)
     assert (centred.name, centred.x_train.dtype) == ("mnist-centred", torch.float32)
+    raw = gzip.decompress((mnist_files / "mnist" / "train-images-idx3-ubyte.gz").read_bytes())
+    expected = (torch.tensor(list(raw[16:])).view(6, 784) / 255 - 0.1307) / 0.3081
+    assert torch.allclose(mnist.x_train, expected, atol=1e-6)
     for x, c in ((mnist.x_train, centred.x_train), (mnist.x_test, centred.x_test)):
         assert float(x.sum(1).abs().min()) > 1  # it has something to do
         assert float(c.double().sum(1).abs().max()) < 784 * 2**-24  # rounding of values below 2

@@ -1,4 +1,5 @@
 import hashlib
+import math
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
     DivergenceError,
+    _assert_finite,
     _batches,
     accuracy,
     score,
@@ -77,6 +79,8 @@ def test_divergence_is_an_error_that_names_the_step(digits):
     with pytest.raises(DivergenceError, match=r"diverged: the loss was (nan|inf) at step \d+") as e:
         run(digits, lr=1e6, evaluate_every=50)
     assert 1 < e.value.step <= 50
+    with pytest.raises(DivergenceError, match="the loss was nan at step 2"):
+        _assert_finite(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity())
     with pytest.raises(DivergenceError, match="a weight was not finite at step 1"):
         run(digits, steps=1, scale=1e40)
 
