@@ -3,15 +3,16 @@
 All but the last layer is in ``body``; the last is ``head``: it is trained, gets no noise and is not
 pruned. No layer has biases. A network starts from ``generator`` (None is torch's global one), on
 ``device`` (None is the generator's, else torch's default), in ``dtype`` (torch.float32 or
-torch.float64; None is torch's default).
+torch.float64; None is torch's default). An argument outside its set is a TypeError or ValueError.
 """
 
 import copy
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from heavytail import _check
 
@@ -28,21 +29,16 @@ class FullyConnected(nn.Module):
     Every weight starts as in ``nn.Linear``, uniform on (-1/sqrt(d), 1/sqrt(d)) with d the layer's
     number of inputs.
 
-    ``"mean_field"``, that of the theory: f(x) = (1/n) sum_i A_i relu(<theta_i, x>) with n = width,
-    one hidden layer. The law of a unit's start does not depend on n: theta_i as above, A_i uniform
-    on (-1, 1). The gradient in theta_i is of order 1/n, so a step of the theory, of size eta, is
-    one of the optimizer with lr = n eta. :func:`mean_field` maps one scaling into the other.
+    ``"mean_field"``, that of the theory: f(x) = (1/n) sum_i A_i relu(<theta_i, x>) with n = width.
+    The law of a unit's start does not depend on n: theta_i as above, A_i uniform on (-1, 1). The
+    gradient in theta_i is of order 1/n, so a step of the theory, of size eta, is one of the
+    optimizer with lr = n eta. :func:`mean_field` maps one scaling into the other.
 
     Args:
-        inputs: dimension of an example, >= 1.
-        outputs: number of classes, >= 1.
-        width: hidden units a layer, >= 1.
-        hidden_layers: number of hidden layers, >= 1; 1 is the network of the theory.
+        inputs, outputs: dimension of an example and number of classes, >= 1.
+        width, hidden_layers: units a hidden layer and number of these, >= 1; the theory has 1.
         scaling: ``"standard"`` or ``"mean_field"``, the latter with one hidden layer only.
-        generator, device, dtype: of the start, as above for all networks.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
+        generator, device, dtype: of the start, as for all networks.
     """
 
     def __init__(
@@ -58,21 +54,21 @@ class FullyConnected(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        inputs, width = _check.count("inputs", inputs, 1), _check.count("width", width, 1)
-        outputs = _check.count("outputs", outputs, 1)
+        inputs, outputs = _check.count("inputs", inputs, 1), _check.count("outputs", outputs, 1)
+        width = _check.count("width", width, 1)
         hidden_layers = _check.count("hidden_layers", hidden_layers, 1)
-        _check.one_of("scaling", scaling, SCALINGS)
+        self.scaling = _check.one_of("scaling", scaling, SCALINGS)
         if scaling == "mean_field" and hidden_layers > 1:
             raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
         device, dtype = _check.place(generator, device, dtype)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.body = nn.Sequential()
         for fan_in, fan_out in pairwise([inputs] + [width] * hidden_layers):
-            layer = _linear(fan_in, fan_out, fan_in**-0.5, generator, device, dtype)
+            layer = _linear(fan_in, fan_out, fan_in**-0.5, generator, **place)
             self.body.extend([layer, nn.ReLU()])
-        self.scaling = scaling
         self.width = width  # compaction leaves it alone, and with it the factor 1/n
         bound = 1.0 if scaling == "mean_field" else width**-0.5
-        self.head = _linear(width, outputs, bound, generator, device, dtype)
+        self.head = _linear(width, outputs, bound, generator, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map examples of shape (N, inputs) to logits of shape (N, outputs)."""
@@ -89,26 +85,18 @@ def mean_field(model: FullyConnected) -> FullyConnected:
 
         lr -> n lr    and    scale -> n^{1/2 - 1/alpha} scale,
 
-    the arguments of the optimizer and of :class:`heavytail.StableNoise`. Written as the theory
-    does, with steps eta n grad and noise sigma eta^{1/alpha} xi, eta is the old lr and sigma is
-    sqrt(n) times the old scale.
+    the arguments of the optimizer and of :class:`heavytail.StableNoise`. In the theory's form, with
+    steps eta n grad and noise sigma eta^{1/alpha} xi, eta is lr and sigma is sqrt(n) scale.
 
     Args:
-        model: one hidden layer, standard scaling; left alone.
-
-    Returns:
-        A new model with weights of its own, on the same device, of the same dtype.
-
-    Raises:
-        ValueError: if the model is of another form, or masked.
+        model: one hidden layer, standard scaling, no masks; left alone, its copy is returned.
     """
-    layers = [layer for layer in model.body if isinstance(layer, nn.Linear)]
-    if any(True for _ in model.buffers()):
-        raise ValueError("the model must not be masked: make the pruning permanent first")
-    if model.scaling != "standard" or len(layers) != 1:
+    layers = len(model.body) // 2
+    masked = any(True for _ in model.buffers())
+    if model.scaling != "standard" or layers != 1 or masked:
         raise ValueError(
-            f"the model must have the standard scaling and 1 hidden layer, got {model.scaling} "
-            f"and {len(layers)}"
+            "model must have the standard scaling, 1 hidden layer and no masks (make a pruning "
+            f"permanent first), got {model.scaling}, {layers}, {'' if masked else 'not '}masked"
         )
     twin = copy.deepcopy(model)
     twin.scaling = "mean_field"
@@ -128,13 +116,9 @@ class VGG11(nn.Module):
     by fan-out); the head as that of :class:`FullyConnected`.
 
     Args:
-        outputs: number of classes, >= 1.
-        channels: colours of an image, >= 1.
+        outputs, channels: number of classes and of an image's colours, >= 1.
         width: > 0; the numbers of filters are multiplied by it and rounded, to 1 at least.
-        generator, device, dtype: of the start, as above for all networks.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
+        generator, device, dtype: of the start, as for all networks.
     """
 
     def __init__(
@@ -152,53 +136,35 @@ class VGG11(nn.Module):
         channels = _check.count("channels", channels, 1)
         width = _check.number("width", width, _check.POSITIVE)
         device, dtype = _check.place(generator, device, dtype)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.body = nn.Sequential()
         for number in _VGG11:
             if not number:
                 self.body.append(nn.MaxPool2d(2))
                 continue
             filters = max(1, round(width * number))
-            weight = torch.empty((filters, channels, 3, 3), device=device, dtype=dtype)
-            layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False, device="meta")
-            std = math.sqrt(2 / (9 * filters))
-            layer.weight = nn.Parameter(weight.normal_(std=std, generator=generator))
+            layer = nn.utils.skip_init(
+                nn.Conv2d, channels, filters, 3, padding=1, bias=False, **place
+            )
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (9 * filters)), generator=generator)
             self.body.extend([layer, nn.ReLU()])
             channels = filters
         self.body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-        self.head = _linear(channels, outputs, channels**-0.5, generator, device, dtype)
+        self.head = _linear(channels, outputs, channels**-0.5, generator, **place)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images of shape (N, channels, height, width) to logits of shape (N, outputs).
+        """Map images, shape (N, channels, height, width), sides >= 32, to logits (N, outputs).
 
-        Raises:
-            ValueError: if x has another number of dimensions, or height or width is below 32:
-                five poolings leave nothing of it.
+        Five poolings leave nothing of a smaller image: torch refuses it then.
         """
-        logits: Tensor = self.head(self.body(_large_enough(x)))
+        logits: Tensor = self.head(self.body(x))
         return logits
 
 
-@fx.wrap  # one step to what traces the network, as compaction: it cannot follow a decision
-def _large_enough(x: Tensor) -> Tensor:
-    """Return images from which five poolings by 2 x 2 leave something."""
-    if x.dim() != 4 or min(x.shape[2:]) < 32:
-        raise ValueError(
-            "x must have shape (N, channels, height, width) with height and width >= 32, got "
-            f"{tuple(x.shape)}"
-        )
-    return x
-
-
 def _linear(
-    inputs: int,
-    outputs: int,
-    bound: float,
-    generator: torch.Generator | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    inputs: int, outputs: int, bound: float, generator: torch.Generator | None, **place: Any
 ) -> nn.Linear:
     """Return a layer without bias that starts uniform on (-bound, bound)."""
-    weight = torch.empty((outputs, inputs), device=device, dtype=dtype)
-    layer = nn.Linear(inputs, outputs, bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.uniform_(-bound, bound, generator=generator))
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, **place)
+    nn.init.uniform_(layer.weight, -bound, bound, generator)
     return layer

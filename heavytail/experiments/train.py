@@ -1,4 +1,7 @@
-"""The training loop, its checkpoints, and how a model is measured."""
+"""The training loop, its checkpoints, and how a model is measured.
+
+An argument outside its set is a TypeError or ValueError, and changes nothing.
+"""
 
 import copy
 import hashlib
@@ -8,7 +11,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,15 +28,12 @@ class DivergenceError(ArithmeticError):
     """Training left the finite numbers; ``step`` is the first step seen to have done so."""
 
     def __init__(self, step: int, what: str) -> None:
-        super().__init__(
-            f"training diverged: {what} at step {step}; lower the learning rate or the scale of "
-            "the noise"
-        )
+        super().__init__(f"training diverged: {what} at step {step}; lower lr or the noise's scale")
         self.step = step
 
 
 class Resumable(Protocol):
-    """What a checkpoint can hold: its state comes out, and goes in again."""
+    """What a checkpoint can hold."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state."""
@@ -47,12 +47,9 @@ class History:
     """What training saw.
 
     Attributes:
-        losses: shape (steps taken,), mean cross-entropy of each step's batch in nats, before
-            the step.
-        evaluated: the steps after which the model was measured, ascending; the last is the
-            number of steps taken.
-        train_accuracies: accuracy on all training examples at these steps, in [0, 1], with the
-            noise of the step already added.
+        losses: shape (steps taken,), mean cross-entropy in nats of each batch before its step.
+        evaluated: the steps after which the model was measured; the last is the last taken.
+        train_accuracies: accuracy on all training examples then, in [0, 1], the step's noise added.
         resumed: the step from which training went on, 0 without a checkpoint.
     """
 
@@ -84,40 +81,36 @@ def train(
 ) -> History:
     """Minimise the cross-entropy of ``model`` on the training examples.
 
-    The optimizer is the caller's, with whatever is attached to it, :class:`heavytail.StableNoise`
-    among others. An epoch is a random permutation of the examples, cut into batches.
+    The optimizer comes with whatever is attached to it, as :class:`heavytail.StableNoise`. An epoch
+    is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); on the device of the data.
+        model: maps examples (N, ...) to logits (N, classes); on the device of the data. It is left
+            as it is after the last step and its noise.
         optimizer: holds the parameters to train.
-        data: the task.
+        data: the task, with one training example or more.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
-        seed: of the permutations, >= 0.
+        seed: of the permutations, in [0, 2^64).
         stop_accuracy: stop once the accuracy on all training examples reaches this, in [0, 1];
             looked at after every ``evaluate_every`` steps. None trains for all the steps.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
-        checkpoint: file that holds the state of the training from time to time. If it is there
-            at the start, training goes on from it, and ends with the bits it would have had
-            without the break, the other arguments being the same; ``steps`` may be larger. What
-            the parts hold is then the checkpoint's: the learning rate, the noise's scale, their
-            seeds. The file is left behind. It runs no code when read.
+        checkpoint: file for the state of the training. If it is there at the start, training goes
+            on from it, and ends with the bits it would have had without the break, the other
+            arguments being the same; ``steps`` may be larger. The learning rate, the noise's scale
+            and seed are then the checkpoint's. The file is left behind; read, it runs no code.
         checkpoint_every: steps between two states, >= 1.
         resumable: by any names, what else has a state that the checkpoint must hold: the noise,
             schedules. What draws from torch's global generator, as dropout does, is not resumed.
 
-    Returns:
-        The history, from step 1 on. The model is left as it is after the last step and its noise.
-
     Raises:
         DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
             that no step waits for the device.
-        TypeError, ValueError: on an argument outside the sets above, or a checkpoint that is
-            damaged or of another training; nothing is changed then.
+        ValueError: if the checkpoint is damaged or of another training; nothing is changed then.
     """
-    steps, seed = _check.count("steps", steps), _check.seed("seed", seed)
-    batch_size = _check.count("batch_size", batch_size, 1)
+    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
+    seed = _check.seed("seed", seed)
     evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
     checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     if stop_accuracy is not None:
@@ -125,42 +118,49 @@ def train(
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
-    if hidden := {"model", "optimizer"} & set(resumable or {}):
-        raise ValueError(f"resumable must have other names, got {sorted(hidden)}")
-    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer, **(resumable or {})}
+    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer}
+    if clash := parts.keys() & (resumable or {}):
+        raise ValueError(f"resumable must have other names, got {sorted(clash)}")
+    parts |= resumable or {}
     identity = {
         "data": (data.name, len(x)),
         "batch_size": batch_size,
         "seed": seed,
         "optimizer": type(optimizer).__name__,
-        "weights": _forms(model),
+        # With the types of the weights, which loading would cast without a word.
+        "weights": {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()},
         "parts": sorted(parts),
     }
     path = None if checkpoint is None else Path(checkpoint)
-    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     evaluated: list[int] = []
     accuracies: list[float] = []
-    taken = 0
+    taken = resumed = 0
     if path is not None and path.exists():
-        state = _read(path, identity, steps)
-        _resume(path, parts, state["parts"])
+        state = _resume(path, identity, steps, parts)
         taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
         losses[:taken] = state["losses"]
-        for _ in range(taken):
-            next(batches)
-    resumed = taken
-
-    def measure() -> None:
-        _assert_finite(losses[:taken], model)
-        evaluated.append(taken)
-        accuracies.append(accuracy(model, x, y))
-
+        resumed = taken
+    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
+    batches = islice(batches, taken, None)
     model.train()
-    if 0 < taken == steps and evaluated[-1:] != [taken]:  # the checkpoint is of a longer training
-        measure()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
-        while taken < steps:
+        while True:
+            due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
+            if due and taken not in evaluated:  # as after resuming
+                _assert_finite(losses[:taken], model)
+                evaluated.append(taken)
+                accuracies.append(accuracy(model, x, y))
+                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
+                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
+                    break
+            if taken == steps:
+                break
+            if path is not None and taken > resumed and taken % checkpoint_every == 0:
+                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
+                state |= {"evaluated": evaluated, "accuracies": accuracies}
+                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
+                _write(path, state)
             batch = next(batches)
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -169,17 +169,24 @@ def train(
             losses[taken] = loss.detach()
             taken += 1
             bar.update()
-            if taken % evaluate_every == 0 or taken == steps:
-                measure()
-                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
-                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
-                    break
-            if path is not None and taken % checkpoint_every == 0 and taken < steps:
-                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
-                state |= {"evaluated": evaluated, "accuracies": accuracies}
-                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-                _write(path, state)
     return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
+
+
+def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index tensors of up to ``size`` of n examples, epoch after epoch, without end."""
+    while True:
+        yield from torch.randperm(n, generator=generator, device=generator.device).split(size)
+
+
+@torch.no_grad()
+def _assert_finite(losses: Tensor, model: nn.Module) -> None:
+    """Raise if a batch's loss was not finite, or a weight has become so."""
+    bad = ~torch.isfinite(losses)
+    if bad.any():
+        step = int(bad.nonzero()[0])
+        raise DivergenceError(step + 1, f"the loss was {float(losses[step])}")
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise DivergenceError(len(losses), "a weight was not finite")
 
 
 # A checkpoint is the sha256 of what follows, 32 bytes, then what torch.save makes of the state.
@@ -201,84 +208,58 @@ def _loaded(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _read(path: Path, identity: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return the state of a checkpoint, which must be of this training."""
+def _resume(
+    path: Path, identity: dict[str, Any], steps: int, parts: Mapping[str, Resumable]
+) -> dict[str, Any]:
+    """Load all parts from a checkpoint, which must be of this training, or none; return it."""
     written = path.read_bytes()
     digest, content = written[:32], written[32:]
     try:
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("bytes with another checksum")
         state: dict[str, Any] = _loaded(content)
-        theirs = state["identity"]
-    except (pickle.UnpicklingError, KeyError, TypeError, ValueError) as failure:
+    except (pickle.UnpicklingError, ValueError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
-        if theirs.get(name) != mine:
-            raise ValueError(
-                f"the checkpoint {path} must be of this training, with the {name} {mine}, got "
-                f"{theirs.get(name)}"
-            )
+        if (found := state["identity"].get(name)) != mine:
+            raise ValueError(f"{path} must be of a training with the {name} {mine}, got {found}")
     if state["taken"] > steps:
         raise ValueError(f"steps must be >= those of the checkpoint, {state['taken']}, got {steps}")
-    return state
-
-
-def _forms(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return shape and type of all that a model holds: loading casts types without a word."""
-    tensors = chain(model.named_parameters(), model.named_buffers())
-    return {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors}
-
-
-def _resume(path: Path, parts: Mapping[str, Resumable], states: Mapping[str, Any]) -> None:
-    """Load all the parts, or none."""
-    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-    name = ""
+    before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
     try:
         for name, part in parts.items():
-            part.load_state_dict(states[name])
+            part.load_state_dict(state["parts"][name])
     except Exception as failure:
         for other, part in parts.items():
             with suppress(Exception):  # of one that takes no state
                 part.load_state_dict(before[other])
         raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
+    return state
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of some examples.
-
-    Attributes:
-        loss: mean cross-entropy in nats.
-        accuracy: share of examples whose largest logit is at their label, in [0, 1].
-    """
+    """Mean cross-entropy in nats, and the share of examples as :func:`accuracy` returns it."""
 
     loss: float
     accuracy: float
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
-    """Return the share of examples whose largest logit is at their label.
+    """Return the share of examples whose largest logit is at their label, in [0, 1].
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); measured in evaluation mode, then
-            put back.
+        model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
         x: shape (N, ...), N >= 1.
         y: shape (N,), int64.
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
-
-    Returns:
-        A number in [0, 1].
-
-    Raises:
-        ValueError: without examples, with other than one label each, or a bad ``batch_size``.
     """
     return score(model, x, y, batch_size=batch_size).accuracy
 
 
 @torch.no_grad()
 def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
-    """Return loss and accuracy; arguments and errors are those of :func:`accuracy`."""
+    """Return loss and accuracy; the arguments are those of :func:`accuracy`."""
     batch_size = _check.count("batch_size", batch_size, 1)
     if len(x) == 0 or y.shape != (len(x),):
         raise ValueError(
@@ -300,35 +281,13 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
     return Score(loss / len(x), correct / len(x))
 
 
-def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index tensors of up to ``size`` of n examples, epoch after epoch, without end."""
-    while True:
-        yield from torch.randperm(n, generator=generator, device=generator.device).split(size)
-
-
-@torch.no_grad()
-def _assert_finite(losses: Tensor, model: nn.Module) -> None:
-    """Raise if a batch's loss was not finite, or a weight has become so."""
-    bad = ~torch.isfinite(losses)
-    if bad.any():
-        step = int(bad.nonzero()[0])
-        raise DivergenceError(step + 1, f"the loss was {float(losses[step])}")
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-        raise DivergenceError(len(losses), "a weight was not finite")
-
-
 def spawn_seeds(seed: int, n: int) -> list[int]:
-    """Return n seeds in [0, 2^31) that follow from one, for draws that must be independent.
+    """Return n >= 0 seeds in [0, 2^31) that follow from one in [0, 2^64).
 
-    Generators with the *same* seed emit the same bits: a start, its noise and its batches each
-    need a seed of their own.
-
-    Args:
-        seed: >= 0.
-        n: how many, >= 0.
+    Generators with the *same* seed emit the same bits: a start, its noise and its batches, which
+    must be independent, each need a seed of their own.
     """
     generator = torch.Generator().manual_seed(_check.seed("seed", seed))
-    seeds: list[int] = torch.randint(
-        2**31, (_check.count("n", n),), generator=generator, device="cpu"
-    ).tolist()
+    size = (_check.count("n", n),)
+    seeds: list[int] = torch.randint(2**31, size, generator=generator, device="cpu").tolist()
     return seeds

@@ -35,22 +35,6 @@ def test_the_start_is_uniform_as_in_nn_linear_but_for_the_mean_field_head(scalin
         assert float(weight.detach().var()) == pytest.approx(bound**2 / 3, rel=error)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        FullyConnected(3 * 32 * 32, 4, width=7, hidden_layers=3, dtype=torch.float64),
-        FullyConnected(3 * 32 * 32, 4, width=7, scaling="mean_field", dtype=torch.float64),
-        VGG11(4, width=1 / 16, dtype=torch.float64),
-    ],
-)
-def test_networks_are_positively_homogeneous(model):
-    """ReLU without biases: f(cx) = c f(x) for c > 0."""
-    x = torch.randn(2, 3, 32, 32, generator=seeded(5), dtype=torch.float64)
-    x = x if isinstance(model, VGG11) else x.flatten(1)
-    assert float(model(x).detach().std()) > 1e-4
-    assert torch.allclose(model(3 * x), 3 * model(x), rtol=1e-12)
-
-
 def path(model, *, lr, scale, kind, steps=20):
     """Return the model's weights after some steps on random data, with noise."""
     x = torch.randn(30, 5, generator=seeded(3), dtype=torch.float64)
@@ -81,13 +65,23 @@ def test_both_scalings_give_the_same_path(kind):
     assert not torch.allclose(naive[0] / n**0.5, standard[0], rtol=0.1)
 
 
-def test_mean_field_is_refused_where_it_means_nothing():
-    masked = FullyConnected(5, 3, width=7)
-    prune(masked, keep=0.5)
-    with pytest.raises(ValueError, match="must not be masked"):
-        mean_field(masked)
-    with pytest.raises(ValueError, match="standard scaling and 1 hidden layer, got standard and 2"):
-        mean_field(FullyConnected(5, 3, width=7, hidden_layers=2))
+def masked():
+    model = FullyConnected(5, 3, width=7)
+    prune(model, keep=0.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (masked(), "got standard, 1, masked"),
+        (FullyConnected(5, 3, width=7, hidden_layers=2), "got standard, 2, not masked"),
+        (FullyConnected(5, 3, width=7, scaling="mean_field"), "got mean_field, 1, not masked"),
+    ],
+)
+def test_mean_field_is_refused_where_it_means_nothing(model, message):
+    with pytest.raises(ValueError, match=message):
+        mean_field(model)
 
 
 FILTERS = [128, 256, 512, 512, 1024, 1024, 1024, 1024]
@@ -123,13 +117,7 @@ def test_vgg11_has_the_stated_layers_and_no_biases():
     assert filters(small) == [2, 3, 6, 6, 12, 12, 12, 12]  # 1.536, 3.072, 6.144, 12.288
     assert sum(weight.numel() for weight in small.parameters()) == size(1, filters(small), 3)
     assert filters(VGG11(3, width=1e-9)) == [1] * 8
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 31, 32), (2, 3, 32, 28), (3, 32, 32), (2, 3072)])
-def test_vgg11_takes_images_of_which_its_poolings_leave_something(shape):
-    assert vgg()(torch.zeros(2, 3, 40, 64)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"height and width >= 32, got \("):
-        vgg()(torch.zeros(shape))
+    assert small(torch.zeros(2, 1, 32, 64)).shape == (2, 3)
 
 
 def test_the_start_of_vgg11():
@@ -167,37 +155,13 @@ def test_a_pruned_vgg11_becomes_smaller():
     assert list(small.state_dict()) == list(vgg().state_dict())  # no biases, no masks
 
 
-@pytest.mark.parametrize("kind", ["shared", "independent", "isotropic"])
-def test_vgg11_is_trained_with_noise_on_its_filters(kind):
-    """After one step the gradients are the same, and what differs is the noise."""
-    x, y = torch.randn(6, 3, 32, 32, generator=seeded(5)), torch.arange(6) % 4
-    data = Dataset("images", x, y, x, y, 4)
-
-    def trained(scale):
-        model = vgg()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        StableNoise(optimizer, hidden_weights(model), alpha=1.8, scale=scale, kind=kind, seed=7)
-        train(model, optimizer, data, steps=1, batch_size=6, seed=3, progress=False)
-        return [parameter.detach() for parameter in model.parameters()]
-
-    noisy, plain = trained(1e-3), trained(0.0)
-    assert torch.equal(noisy[-1], plain[-1])  # the head has none
-    assert not any(map(torch.equal, noisy[:-1], plain[:-1]))
-    noise = (noisy[0] - plain[0]).flatten(1)
-    assert bool((noise.std(1) < 1e-6).all()) == (kind == "shared")  # one number a filter
-
-
 @pytest.mark.parametrize(
     ("network", "options", "message"),
     [
         (FullyConnected, {"inputs": 0}, "inputs must be >= 1, got 0"),
         (FullyConnected, {"hidden_layers": 2.5}, "hidden_layers must be an integer, got 2.5"),
         (FullyConnected, {"scaling": "ntk"}, "scaling must be one of"),
-        (
-            FullyConnected,
-            {"scaling": "mean_field", "hidden_layers": 2},
-            "1 hidden layer, got hidden_layers=2",
-        ),
+        (FullyConnected, {"scaling": "mean_field", "hidden_layers": 2}, "got hidden_layers=2"),
         (VGG11, {"channels": 0}, "channels must be >= 1, got 0"),
         (VGG11, {"width": 0}, r"width must be in \(0, inf\), got 0"),
         (VGG11, {"dtype": torch.float16}, "dtype must be"),

@@ -6,7 +6,6 @@ import torch
 from torch.nn.utils import prune
 
 from heavytail import StableNoise, hidden_weights
-from heavytail.experiments import together
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.together import Noise, train_together
@@ -51,7 +50,7 @@ def network(data, i, width=37, **options):
 def company(data, members, form=None, **options):
     """Train these of NOISES, each always with the same start and batches."""
     models = [network(data, i, **(form or {})) for i in members]
-    options = OPTIONS | {"batched": True} | options
+    options = OPTIONS | options
     noises, seeds = [NOISES[i] for i in members], [40 + i for i in members]
     found = train_together(models, data, noises=noises, seeds=seeds, **options)
     return list(zip(models, found, strict=True))
@@ -98,14 +97,6 @@ def test_a_member_is_what_it_is_alone(form, dtype):
         assert_close(run, alone(data, i, form))
 
 
-def test_one_after_the_other_are_the_bits_of_each_alone():
-    data = task()
-    for i, (model, history) in enumerate(company(data, EVERYONE, batched=False)):
-        twin, record = alone(data, i)
-        assert all(map(torch.equal, model.parameters(), twin.parameters()))
-        assert torch.equal(history.losses, record.losses)
-
-
 @pytest.mark.parametrize(
     "other",
     [{"noise": replace(NOISES[0], seed=1)}, {"noise": replace(NOISES[0], scale=0)}, {"seed": 1}],
@@ -117,24 +108,12 @@ def test_another_seed_is_another_run(other):
         assert_close(company(data, [0])[0], alone(data, 0, **other))
 
 
-def test_small_networks_share_their_calls_and_large_ones_do_not(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(together, "_at_once", lambda models, *_: chosen.append("at once"))
-    monkeypatch.setattr(together, "_alone", lambda model, *_: chosen.append("alone"))
-    data = task()
-    for width in (together._SMALL // 16, together._SMALL // 16 + 1):  # 13 inputs and 3 outputs
-        model = network(data, 0, width)
-        train_together([model], data, noises=[None], seeds=[0], **OPTIONS)
-    assert chosen == ["at once", "alone"]
-
-
-@pytest.mark.parametrize("batched", [True, False])
-def test_one_that_diverges_is_an_outcome_and_disturbs_no_other(batched):
+def test_one_that_diverges_is_an_outcome_and_disturbs_no_other():
     data = task()
     wild = Noise(alpha=1.5, scale=1e300, seed=5)
     models = [network(data, i) for i in (0, 1, 2)]
     noises, seeds = [NOISES[0], wild, NOISES[2]], [40, 41, 42]
-    found = train_together(models, data, noises=noises, seeds=seeds, batched=batched, **OPTIONS)
+    found = train_together(models, data, noises=noises, seeds=seeds, **OPTIONS)
     with pytest.raises(DivergenceError, match="the loss was") as expected:
         alone(data, 1, noise=wild)
     assert isinstance(found[1], DivergenceError)
@@ -153,10 +132,9 @@ def test_noise_beyond_the_floats_is_seen_in_the_weights():
     assert "a weight was not finite at step 1" in str(error)
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_no_steps(batched):
+def test_no_steps():
     data = task()
-    ((model, history),) = company(data, [0], steps=0, batched=batched)
+    ((model, history),) = company(data, [0], steps=0)
     assert history == History(history.losses, (), ())
     assert len(history.losses) == 0
     assert all(map(torch.equal, model.parameters(), network(data, 0).parameters()))
@@ -188,16 +166,19 @@ PAIR = [network(DATA, 0), network(DATA, 1)]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": [PAIR[0], network(DATA, 0, 36)]}, "models must be of one shape and scaling"),
+        (
+            {"models": [PAIR[0], network(DATA, 0, 36)]},
+            "models must be of one shape, scaling, dtype",
+        ),
+        ({"models": [PAIR[0], network(task(torch.float32), 0)]}, "of one shape, scaling, dtype"),
+        ({"models": [PAIR[0], network(DATA, 1, scaling="mean_field")]}, "of one shape, scaling"),
         ({"models": [PAIR[0]] * 2}, "models must not share weights"),
         ({"models": [PAIR[0], masked(DATA)]}, "models must have no masks"),
         ({"models": [PAIR[0], frozen(DATA)]}, "no weights that are frozen"),
-        ({"models": [PAIR[0], network(task(torch.float32), 0)]}, "must have the dtype, device and"),
         ({"models": [PAIR[0], torch.nn.Linear(13, 3)]}, "must hold FullyConnected .*, got Linear"),
-        ({"data": task(inputs=12)}, "inputs of the data .*12"),
-        ({"data": task(n=0)}, "needs models and examples, got 2 and 0"),
+        ({"data": task(n=0)}, "needs at least one example, got none"),
         ({"noises": [None]}, "noises must be one for each of 2, got 1"),
-        ({"noises": [None, 0.1]}, "noises must hold Noise or None, got 0.1"),
+        ({"noises": [None, Noise(alpha=2.5, scale=0.1, seed=0)]}, r"alpha must be in \(0, 2\]"),
         ({"seeds": [1, -1]}, "each of seeds must be"),
         ({"lr": math.nan}, r"lr must be in \[0, inf\), got nan"),
         ({"batch_size": 0}, "batch_size must be"),
@@ -211,9 +192,3 @@ def test_bad_arguments_change_nothing(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         train_together(**options)
     assert all(map(torch.equal, before, [w for model in PAIR for w in model.parameters()]))
-
-
-@pytest.mark.parametrize("bad", [{"alpha": 2.5}, {"scale": -1}, {"kind": "II"}, {"seed": -1}])
-def test_bad_noise(bad):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
-        Noise(**{"alpha": 1.5, "scale": 0.1, "seed": 0} | bad)

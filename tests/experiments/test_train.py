@@ -1,7 +1,8 @@
 import hashlib
+import math
+import os
 import random
 import signal
-import time
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -13,6 +14,7 @@ from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
     DivergenceError,
+    _assert_finite,
     _batches,
     accuracy,
     score,
@@ -34,6 +36,17 @@ def run(digits, *, lr=0.1, scale=0.0, seed=0, **options):
     return model, train(model, optimizer, digits, seed=seed, **options)
 
 
+def equal(first, second):
+    """Tell whether two trainings have the same bits."""
+    (model, history), (other, again) = first, second
+    return (
+        all(map(torch.equal, model.parameters(), other.parameters()))
+        and torch.equal(history.losses, again.losses)
+        and history.evaluated == again.evaluated
+        and history.train_accuracies == again.train_accuracies
+    )
+
+
 def test_it_learns(digits):
     model, history = run(digits)
     assert history.steps == 300 == len(history.losses)
@@ -43,9 +56,9 @@ def test_it_learns(digits):
 
 
 def test_same_seeds_same_bits(digits):
-    first, again = (run(digits, scale=0.01, steps=20) for _ in range(2))
+    first, again, other = (run(digits, scale=0.01, steps=20, seed=seed) for seed in (0, 0, 5))
     assert equal(first, again)
-    assert not torch.equal(run(digits, steps=20, seed=5)[1].losses, run(digits, steps=20)[1].losses)
+    assert not torch.equal(other[1].losses, first[1].losses)
 
 
 def test_it_stops_at_an_accuracy(digits):
@@ -57,10 +70,7 @@ def test_it_stops_at_an_accuracy(digits):
 
 def test_the_measured_model_has_the_last_noise(digits):
     model, history = run(digits, steps=5, scale=0.5)
-    assert history.train_accuracies[-1] == accuracy(model, digits.x_train, digits.y_train)
-
-
-def test_no_steps(digits):
+    assert history.train_accuracies == (accuracy(model, digits.x_train, digits.y_train),)
     _, history = run(digits, steps=0)
     assert (history.steps, history.evaluated) == (0, ())
 
@@ -69,6 +79,8 @@ def test_divergence_is_an_error_that_names_the_step(digits):
     with pytest.raises(DivergenceError, match=r"diverged: the loss was (nan|inf) at step \d+") as e:
         run(digits, lr=1e6, evaluate_every=50)
     assert 1 < e.value.step <= 50
+    with pytest.raises(DivergenceError, match="the loss was nan at step 2"):
+        _assert_finite(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity())
     with pytest.raises(DivergenceError, match="a weight was not finite at step 1"):
         run(digits, steps=1, scale=1e40)
 
@@ -89,6 +101,9 @@ def test_a_score_counts_and_averages():
         found = score(torch.nn.Identity(), logits, y, batch_size=batch_size)
         assert found.accuracy == 0.5 == accuracy(torch.nn.Identity(), logits, y)
         assert found.loss == pytest.approx(sum(losses) / 4, rel=1e-6)  # float32 logits
+    for some in (logits[:0], y[:0]), (logits, y[:1]):
+        with pytest.raises(ValueError, match="needs examples and a label each, got"):
+            score(torch.nn.Identity(), *some)
 
 
 def test_a_score_puts_each_module_back():
@@ -117,55 +132,40 @@ def test_spawned_seeds_differ_and_repeat():
         ({"stop_accuracy": 95}, r"stop_accuracy must be in \[0, 1\], got 95"),
         ({"seed": -1}, "seed must be"),
         ({"resumable": {"model": None}}, "resumable must have other names"),
+        ({"batch_size": 1, "examples": 0}, "training needs at least one example"),
     ],
 )
 def test_bad_arguments(options, message, digits):
+    n = options.pop("examples", 10)
     with pytest.raises(ValueError, match=message):
-        run(digits, **options)
-
-
-def test_no_examples(digits):
-    x, y = digits.x_train, digits.y_train
-    with pytest.raises(ValueError, match="training needs at least one example"):
-        run(replace(digits, x_train=x[:0], y_train=y[:0]))
-    for some in (x[:0], y[:0]), (x[:4], y[:1]):
-        with pytest.raises(ValueError, match="needs examples and a label each, got"):
-            score(torch.nn.Identity(), *some)
+        run(replace(digits, x_train=digits.x_train[:n], y_train=digits.y_train[:n]), **options)
 
 
 # Checkpoints.
-
-
-def parts(method="SGD", width=50, layers=2, dtype=torch.float32):
-    """Return a fresh model, its optimizer and its noise, as another process would make them."""
-    options = {"width": width, "hidden_layers": layers, "dtype": dtype}
-    model = FullyConnected(64, 10, generator=torch.Generator().manual_seed(1), **options)
-    options = {"lr": 0.05, "momentum": 0.9} if method == "SGD" else {"lr": 0.01, "amsgrad": True}
-    optimizer = getattr(torch.optim, method)(model.parameters(), **options)
-    law = {"alpha": 1.75, "scale": 0.01, "kind": "isotropic", "seed": 2}
-    return model, optimizer, StableNoise(optimizer, hidden_weights(model), **law)
-
 
 OPTIONS = {"steps": 60, "batch_size": 100, "seed": 0, "evaluate_every": 20}
 OPTIONS |= {"checkpoint_every": 7, "progress": False}
 
 
+def parts(method="SGD", width=50, layers=2, dtype=torch.float32, lr=0.05):
+    """Return a fresh model, its optimizer and what else has a state, as another process would."""
+    options = {"width": width, "hidden_layers": layers, "dtype": dtype}
+    model = FullyConnected(64, 10, generator=torch.Generator().manual_seed(1), **options)
+    options = {"lr": lr, "momentum": 0.9} if method == "SGD" else {"lr": 0.01, "amsgrad": True}
+    optimizer = getattr(torch.optim, method)(model.parameters(), **options)
+    law = {"alpha": 1.75, "scale": 0.01, "kind": "isotropic", "seed": 2}
+    noise = StableNoise(optimizer, hidden_weights(model), **law)
+    cooling = LambdaNoise(noise, scale=lambda k: 0.99**k)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    optimizer.register_step_post_hook(lambda *_: (cooling.step(), rate.step()))
+    return model, optimizer, {"noise": noise, "cooling": cooling, "rate": rate}
+
+
 def go_on(digits, checkpoint=None, *, form=None, **options):
     """Train a fresh model, from a checkpoint if it is there."""
-    model, optimizer, noise = parts(**(form or {}))
-    options = OPTIONS | {"resumable": {"noise": noise}} | options
+    model, optimizer, resumable = parts(**(form or {}))
+    options = OPTIONS | {"resumable": resumable} | options
     return model, train(model, optimizer, digits, checkpoint=checkpoint, **options)
-
-
-def equal(first, second):
-    """Tell whether two trainings have the same bits."""
-    (model, history), (other, again) = first, second
-    return (
-        all(map(torch.equal, model.parameters(), other.parameters()))
-        and torch.equal(history.losses, again.losses)
-        and history.evaluated == again.evaluated
-        and history.train_accuracies == again.train_accuracies
-    )
 
 
 @pytest.mark.parametrize("method", ["SGD", "Adam"])
@@ -182,101 +182,69 @@ def test_a_training_in_pieces_has_the_bits_of_one_without_a_break(method, digits
     assert not equal(go_on(digits, tmp_path / "other", form=form, resumable=None), whole)
 
 
-def test_neither_the_end_nor_the_last_measurement_of_a_shorter_training_leaves_a_trace(
-    digits, tmp_path
-):
-    go_on(digits, tmp_path / "state", steps=45, evaluate_every=30)
-    longer = go_on(digits, tmp_path / "state", steps=90, evaluate_every=30)
-    assert equal(longer, go_on(digits, steps=90, evaluate_every=30))
-
-
-def test_a_training_that_ends_at_its_checkpoint_is_measured_there(digits, tmp_path):
-    go_on(digits, tmp_path / "state", steps=60, checkpoint_every=50)
-    found = go_on(digits, tmp_path / "state", steps=50)
-    assert equal(found, go_on(digits, steps=50))
-    assert found[1].evaluated == (20, 40, 50)
-
-
-def test_schedules_go_on(digits, tmp_path):
-    def scheduled(checkpoint, steps):
-        model, optimizer, noise = parts()
-        cooling = LambdaNoise(noise, scale=lambda k: 0.9**k)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
-        optimizer.register_step_post_hook(lambda *_: (cooling.step(), rate.step()))
-        resumable = {"noise": noise, "cooling": cooling, "rate": rate}
-        options = OPTIONS | {"steps": steps, "checkpoint": checkpoint, "resumable": resumable}
-        return model, train(model, optimizer, digits, **options)
-
-    scheduled(tmp_path / "state", 10)
-    assert equal(scheduled(tmp_path / "state", 20), scheduled(None, 20))
+@pytest.mark.parametrize(
+    ("first", "options"),
+    [
+        # Neither the end nor the last measurement of a shorter training leaves a trace.
+        ({"steps": 45}, {"steps": 90, "evaluate_every": 30}),
+        # One that ends at its checkpoint is measured there; so is one at both.
+        ({"steps": 60}, {"steps": 50, "checkpoint_every": 50}),
+        ({"steps": 60}, {"steps": 55, "checkpoint_every": 20}),
+    ],
+)
+def test_the_measurements_are_those_of_one_without_a_break(first, options, digits, tmp_path):
+    go_on(digits, tmp_path / "state", **options | first)
+    found = go_on(digits, tmp_path / "state", **options)
+    assert found[1].resumed > 0
+    assert equal(found, go_on(digits, **options))
 
 
 def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
     """What is not finite by then is in the checkpoint too, and the step is told as without it."""
-    options = {"batch_size": 10, "evaluate_every": 40, "steps": 40, "checkpoint_every": 30}
-
-    def diverge():
-        model, optimizer, _ = parts()
-        optimizer.param_groups[0]["lr"] = 1e6
+    path, steps = tmp_path / "state", []
+    options = {"evaluate_every": 40, "steps": 40, "checkpoint_every": 30, "form": {"lr": 1e6}}
+    for _ in range(2):
         with pytest.raises(DivergenceError) as error:
-            train(model, optimizer, digits, seed=0, checkpoint=path, progress=False, **options)
-        return error.value.step
-
-    path = tmp_path / "state"
-    assert diverge() == diverge() < 30
+            go_on(digits, path, **options)
+        steps.append(error.value.step)
     assert path.exists()
+    assert steps[0] == steps[1] < 30
 
 
-LONG = {"steps": 2000, "form": {"width": 20, "layers": 1}, "evaluate_every": 500}
+def kill_me(checkpoint):
+    """Train, and be killed while the third checkpoint is written."""
+    signals = iter([0, 0])
+    os.fsync = lambda _: os.kill(os.getpid(), next(signals, signal.SIGKILL))
+    go_on(load("digits"), checkpoint)
 
 
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload([__name__, "sklearn.datasets"])  # imports once, not three times
-
-
-def kill_me_later(checkpoint):
-    """Train until killed, in a process of its own: a checkpoint at each step."""
-    go_on(load("digits"), checkpoint, **LONG, checkpoint_every=1)
-
-
-def test_a_training_killed_at_random_moments_goes_on(digits, tmp_path):
-    path, moments = tmp_path / "state", random.Random(1)
-    for _ in range(3):
-        before = path.stat().st_mtime_ns if path.exists() else None
-        process = FORKS.Process(target=kill_me_later, args=(path,))
-        process.start()
-        while not path.exists() or path.stat().st_mtime_ns == before:
-            assert process.is_alive()
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    found = go_on(digits, path, **LONG, checkpoint_every=400)
-    assert 3 <= found[1].resumed < 1600
-    assert equal(found, go_on(digits, **LONG))
-    assert list(tmp_path.iterdir()) == [path]  # the next draft took the place of those left behind
+def test_a_training_killed_while_it_writes_goes_on(digits, tmp_path):
+    path = tmp_path / "state"
+    process = get_context("spawn").Process(target=kill_me, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # a draft is left behind
+    found = go_on(digits, path)
+    assert found[1].resumed == 14
+    assert equal(found, go_on(digits))
+    assert list(tmp_path.iterdir()) == [path]  # the next draft took its place
 
 
 class Stubborn:
     """A part that a checkpoint holds, and that takes none."""
 
+    def __init__(self, state=None):
+        self.state = {"what": state}
+
     def state_dict(self):
-        return {}
+        return self.state
 
     def load_state_dict(self, state):
         raise RuntimeError("no")
 
 
-class Opaque(Stubborn):
-    """A part whose state is code."""
-
-    def state_dict(self):
-        return {"what": Stubborn()}
-
-
-def states(*some):
-    return [repr(part.state_dict()) for part in some]
+OTHERS = dict.fromkeys(("noise", "cooling", "rate"), Stubborn())
 
 
 @pytest.mark.parametrize(
@@ -290,6 +258,7 @@ def states(*some):
         ({"layers": 1}, {}, "weights"),
         ({"dtype": torch.float64}, {}, "weights .*float64.* got .*float32"),
         ({"method": "Adam"}, {}, "optimizer Adam, got SGD"),
+        ({}, {"resumable": OTHERS}, "state must fit the noise: no"),
     ],
 )
 def test_the_checkpoint_of_another_training_is_refused_and_changes_nothing(
@@ -298,30 +267,19 @@ def test_the_checkpoint_of_another_training_is_refused_and_changes_nothing(
     path = tmp_path / "state"
     go_on(digits, path, steps=30)
     written = path.read_bytes()
-    model, optimizer, noise = parts(**form)
-    before = states(model, optimizer, noise)
-    options = OPTIONS | {"resumable": {"noise": noise}, "checkpoint": path} | options
+    model, optimizer, resumable = parts(**form)
+    some = (model, optimizer, *resumable.values())
+    before = [repr(part.state_dict()) for part in some]
+    options = OPTIONS | {"resumable": resumable, "checkpoint": path} | options
     with pytest.raises(ValueError, match=message):
         train(model, optimizer, digits.to(dtype=model.head.weight.dtype), **options)
-    assert states(model, optimizer, noise) == before
+    assert [repr(part.state_dict()) for part in some] == before
     assert path.read_bytes() == written
-
-
-def test_a_part_that_refuses_leaves_the_others_as_they_were(digits, tmp_path):
-    options = OPTIONS | {"checkpoint": tmp_path / "state"}
-    model, optimizer, noise = parts()
-    resumable = {"noise": noise, "stubborn": Stubborn()}
-    train(model, optimizer, digits, resumable=resumable, **options)
-    model, optimizer, noise = parts()
-    before, resumable = states(model, optimizer, noise), {"noise": noise, "stubborn": Stubborn()}
-    with pytest.raises(ValueError, match="state must fit the stubborn: no"):
-        train(model, optimizer, digits, resumable=resumable, **options)
-    assert states(model, optimizer, noise) == before
 
 
 def test_a_state_that_could_not_be_read_again_is_not_written(digits, tmp_path):
     with pytest.raises(TypeError, match="must hold tensors, numbers and strings"):
-        go_on(digits, tmp_path / "state", resumable={"opaque": Opaque()})
+        go_on(digits, tmp_path / "state", resumable={"opaque": Stubborn(Stubborn())})
     assert not list(tmp_path.iterdir())
 
 
@@ -330,10 +288,9 @@ def test_damage_is_found(digits, tmp_path):
     path = tmp_path / "state"
     go_on(digits, path, steps=30)
     whole = path.read_bytes()
-    bits = [random.Random(0).randrange(8 * len(whole)) for _ in range(30)]
     flipped = [
         whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :]
-        for bit in [0, 8 * len(whole) - 1, *bits]
+        for bit in [0, 8 * len(whole) - 1, *random.Random(0).sample(range(8 * len(whole)), 30)]
     ]
     cut = [whole[:n] for n in (0, 31, 32, 33, len(whole) // 2, len(whole) - 1)] + [whole + b"x"]
     foreign = b"cos\nsystem\n(S'exit 1'\ntR."  # a pickle that would run a command
