@@ -813,7 +813,7 @@ def attempt(path, lost_at=None):
     return model, len(taken)
 
 
-path = Path(scratch.name) / "training.safetensors"
+path = Path(scratch.name) / "training.checkpoint"
 _, before = attempt(path, lost_at=80)
 resumed, rest = attempt(path)
 whole, _ = attempt(None)
