@@ -294,12 +294,10 @@ for alpha in (0.5, 1.0, 1.1, 1.75, 2.0):
     )
     relative = ((x32 - x64) / x64).abs()
     farthest = relative[x64.abs().topk(1000).indices]
-    # Printed rounded up: the last digits differ between processors.
-    middle = math.ceil(1e7 * float(relative.median())) * 1e-7
-    worst = math.ceil(1e6 * float(farthest.max())) * 1e-6
-    print(f"alpha {alpha:4}: median {middle:.0e}, farthest {worst:.0e}")
     assert relative.median() < 3e-7
     assert farthest.max() < 1e-5
+# What is printed is what holds: the digits differ between processors.
+print("single precision: median error below 3e-7, farthest below 1e-5")
 
 # %% [markdown]
 # The errors are a few roundings in the middle of the law and ten or twenty in its farthest tail,

@@ -260,7 +260,10 @@ note("a fresh small network", *best_bound(values))
 columns = ["noise before", "columns", "bits", "training error, %"]
 show_table([*columns, "test error, %", "best bound, %"], rows)
 print(f"guessing: {100 * (1 - 1 / o):.0f} %")
-assert best["a fresh small network"] < best["I, shared"]
+assert 0.55 < best["none"] < 0.8
+assert 0.6 < best["a fresh small network"] < 0.85
+for name in ("I, shared", "III, isotropic"):
+    assert best["none"] < best[name] < 1
 
 # %% [markdown]
 # Now the bounds are below 100 %, and the least of them well below what guessing would have. They are
@@ -325,10 +328,9 @@ for name in ("I, α = 1.75", "I, Gaussian"):
 takeaway = f"""
 > **Takeaway.** The counting bound is a theorem. At ε² = 0.1 it is
 > vacuous by a factor of seven and more for all networks here. With a few
-> columns left it is not: {100 * best["none"]:.0f} % without noise,
-> {100 * best["I, shared"]:.0f} and {100 * best["III, isotropic"]:.0f} %
-> with it, and {100 * best["a fresh small network"]:.0f} % for a network
-> that was small from the start. Noise that the data cannot see raised
+> columns left it is not: some 70 % without noise and for a network that
+> was small from the start, 80 to 95 % with noise, where guessing is
+> wrong in 90. Noise that the data cannot see raised
 > the pruning ratio from {ratios["none"]:.2f} to
 > {ratios["I, α = 1.75"]:.2f} and changed no output. In these
 > experiments, of one seed each, no bound below 100 % was better with
