@@ -1,4 +1,4 @@
-"""The stable laws: draws, the tail constant, and the law as a torch distribution.
+"""Draws of stable laws, and the constant of their tails.
 
 A symmetric stable law S(alpha)S(scale) has the characteristic function
 E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two cases have names:
@@ -33,12 +33,10 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.laws.density import Stable
 from heavytail.laws.maps import (
     FORMS,
     PARAMETERS,
     log_positive_from_uniforms,
-    scaled,
     stable_from_uniforms,
     symmetric_from_uniforms,
     uniforms_from_words,
@@ -46,7 +44,6 @@ from heavytail.laws.maps import (
 )
 
 __all__ = [
-    "Stable",
     "log_positive_from_uniforms",
     "positive_stable",
     "stable",
@@ -60,10 +57,6 @@ __all__ = [
 # way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
 _BLOCK = 1 << 16
 _DEVICE_BLOCK = 1 << 24
-
-# glibc returns freed memory to the system, and fresh pages cost more than a sine, until it has seen
-# a larger piece be freed. This one is never touched.
-torch.empty(1 << 22, device="cpu")
 
 
 def symmetric_stable(
@@ -95,17 +88,13 @@ def symmetric_stable(
     alpha = _check.numbers("alpha", alpha, "(0, 2]")
     scale = _check.numbers("scale", scale, "[0, inf)")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
-    for name, value in (("alpha", alpha), ("scale", scale)):
-        _check.broadcasts(name, value, shape)
+    _check.broadcasts("alpha", alpha, shape)
+    _check.broadcasts("scale", scale, shape)
+    X = draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
     if isinstance(scale, float) and scale == 1:
-        return draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
-    return draw(_scaled_symmetric, (alpha, scale), shape, generator, *place)
-
-
-def _scaled_symmetric(
-    alpha: float | Tensor, scale: float | Tensor, angle: Tensor, uniform: Tensor
-) -> Tensor:
-    return scaled(symmetric_from_uniforms(alpha, angle, uniform), scale)
+        return X
+    scale = torch.as_tensor(scale, dtype=X.dtype, device=X.device)
+    return X.mul_(scale).masked_fill_(scale == 0, 0)  # 0, where X is infinite too
 
 
 def positive_stable(
@@ -131,22 +120,10 @@ def positive_stable(
 
     Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
     """
-    return log_positive_stable(alpha, size, generator=generator, device=device, dtype=dtype).exp_()
-
-
-def log_positive_stable(
-    alpha: float | Tensor,
-    size: int | Sequence[int],
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Draw log A, which is finite, for A of :func:`positive_stable`, whose arguments these are."""
     alpha = _check.numbers("alpha", alpha, "(0, 1]")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     _check.broadcasts("alpha", alpha, shape)
-    return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place)
+    return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place).exp_()
 
 
 def stable(
@@ -236,23 +213,22 @@ def draw(
     flat, on_cpu = out.view(-1), device.type == "cpu"
     block = _BLOCK if on_cpu else _DEVICE_BLOCK
     kernel = partial(_from_words, transform) if on_cpu else _compiled(transform)
+    values = [_flat(value, out) for value in parameters]
     with _one_thread() if on_cpu else nullcontext():
         for start in range(0, len(flat), block):
-            piece = flat[start : start + block]
-            values = [_piece(value, out.shape, piece, start) for value in parameters]
-            piece.copy_(kernel(words_for(piece, generator), len(piece), *values))
+            here = slice(start, start + block)
+            some = [v[here] if isinstance(v, Tensor) and v.dim() else v for v in values]
+            flat[here] = kernel(words_for(flat[here], generator), len(flat[here]), *some)
     return out
 
 
-def _piece(value: float | Tensor, size: torch.Size, out: Tensor, start: int) -> float | Tensor:
-    """Return a parameter for the draws that go to ``out``, from number ``start`` on."""
+def _flat(value: float | Tensor, out: Tensor) -> float | Tensor:
+    """Return a parameter as a number, or with an entry for each of ``out``."""
     if isinstance(value, Tensor):
         value = value.to(out.device)
-        if value.dim() == 0:
-            return value
-        return value.expand(size).reshape(-1)[start : start + len(out)]
-    # A compiled function is compiled anew for each float, but not for each value of a tensor.
-    return value if out.device.type == "cpu" else torch.full((), value).to(out)
+        return value.expand(out.shape).reshape(-1) if value.dim() else value
+    # A compiled map is compiled anew for each float, but not for each value of a tensor.
+    return value if out.device.type == "cpu" else out.new_full((), value)
 
 
 def _from_words(
@@ -271,15 +247,14 @@ def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return the map from words to draws as one kernel, or as it stands where nothing compiles."""
     eager = partial(_from_words, transform)
     kernel = torch.compile(eager, dynamic=True)
-    broken = False
 
     def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
-        nonlocal broken
-        if not broken:
+        nonlocal kernel
+        if kernel is not eager:
             try:
                 return kernel(words, n, *parameters)
             except Exception as failure:  # whatever a compiler, or its absence, may raise
-                broken = True
+                kernel = eager
                 warnings.warn(
                     f"stable draws on {words.device.type} are not compiled and slower: {failure}",
                     stacklevel=2,
@@ -289,8 +264,8 @@ def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-_threads_lock = threading.Lock()
-_drawing, _threads = 0, 1  # Python threads that are drawing, and torch's own before the first
+_lock = threading.Lock()
+_threads: list[int] = []  # for each Python thread that is drawing, what torch had before the first
 
 
 @contextmanager
@@ -298,19 +273,14 @@ def _one_thread() -> Iterator[None]:
     """Keep torch to one thread: a block is too short to share.
 
     Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
-    each other, tenfold where another process holds a core; and bits would depend on the cut. A
-    Python thread that is young takes over torch's number from any other: so each of those that draw
-    at a time sets again what stood before the first.
+    each other, and bits would depend on the cut. A Python thread that is young takes over torch's
+    number from any other: so each of those that draw at a time sets again what was there first.
     """
-    global _drawing, _threads
-    with _threads_lock:
-        if _drawing == 0:
-            _threads = torch.get_num_threads()
-        _drawing += 1
+    with _lock:
+        _threads.append(_threads[0] if _threads else torch.get_num_threads())
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _threads_lock:
-            _drawing -= 1
-            torch.set_num_threads(_threads)
+        with _lock:
+            torch.set_num_threads(_threads.pop())
