@@ -19,6 +19,7 @@ Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I,
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -123,28 +124,30 @@ def noise_blocks(
     place = generator, device, dtype
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
-    blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    if kind != "isotropic":
-        for rows in blocks:
-            size = (rows.stop - rows.start, d)
-            yield rows, draw(symmetric_from_uniforms, (alpha,), size, *place), None
-        return
-    log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
-    radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
-    normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
-    for rows in blocks:
-        vectors = normal[: rows.stop - rows.start]
-        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), radius[rows]
+    if kind == "isotropic":
+        log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
+        radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
+        normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        k = rows.stop - start
+        if kind == "isotropic":
+            normal[:k].normal_(std=math.sqrt(2), generator=generator)
+            yield rows, normal[:k], radius[rows]
+        else:
+            yield rows, draw(symmetric_from_uniforms, (alpha,), (k, d), *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
     """Add ``size`` times a block of :func:`noise_blocks` to columns, shape (rows, d), in place."""
-    if isinstance(size, Tensor):
-        xi, size = xi.mul_(size), 1.0
     floats = torch.finfo(xi.dtype)
-    size = min(size, floats.max)
-    if size < floats.tiny:  # 0 times inf is no number
+    # 0 times inf is no number.
+    if isinstance(size, Tensor):
+        size = size.to(xi.dtype).clamp_max(floats.max)
+        xi, size = xi.mul_(size).masked_fill_(size == 0, 0), 1.0
+    elif size < floats.tiny:
         xi.clamp_(-floats.max, floats.max)
+    size = min(size, floats.max)
     if factors is None:
         columns.add_(xi, alpha=size)
     else:
@@ -180,7 +183,8 @@ class StableNoise:
     is, and nothing is read back from the device. float16 and bfloat16 weights get noise drawn in
     float32, added and rounded once. A copy of the optimizer has no hooks: attach again. Replicas of
     a model (DDP) on processors of one kind stay equal to the bit if each attaches the noise with
-    the same seed. Parameters spread over devices are refused.
+    the same seed. Parameters spread over devices are refused. Two noises on one parameter add up,
+    and warn.
 
     Attributes:
         alpha: stability index in (0, 2]; may be changed between steps.
@@ -202,22 +206,21 @@ class StableNoise:
         column: str = "filter",
         seed: int,
     ) -> None:
-        """Attach to the optimizer of ``params``; two noises on one parameter add up, and warn."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
-        self.alpha, self.scale = alpha, scale
+        self._set(alpha, scale)
         self._kind = _check.one_of("kind", kind, KINDS)
         self._column = _check.one_of("column", column, COLUMNS)
         self._seed = _check.seed("seed", seed)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self._chosen = {id(parameter): _with_columns(parameter, held) for parameter in params}
+        self._chosen = {_id_with_columns(parameter, held) for parameter in params}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
         for hook in optimizer._optimizer_step_post_hooks.values():
             other = getattr(hook, "__self__", None)
-            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen.keys():
+            if isinstance(other, StableNoise) and other._chosen & self._chosen:
                 warnings.warn(f"two noises on one parameter add up: there is {other}", stacklevel=2)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -232,7 +235,7 @@ class StableNoise:
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._alpha = _check.number("alpha", value, "(0, 2]")
+        self._set(value, self._scale)
 
     @property
     def scale(self) -> float:
@@ -241,17 +244,19 @@ class StableNoise:
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = _check.number("scale", value, "[0, inf)")
+        self._set(self._alpha, value)
 
-    @property
-    def kind(self) -> str:
-        """Kind of the noise vectors."""
-        return self._kind
+    kind = property(attrgetter("_kind"), doc="Kind of the noise vectors.")
+    column = property(attrgetter("_column"), doc="What a column of a convolution is.")
 
-    @property
-    def column(self) -> str:
-        """What a column of a convolution is."""
-        return self._column
+    def _set(self, alpha: float, scale: float) -> None:
+        """Set index and scale, both or neither."""
+        alpha = _check.number("alpha", alpha, "(0, 2]")
+        self._alpha, self._scale = alpha, _check.number("scale", scale, "[0, inf)")
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("alpha", "scale", "kind", "column", "seed")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     def remove(self) -> None:
         """Detach from the optimizer. A second call does nothing."""
@@ -262,18 +267,13 @@ class StableNoise:
         states = {str(device): g.get_state() for device, g in self._generators.items()}
         return {**self._settings(), "generators": states}
 
-    def _settings(self) -> dict[str, Any]:
-        names = ("alpha", "scale", "kind", "column", "seed")
-        return {name: getattr(self, f"_{name}") for name in names}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
         state = _complete(state, self.state_dict())
-        for name, mine in (("kind", self._kind), ("column", self._column)):
-            if state[name] != mine:
+        for name in ("kind", "column"):
+            if state[name] != getattr(self, name):
+                mine = getattr(self, name)
                 raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
-        alpha = _check.number("alpha", state["alpha"], "(0, 2]")
-        scale = _check.number("scale", state["scale"], "[0, inf)")
         seed = _check.seed("seed", state["seed"])
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
@@ -281,20 +281,20 @@ class StableNoise:
             torch.device(name): torch.Generator(name).set_state(bits.cpu())
             for name, bits in state["generators"].items()
         }
-        self._alpha, self._scale, self._seed = alpha, scale, seed
-        self._generators = generators
+        self._set(state["alpha"], state["scale"])
+        self._seed, self._generators = seed, generators
 
     @torch.no_grad()
     def _after_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Add scale * lr^{1/alpha} * xi_i to each column of each chosen parameter."""
-        if self.scale == 0:
+        if self._scale == 0:
             return
         # A fused optimizer runs its skipped steps too; only the device knows that it skipped.
         skipped: Tensor | None = getattr(optimizer, "found_inf", None)
         for group in optimizer.param_groups:
-            size = self.scale * _power(group["lr"], 1 / self.alpha)
+            size = self._scale * _power(group["lr"], 1 / self._alpha)
             if isinstance(size, Tensor) or size > 0:
                 for parameter in group["params"]:
                     if id(parameter) in self._chosen and parameter.numel():
@@ -306,8 +306,7 @@ class StableNoise:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._seed)
         place = self._generators[device], device, dtype
-        n, d = columns.shape
-        for rows, xi, factors in noise_blocks(self._kind, self._alpha, n, d, *place):
+        for rows, xi, factors in noise_blocks(self._kind, self._alpha, *columns.shape, *place):
             if skipped is not None:
                 xi.masked_fill_(skipped.to(device).bool(), 0)
             add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
@@ -315,8 +314,8 @@ class StableNoise:
             parameter.copy_(columns.view(parameter.shape))
 
 
-def _with_columns(parameter: object, held: set[int]) -> Tensor:
-    """Return a parameter that can get noise: of dimension >= 2, on one device, ``held`` by id."""
+def _id_with_columns(parameter: object, held: set[int]) -> int:
+    """Return the id of a parameter that has columns, lies on one device, and is one of ``held``."""
     if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
         raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
     shape, kind = tuple(parameter.shape), type(parameter)
@@ -326,7 +325,7 @@ def _with_columns(parameter: object, held: set[int]) -> Tensor:
         raise ValueError(f"columns need dimension >= 2, got shape {shape} (flattened by FSDP?)")
     if kind.__module__.startswith("torch.distributed"):
         raise TypeError(f"a parameter must not be spread over devices, got a {kind.__name__}")
-    return parameter
+    return id(parameter)
 
 
 def _complete(state: object, names: Iterable[str]) -> dict[str, Any]:
@@ -370,10 +369,7 @@ class LambdaNoise:
         self._noise, self._scale, self._alpha = noise, scale, alpha
         self._set(0, noise.scale)
 
-    @property
-    def steps(self) -> int:
-        """Number of calls of :meth:`step`."""
-        return self._steps
+    steps = property(attrgetter("_steps"), doc="Number of calls of :meth:`step`.")
 
     def step(self) -> None:
         """Set scale and index of the next step."""
@@ -391,10 +387,7 @@ class LambdaNoise:
 
     def _set(self, steps: int, first: float) -> None:
         """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
-        scale, alpha = self._noise.scale, self._noise.alpha
-        if self._scale is not None:
-            scale = _check.number("scale", first * self._scale(steps), "[0, inf)")
-        if self._alpha is not None:
-            alpha = _check.number("alpha", self._alpha(steps), "(0, 2]")
-        self._noise._scale, self._noise._alpha = scale, alpha
+        noise = self._noise
+        scale = noise.scale if self._scale is None else first * self._scale(steps)
+        noise._set(noise.alpha if self._alpha is None else self._alpha(steps), scale)
         self._steps, self._first = steps, first

@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -248,18 +249,17 @@ def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
     eager = partial(_from_words, transform)
     kernel = torch.compile(eager, dynamic=True)
 
-    def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
+    def run(*arguments: Any) -> Tensor:
         nonlocal kernel
-        if kernel is not eager:
-            try:
-                return kernel(words, n, *parameters)
-            except Exception as failure:  # whatever a compiler, or its absence, may raise
-                kernel = eager
-                warnings.warn(
-                    f"stable draws on {words.device.type} are not compiled and slower: {failure}",
-                    stacklevel=2,
-                )
-        return eager(words, n, *parameters)
+        try:
+            return kernel(*arguments)
+        except Exception as failure:  # whatever a compiler, or its absence, may raise
+            if kernel is eager:
+                raise
+            kernel = eager
+            message = f"stable draws here are not compiled and slower: {failure}"
+            warnings.warn(message, stacklevel=2)
+        return eager(*arguments)
 
     return run
 

@@ -248,16 +248,14 @@ def s1_shift(alpha: Tensor, beta: Tensor, scale: Tensor) -> Tensor:
     Source: Nolan 2020, Section 1.3.
     """
     at_one, e = alpha == 1, 1 - alpha
-    tangent = torch.tan(_HALF_PI * torch.where(at_one, 0.5, alpha))
-    # The tangent of pi rounded is not 0, that of pi/2 rounded has lost digits.
-    tangent = torch.where(alpha == 2, -torch.tan(_HALF_PI * (2 - alpha)), tangent)
-    near_one = (e.abs() < 1e-3) & ~at_one
+    # The tangent of pi/2 rounded has lost digits, that of pi rounded is not 0.
     tangent = torch.where(
-        near_one, 1 / torch.tan(_HALF_PI * torch.where(near_one, e, 0.5)), tangent
+        e.abs() < 1e-3,
+        1 / torch.tan(_HALF_PI * torch.where(at_one, 1.0, e)),
+        torch.tan(_HALF_PI * torch.where(alpha == 2, alpha - 2, alpha)),
     )
-    return beta * torch.where(
-        at_one, 2 / math.pi * torch.special.xlogy(scale, scale), scale * tangent
-    )
+    at_1 = 2 / math.pi * torch.special.xlogy(scale, scale)
+    return beta * torch.where(at_one, at_1, scale * tangent)
 
 
 def _skewed(
