@@ -5,11 +5,10 @@ E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two ca
 alpha = 2 is the Gaussian N(0, 2 scale^2), *not* N(0, scale^2), and alpha = 1 is the Cauchy law.
 Below 2 the variance is infinite, at 1 and below the mean does not exist.
 
-Every draw is made in two steps: random bits become an angle and a uniform, and a pure function, a
-map of :mod:`heavytail.laws.maps`, turns the two into a stable variable. On a CPU this is done in
-blocks that stay in the cache and on one thread; elsewhere the map is compiled, so that a draw reads
-its random words, writes its result and touches no memory between. Same seed, device and version of
-torch: same bits.
+Random bits become an angle and a uniform, and a pure function, a map of :mod:`heavytail.laws.maps`,
+turns the two into a stable variable. On a CPU this is done in blocks that stay in the cache and on
+one thread; elsewhere the map is compiled into one kernel. Same seed, device and version of torch:
+same bits.
 
 Draws carry no gradient: for that use the maps. An argument outside its set is a TypeError or
 ValueError, and nothing is drawn.
@@ -38,21 +37,11 @@ from heavytail.laws.maps import (
     FORMS,
     PARAMETERS,
     log_positive_from_uniforms,
-    stable_from_uniforms,
     symmetric_from_uniforms,
     uniforms_from_words,
     words_for,
 )
-
-__all__ = [
-    "log_positive_from_uniforms",
-    "positive_stable",
-    "stable",
-    "stable_from_uniforms",
-    "symmetric_from_uniforms",
-    "symmetric_stable",
-    "tail_constant",
-]
+from heavytail.laws.maps import stable_from_uniforms as stable_from_uniforms
 
 # Draws of a block: enough to make the cost of calls small, few enough for what is computed on the
 # way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
@@ -71,6 +60,10 @@ def symmetric_stable(
 ) -> Tensor:
     r"""Draw from the symmetric stable law S(alpha)S(scale), E exp(iuX) = exp(-|scale u|^alpha).
 
+    In float32 the angle has 31 bits: no draw comes from a quantile beyond 1 - 2^-32, which caps
+    |X| near 4e8 at alpha = 1.1; float64 has 63 bits. Where |X| exceeds the largest float (alpha
+    well below 1), the draw is inf.
+
     Args:
         alpha: stability index in (0, 2].
         size: shape of the result; a parameter may be a tensor that broadcasts to it.
@@ -78,11 +71,6 @@ def symmetric_stable(
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
-
-    Returns:
-        Tensor of shape ``size``. In float32 the angle has 31 bits: no draw comes from a
-        quantile beyond 1 - 2^-32, which caps |X| near 4e8 at alpha = 1.1; float64 has 63 bits.
-        Where |X| exceeds the largest float (alpha well below 1), the draw is inf.
 
     Source: Chambers, Mallows and Stuck 1976, see :func:`symmetric_from_uniforms`.
     """
@@ -108,16 +96,15 @@ def positive_stable(
 ) -> Tensor:
     r"""Draw from the standard positive stable law, E exp(-s A) = exp(-s^alpha) for s >= 0.
 
+    P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves the floats: a draw beyond the
+    largest is inf, one below the smallest 0.
+
     Args:
         alpha: stability index in (0, 1]; at 1 the law is the constant 1.
         size: shape of the result; alpha may be a tensor that broadcasts to it.
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
-
-    Returns:
-        Tensor of shape ``size``; P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves
-        the floats: a draw beyond the largest is inf, one below the smallest 0.
 
     Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
     """
@@ -148,12 +135,13 @@ def stable(
     and for alpha = 1 the term (2/pi) log|u| in place of -tan(pi alpha / 2). Its loc is the mean
     for alpha > 1, and the law jumps at alpha = 1. S0 is continuous in all parameters: with the
     same loc, X_S0 = X_S1 - beta scale tan(pi alpha / 2), and X_S1 - beta (2/pi) scale log(scale)
-    at alpha = 1.
+    at alpha = 1. Draws are computed in float64 and rounded once, to about 1e-16 scale next to the
+    end of a half-line (for relative precision there see :func:`positive_stable`).
 
     Args:
         alpha: stability index in (0, 2].
-        beta: skewness in [-1, 1]. At +-1 and alpha < 1 the law lives on a half-line. Without
-            effect at alpha = 2.
+        beta: skewness in [-1, 1], without effect at alpha = 2; at +-1 and alpha < 1 the law lives
+            on a half-line.
         size: shape of the result; a parameter may be a tensor that broadcasts to it.
         loc: location, in the unit of X.
         scale: >= 0, in the unit of X.
@@ -161,10 +149,6 @@ def stable(
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
-
-    Returns:
-        Tensor of shape ``size``, computed in float64 and rounded once, to about 1e-16 scale next
-        to the end of a half-line (for relative precision there see :func:`positive_stable`).
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
     """

@@ -40,12 +40,8 @@ def words_for(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def uniforms_from_words(words: Tensor) -> tuple[Tensor, Tensor]:
     """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
 
-    Args:
-        words: shape (rows, 2, k), all bits random: int32 for float32 results, int64 for float64.
-
-    Returns:
-        angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1], of 31 or 63 bits beside
-        the sign. The uniform stays below 1 by one rounding unit.
+    From random bits (rows, 2, k), int32 for float32 and int64 for float64, both of shape (rows k,)
+    and of 31 or 63 bits beside the sign. The uniform stays below 1 by one rounding unit.
     """
     dtype = torch.float32 if words.dtype == torch.int32 else torch.float64
     grid = 2.0 ** (torch.iinfo(words.dtype).bits - 1)
@@ -71,15 +67,12 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
 
         X = sign(U) S / sin V * (W sin V / C)^{1 - 1/alpha},
 
-    right at alpha = 1 and alpha = 2 without a branch.
+    right at alpha = 1 and alpha = 2 without a branch. It is inf where X leaves the floats.
 
     Args:
         alpha: stability index in (0, 2].
         angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
         uniform: same shape and dtype; in (0, 1).
-
-    Returns:
-        Draws, of the broadcast shape; inf where they leave the floats.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
     """
@@ -102,16 +95,14 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
             * W^{-(1 - alpha)/alpha},    E exp(-s A) = exp(-s^alpha).
 
     Its logarithm is returned because A itself leaves the range of float32 at small alpha; its
-    square root, which isotropic noise needs, often does not.
+    square root, which isotropic noise needs, often does not. At alpha = 1 it is 0, without a
+    derivative in alpha.
 
     Args:
         alpha: stability index in (0, 1].
         angle: any shape, float32 or float64; 0 < |angle| <= pi/2: the distance V of U to pi where
             positive, to 0 where negative.
         uniform: same shape and dtype; in (0, 1), W = -log(1 - uniform).
-
-    Returns:
-        log A, of the broadcast shape; 0 where alpha = 1, where it has no derivative in alpha.
 
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
@@ -146,17 +137,15 @@ def stable_from_uniforms(
         X_0 = sin(alpha U) / cos(U) * E + beta (e tan(pi alpha / 2)) [ expm1(e g) / e
               + E (tan(U) sin(e U) / e - 2 sin(e U / 2)^2 / e) ],   g = log(N / (W cos U)) / alpha.
 
-    Args:
-        alpha: stability index in (0, 2]. At 1 the law of an index 1e-8 away is drawn.
-        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
-        angle: any shape, float64 (float32 loses digits to cancellation); V with the sign of U,
-            0 < |angle| <= pi/2.
-        uniform: same shape and dtype; in (0, 1).
+    On the light side of a totally skewed law the absolute error is about 1e-16 / |angle|;
+    P(|angle| < v) ~ v makes that harmless. At alpha = 1 the law of an index 1e-8 away is drawn, and
+    the derivative in alpha has a relative error of about 1e-7.
 
-    Returns:
-        Draws, of the broadcast shape. On the light side of a totally skewed law their absolute
-        error is about 1e-16 / |angle|; P(|angle| < v) ~ v makes that harmless. The derivative in
-        alpha at 1 has a relative error of about 1e-7.
+    Args:
+        alpha: stability index in (0, 2].
+        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
+        angle: V with the sign of U, 0 < |angle| <= pi/2; float64, or digits are lost.
+        uniform: same shape and dtype; in (0, 1).
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3 and Definition 1.4. The
     arrangement of the terms is ours.
