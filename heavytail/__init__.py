@@ -19,7 +19,8 @@ from heavytail.compression.width import (
     pruning_error_law,
     required_width,
 )
-from heavytail.laws.draws import Stable, positive_stable, stable, symmetric_stable, tail_constant
+from heavytail.laws.density import Stable
+from heavytail.laws.draws import positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.laws.tails import (
     HillCurve,
     TailEstimate,

@@ -41,16 +41,12 @@ def hidden_weights(
     """
     inside = hidden(model, exclude)
     outside = (layer for name, layer in weighted(model).items() if name not in inside)
-    shared = {id(p) for layer in outside for p in layer.parameters(recurse=False)}
-    weights = {
-        id(p): p
-        for layer in inside.values()
-        for p in layer.parameters(recurse=False)
-        if p.dim() >= 2 and id(p) not in shared
-    }
+    shared = {p for layer in outside for p in layer.parameters(recurse=False)}
+    own = (p for layer in inside.values() for p in layer.parameters(recurse=False))
+    weights = dict.fromkeys(p for p in own if p.dim() >= 2 and p not in shared)
     if not weights:
         raise ValueError(f"every weight is shared with a layer left out: {listed(inside)}")
-    return list(weights.values())
+    return list(weights)
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:
@@ -72,20 +68,18 @@ def hidden(
 ) -> dict[str, nn.Module]:
     """Return the weighted layers outside ``exclude``; None excludes ``model.head``.
 
-    ``argument`` is the caller's own, by which its user may say which layers are meant. A ValueError
-    if there is no ``head``, if a layer is not in the model, or if nothing is left.
+    ``argument`` is the caller's own, by which its user may say which layers are meant.
     """
     layers = weighted(model)
     if exclude is None:
-        head = getattr(model, "head", None)
-        if not isinstance(head, nn.Module) or not any(p.dim() >= 2 for p in head.parameters()):
+        exclude = getattr(model, "head", None)
+        if not isinstance(exclude, nn.Module) or all(p.dim() < 2 for p in exclude.parameters()):
             raise ValueError(
                 "which layers are hidden? The model has no last layer named 'head' to leave out; "
                 f"say it by {argument}=. Its layers: {listed(layers)}"
             )
-        exclude = [head]
-    outside = {id(module) for layer in find(model, exclude) for module in layer.modules()}
-    left = {name: module for name, module in layers.items() if id(module) not in outside}
+    outside = {part for layer in find(model, exclude) for part in layer.modules()}
+    left = {name: module for name, module in layers.items() if module not in outside}
     if not left:
         raise ValueError(f"nothing is left once these layers are left out: {listed(layers)}")
     return left
@@ -100,35 +94,34 @@ def taken(
 
     Named layers are meant whatever their kind, or are an error; of those inside what is named, and
     of the hidden ones if ``layers`` is None, the linear layers and convolutions that can be taken.
-    ``refusal`` says why a layer cannot be taken, a clause; "" if it can. A ValueError if a named
-    layer cannot be taken, has no weight or is parametrized, or if none is left.
+    ``refusal`` says why a layer cannot be taken, a clause; "" if it can.
     """
     named = [] if layers is None else find(model, layers)
     pool = hidden(model, None, "layers") if layers is None else _within(model, named)
-    ids = {id(layer) for layer in named}
-    unused = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     chosen, left = {}, []
     for name, module in pool.items():
         # A parametrized weight is a layer of its own, "layer.parametrizations.weight".
-        before, inner, _ = name.rpartition("parametrizations.")
-        owner = model.get_submodule(before.removesuffix(".")) if inner else module
+        of = f".{name}".split(".parametrizations.")[0][1:]
+        owner = model.get_submodule(of)
         known = isinstance(owner, KINDS)
-        if parametrize.is_parametrized(owner) and (known or id(owner) in ids):
+        if parametrize.is_parametrized(owner) and (known or owner in named):
             raise ValueError(
-                f"{listed({before.removesuffix('.') if inner else name: owner})} is parametrized: "
+                f"{listed({of: owner})} is parametrized: "
                 "call torch.nn.utils.parametrize.remove_parametrizations on it first"
             )
-        reason = refusal(module)
-        if id(module) in unused:
+        if module in uncalled:
             reason = "is never called: its nn.MultiheadAttention reads the weight itself"
-        elif id(module) not in ids and not known:
+        elif not known and module not in named:
             reason = "is no linear layer or convolution, and not named itself"
+        else:
+            reason = refusal(module)
         if not reason:
             chosen[name] = module
-            continue
-        left.append(f"{listed({name: module})} {reason}")
-        if id(module) in ids:
-            raise ValueError(left[-1])
+        elif module in named:
+            raise ValueError(f"{listed({name: module})} {reason}")
+        else:
+            left.append(f"{listed({name: module})} {reason}")
     if not chosen:
         raise ValueError(f"no layer can be taken: {'; '.join(left)}")
     return chosen
@@ -138,31 +131,29 @@ def _within(model: nn.Module, layers: list[nn.Module]) -> dict[str, nn.Module]:
     """Return the weighted layers that are among ``layers`` or inside them, in the model's order."""
     if not layers:
         raise ValueError("layers must name at least one layer, got none")
-    pool, parts = weighted(model), [{id(part) for part in layer.modules()} for layer in layers]
-    for layer, ids in zip(layers, parts, strict=True):
-        if not any(id(module) in ids for module in pool.values()):
+    pool = weighted(model)
+    for layer in layers:
+        if set(layer.modules()).isdisjoint(pool.values()):
             raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
-    ids = set().union(*parts)
-    return {name: module for name, module in pool.items() if id(module) in ids}
+    parts = {part for layer in layers for part in layer.modules()}
+    return {name: module for name, module in pool.items() if module in parts}
 
 
 def find(model: nn.Module, layers: Layer | Iterable[Layer]) -> list[nn.Module]:
     """Return the modules of ``model`` that ``layers`` names or holds."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found = []
-    if not isinstance(layers, Layer | Iterable):
-        raise TypeError(f"layers are modules or their names, got {layers!r}")
-    for layer in [layers] if isinstance(layers, Layer) else layers:
-        if isinstance(layer, str):
-            if layer not in modules:
-                raise ValueError(f"no layer {layer!r} in the model: {listed(weighted(model))}")
-            found.append(modules[layer])
-        elif isinstance(layer, nn.Module):
-            if all(layer is not module for module in modules.values()):
-                raise ValueError(f"this layer is not in the model: {layer}")
-            found.append(layer)
-        else:
+    for layer in (
+        [layers] if not isinstance(layers, Iterable) or isinstance(layers, Layer) else layers
+    ):
+        if not isinstance(layer, Layer):
             raise TypeError(f"a layer is a module or its name, got {layer!r}")
+        if isinstance(layer, str) and layer not in modules:
+            raise ValueError(f"no layer {layer!r} in the model: {listed(weighted(model))}")
+        module = modules[layer] if isinstance(layer, str) else layer
+        if module not in modules.values():
+            raise ValueError(f"this layer is not in the model: {module}")
+        found.append(module)
     return found
 
 
@@ -172,12 +163,3 @@ def listed(layers: dict[str, nn.Module]) -> str:
         f"{name or '(the model itself)'} ({type(module).__name__})"
         for name, module in layers.items()
     )
-
-
-def weight(module: nn.Module) -> Tensor:
-    """Return the weight as it is now; torch renews a masked one at the next forward pass only."""
-    if "weight_mask" in module._buffers:
-        return (module.weight_orig * module.weight_mask).detach()  # type: ignore[operator]
-    value = module.weight
-    assert isinstance(value, Tensor)  # the caller has looked
-    return value.detach()

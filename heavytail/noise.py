@@ -19,6 +19,7 @@ Source: Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125), whose types I,
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def noise_vectors(
                                                  / (Gamma(d/2) Gamma(1 - alpha/2))
     =================  ========================  ==========================================
 
-    C_alpha is :func:`heavytail.tail_constant`, c is :func:`noise_tail_constant`.
+    C_alpha is :func:`heavytail.tail_constant`, c is :func:`noise_tail_constant`. The result has
+    shape (n, d). Where a coordinate leaves the floats (alpha well below 1), it is inf or, of the
+    isotropic kind, of the order of the largest.
 
     Args:
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
@@ -70,9 +73,6 @@ def noise_vectors(
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
-
-    Returns:
-        Tensor of shape (n, d). Where a coordinate leaves the floats (alpha well below 1), inf.
     """
     _check.one_of("kind", kind, KINDS)
     alpha = _check.number("alpha", alpha, "(0, 2]")
@@ -120,31 +120,34 @@ def noise_blocks(
     Vectors have shape (rows, d), of the shared kind (rows, 1), and may be written to. Those of the
     isotropic kind are still to be multiplied by the factors, (rows, 1); others have none.
     """
-    place = generator, device, dtype
+    place, floats = (generator, device, dtype), torch.finfo(dtype)
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
-    blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    if kind != "isotropic":
-        for rows in blocks:
-            size = (rows.stop - rows.start, d)
-            yield rows, draw(symmetric_from_uniforms, (alpha,), size, *place), None
-        return
-    log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
-    radius = log_A.mul_(0.5).exp_()  # sqrt(A): A itself may overflow
-    normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
-    for rows in blocks:
-        vectors = normal[: rows.stop - rows.start]
-        yield rows, vectors.normal_(std=math.sqrt(2), generator=generator), radius[rows]
+    if kind == "isotropic":
+        log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
+        # sqrt(A), since A itself may overflow; never 0 or inf, whose products may be no number.
+        radius = log_A.mul_(0.5).exp_().clamp_(floats.tiny, floats.max)
+        normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        k = rows.stop - start
+        if kind == "isotropic":
+            normal[:k].normal_(std=math.sqrt(2), generator=generator)
+            yield rows, normal[:k], radius[rows]
+        else:
+            yield rows, draw(symmetric_from_uniforms, (alpha,), (k, d), *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
     """Add ``size`` times a block of :func:`noise_blocks` to columns, shape (rows, d), in place."""
-    if isinstance(size, Tensor):
-        xi, size = xi.mul_(size), 1.0
     floats = torch.finfo(xi.dtype)
-    size = min(size, floats.max)
-    if size < floats.tiny:  # 0 times inf is no number
+    # 0 times inf is no number.
+    if isinstance(size, Tensor):
+        size = size.to(xi.dtype).clamp_max(floats.max)
+        xi, size = xi.mul_(size).masked_fill_(size == 0, 0), 1.0
+    elif size < floats.tiny:
         xi.clamp_(-floats.max, floats.max)
+    size = min(size, floats.max)
     if factors is None:
         columns.add_(xi, alpha=size)
     else:
@@ -159,6 +162,16 @@ def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
         return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
+
+
+# What defines a noise, each with its check.
+_SETTINGS: dict[str, Callable[[str, object], Any]] = {
+    "alpha": partial(_check.number, interval="(0, 2]"),
+    "scale": partial(_check.number, interval="[0, inf)"),
+    "kind": partial(_check.one_of, allowed=KINDS),
+    "column": partial(_check.one_of, allowed=COLUMNS),
+    "seed": _check.seed,
+}
 
 
 class StableNoise:
@@ -176,20 +189,26 @@ class StableNoise:
         >>> noise = StableNoise(optimizer, [model.weight], alpha=1.75, scale=0.003, seed=0)
 
     Parameters are visited in the order of the optimizer's groups, frozen ones and those without a
-    gradient too. One generator for each device, seeded with ``seed``, is all the randomness there
-    is, and nothing is read back from the device. float16 and bfloat16 weights get noise drawn in
-    float32, added and rounded once. A copy of the optimizer has no hooks: attach again. Replicas of
-    a model (DDP) on processors of one kind stay equal to the bit if each attaches the noise with
-    the same seed. Parameters spread over devices are refused.
+    gradient too. One generator for each device is all the randomness there is, and nothing is read
+    back from the device. float16 and bfloat16 weights get noise drawn in float32, added and rounded
+    once. A copy of the optimizer has no hooks: attach again. Replicas of a model (DDP) on
+    processors of one kind stay equal to the bit if each attaches the noise with the same seed.
 
     Attributes:
         alpha: stability index in (0, 2]; may be changed between steps.
         scale: sigma >= 0, in the unit of the weights over lr^{1/alpha}; may be changed between
             steps; at 0 nothing is drawn.
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``; fixed.
+        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
         column: what a column of a convolution is: ``"filter"``, all that feeds an output channel,
-            or ``"kernel"``, the part of it from one input channel; fixed.
+            or ``"kernel"``, the part of it from one input channel.
+        seed: of the generators, in [0, 2^64).
     """
+
+    alpha: float
+    scale: float
+    kind: str
+    column: str
+    seed: int
 
     def __init__(
         self,
@@ -202,56 +221,32 @@ class StableNoise:
         column: str = "filter",
         seed: int,
     ) -> None:
-        """Attach to the optimizer of ``params``; two noises on one parameter add up, and warn."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
-        self.alpha, self.scale = alpha, scale
-        self._kind = _check.one_of("kind", kind, KINDS)
-        self._column = _check.one_of("column", column, COLUMNS)
-        self._seed = _check.seed("seed", seed)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self._chosen = {id(parameter): _with_columns(parameter, held) for parameter in params}
+        self._update(alpha=alpha, scale=scale, kind=kind, column=column, seed=seed)
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        self._chosen = {_with_columns(parameter, held) for parameter in params}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
         for hook in optimizer._optimizer_step_post_hooks.values():
             other = getattr(hook, "__self__", None)
-            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen.keys():
+            if isinstance(other, StableNoise) and other._chosen & self._chosen:
                 warnings.warn(f"two noises on one parameter add up: there is {other}", stacklevel=2)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def __repr__(self) -> str:
-        return f"StableNoise({', '.join(f'{k}={v!r}' for k, v in self._settings().items())})"
+        return f"StableNoise({', '.join(f'{name}={getattr(self, name)!r}' for name in _SETTINGS)})"
 
-    @property
-    def alpha(self) -> float:
-        """Stability index in (0, 2]."""
-        return self._alpha
+    def __setattr__(self, name: str, value: object) -> None:
+        self._update(**{name: value})
 
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._alpha = _check.number("alpha", value, "(0, 2]")
-
-    @property
-    def scale(self) -> float:
-        """Scale sigma >= 0."""
-        return self._scale
-
-    @scale.setter
-    def scale(self, value: float) -> None:
-        self._scale = _check.number("scale", value, "[0, inf)")
-
-    @property
-    def kind(self) -> str:
-        """Kind of the noise vectors."""
-        return self._kind
-
-    @property
-    def column(self) -> str:
-        """What a column of a convolution is."""
-        return self._column
+    def _update(self, **values: Any) -> None:
+        """Set attributes: all of them or, if a setting is refused, none."""
+        checked = {name: _SETTINGS[name](name, values[name]) for name in values.keys() & _SETTINGS}
+        self.__dict__.update(values | checked)
 
     def remove(self) -> None:
         """Detach from the optimizer. A second call does nothing."""
@@ -260,29 +255,21 @@ class StableNoise:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
         states = {str(device): g.get_state() for device, g in self._generators.items()}
-        return {**self._settings(), "generators": states}
-
-    def _settings(self) -> dict[str, Any]:
-        names = ("alpha", "scale", "kind", "column", "seed")
-        return {name: getattr(self, f"_{name}") for name in names}
+        return {name: getattr(self, name) for name in _SETTINGS} | {"generators": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
         state = _complete(state, self.state_dict())
-        for name, mine in (("kind", self._kind), ("column", self._column)):
+        for name, mine in (("kind", self.kind), ("column", self.column)):
             if state[name] != mine:
                 raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
-        alpha = _check.number("alpha", state["alpha"], "(0, 2]")
-        scale = _check.number("scale", state["scale"], "[0, inf)")
-        seed = _check.seed("seed", state["seed"])
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
         generators = {
             torch.device(name): torch.Generator(name).set_state(bits.cpu())
             for name, bits in state["generators"].items()
         }
-        self._alpha, self._scale, self._seed = alpha, scale, seed
-        self._generators = generators
+        self._update(**{name: state[name] for name in _SETTINGS}, _generators=generators)
 
     @torch.no_grad()
     def _after_step(
@@ -297,17 +284,16 @@ class StableNoise:
             size = self.scale * _power(group["lr"], 1 / self.alpha)
             if isinstance(size, Tensor) or size > 0:
                 for parameter in group["params"]:
-                    if id(parameter) in self._chosen and parameter.numel():
+                    if parameter in self._chosen and parameter.numel():
                         self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
-        columns, device = as_columns(parameter, self._column), parameter.device
+        columns, device = as_columns(parameter, self.column), parameter.device
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
         if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-        place = self._generators[device], device, dtype
-        n, d = columns.shape
-        for rows, xi, factors in noise_blocks(self._kind, self._alpha, n, d, *place):
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        (n, d), place = columns.shape, (self._generators[device], device, dtype)
+        for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *place):
             if skipped is not None:
                 xi.masked_fill_(skipped.to(device).bool(), 0)
             add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
@@ -315,12 +301,12 @@ class StableNoise:
             parameter.copy_(columns.view(parameter.shape))
 
 
-def _with_columns(parameter: object, held: set[int]) -> Tensor:
-    """Return a parameter that can get noise: of dimension >= 2, on one device, ``held`` by id."""
+def _with_columns(parameter: object, held: set[Tensor]) -> Tensor:
+    """Return a parameter that has columns, lies on one device, and is among those ``held``."""
     if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
         raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
     shape, kind = tuple(parameter.shape), type(parameter)
-    if id(parameter) not in held:
+    if parameter not in held:
         raise ValueError(f"a parameter of shape {shape} is not in the optimizer")
     if len(shape) < 2:
         raise ValueError(f"columns need dimension >= 2, got shape {shape} (flattened by FSDP?)")
@@ -351,6 +337,9 @@ class LambdaNoise:
         noise: what to change; left as it was where a value is refused.
         scale: factor >= 0 of the scale at step k = 0, 1, ...; None leaves the scale alone.
         alpha: stability index in (0, 2] at step k; None leaves it alone.
+
+    Attributes:
+        steps: number of calls of :meth:`step`.
     """
 
     def __init__(
@@ -370,18 +359,13 @@ class LambdaNoise:
         self._noise, self._scale, self._alpha = noise, scale, alpha
         self._set(0, noise.scale)
 
-    @property
-    def steps(self) -> int:
-        """Number of calls of :meth:`step`."""
-        return self._steps
-
     def step(self) -> None:
         """Set scale and index of the next step."""
-        self._set(self._steps + 1, self._first)
+        self._set(self.steps + 1, self._first)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step and the scale at the start; the functions are not part of it."""
-        return {"steps": self._steps, "first_scale": self._first}
+        return {"steps": self.steps, "first_scale": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
@@ -391,10 +375,7 @@ class LambdaNoise:
 
     def _set(self, steps: int, first: float) -> None:
         """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
-        scale, alpha = self._noise.scale, self._noise.alpha
-        if self._scale is not None:
-            scale = _check.number("scale", first * self._scale(steps), "[0, inf)")
-        if self._alpha is not None:
-            alpha = _check.number("alpha", self._alpha(steps), "(0, 2]")
-        self._noise._scale, self._noise._alpha = scale, alpha
-        self._steps, self._first = steps, first
+        scale = self._noise.scale if self._scale is None else first * self._scale(steps)
+        alpha = self._noise.alpha if self._alpha is None else self._alpha(steps)
+        self._noise._update(scale=scale, alpha=alpha)
+        self.steps, self._first = steps, first

@@ -45,19 +45,6 @@ def textbook(alpha: float, U: Tensor, W: Tensor) -> Tensor:
     return torch.sin(alpha * U) / torch.cos(U) ** (1 / alpha) * power
 
 
-def textbook_draws(
-    alpha: float,
-    n: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Return n draws by that formula: right in the middle, and wrong in the far tail."""
-    U = (torch.rand(n, dtype=dtype, generator=generator) - 0.5) * math.pi
-    W = torch.empty(n, dtype=dtype).exponential_(generator=generator)
-    return textbook(alpha, U, W)
-
-
 def stable_tail(alpha: float, x: float) -> float:
     """Return P(|X| > x) for X ~ S(alpha)S(1), 1 < alpha < 2, by quadrature.
 

@@ -1,15 +1,14 @@
-"""The stable laws: draws, the tail constant, and the law as a torch distribution.
+"""Draws of stable laws, and the constant of their tails.
 
 A symmetric stable law S(alpha)S(scale) has the characteristic function
 E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two cases have names:
 alpha = 2 is the Gaussian N(0, 2 scale^2), *not* N(0, scale^2), and alpha = 1 is the Cauchy law.
 Below 2 the variance is infinite, at 1 and below the mean does not exist.
 
-Every draw is made in two steps: random bits become an angle and a uniform, and a pure function, a
-map of :mod:`heavytail.laws.maps`, turns the two into a stable variable. On a CPU this is done in
-blocks that stay in the cache and on one thread; elsewhere the map is compiled, so that a draw reads
-its random words, writes its result and touches no memory between. Same seed, device and version of
-torch: same bits.
+Random bits become an angle and a uniform, and a pure function, a map of :mod:`heavytail.laws.maps`,
+turns the two into a stable variable. On a CPU this is done in blocks that stay in the cache and on
+one thread; elsewhere the map is compiled into one kernel. Same seed, device and version of torch:
+same bits.
 
 Draws carry no gradient: for that use the maps. An argument outside its set is a TypeError or
 ValueError, and nothing is drawn.
@@ -28,42 +27,26 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.laws.density import Stable
 from heavytail.laws.maps import (
     FORMS,
     PARAMETERS,
     log_positive_from_uniforms,
-    scaled,
-    stable_from_uniforms,
     symmetric_from_uniforms,
     uniforms_from_words,
     words_for,
 )
-
-__all__ = [
-    "Stable",
-    "log_positive_from_uniforms",
-    "positive_stable",
-    "stable",
-    "stable_from_uniforms",
-    "symmetric_from_uniforms",
-    "symmetric_stable",
-    "tail_constant",
-]
+from heavytail.laws.maps import stable_from_uniforms as stable_from_uniforms
 
 # Draws of a block: enough to make the cost of calls small, few enough for what is computed on the
 # way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
 _BLOCK = 1 << 16
 _DEVICE_BLOCK = 1 << 24
-
-# glibc returns freed memory to the system, and fresh pages cost more than a sine, until it has seen
-# a larger piece be freed. This one is never touched.
-torch.empty(1 << 22, device="cpu")
 
 
 def symmetric_stable(
@@ -77,6 +60,10 @@ def symmetric_stable(
 ) -> Tensor:
     r"""Draw from the symmetric stable law S(alpha)S(scale), E exp(iuX) = exp(-|scale u|^alpha).
 
+    In float32 the angle has 31 bits: no draw comes from a quantile beyond 1 - 2^-32, which caps
+    |X| near 4e8 at alpha = 1.1; float64 has 63 bits. Where |X| exceeds the largest float (alpha
+    well below 1), the draw is inf.
+
     Args:
         alpha: stability index in (0, 2].
         size: shape of the result; a parameter may be a tensor that broadcasts to it.
@@ -85,27 +72,18 @@ def symmetric_stable(
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
 
-    Returns:
-        Tensor of shape ``size``. In float32 the angle has 31 bits: no draw comes from a
-        quantile beyond 1 - 2^-32, which caps |X| near 4e8 at alpha = 1.1; float64 has 63 bits.
-        Where |X| exceeds the largest float (alpha well below 1), the draw is inf.
-
     Source: Chambers, Mallows and Stuck 1976, see :func:`symmetric_from_uniforms`.
     """
     alpha = _check.numbers("alpha", alpha, "(0, 2]")
     scale = _check.numbers("scale", scale, "[0, inf)")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
-    for name, value in (("alpha", alpha), ("scale", scale)):
-        _check.broadcasts(name, value, shape)
+    _check.broadcasts("alpha", alpha, shape)
+    _check.broadcasts("scale", scale, shape)
+    X = draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
     if isinstance(scale, float) and scale == 1:
-        return draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
-    return draw(_scaled_symmetric, (alpha, scale), shape, generator, *place)
-
-
-def _scaled_symmetric(
-    alpha: float | Tensor, scale: float | Tensor, angle: Tensor, uniform: Tensor
-) -> Tensor:
-    return scaled(symmetric_from_uniforms(alpha, angle, uniform), scale)
+        return X
+    scale = torch.as_tensor(scale, dtype=X.dtype, device=X.device)
+    return X.mul_(scale).masked_fill_(scale == 0, 0)  # 0, where X is infinite too
 
 
 def positive_stable(
@@ -118,6 +96,9 @@ def positive_stable(
 ) -> Tensor:
     r"""Draw from the standard positive stable law, E exp(-s A) = exp(-s^alpha) for s >= 0.
 
+    P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves the floats: a draw beyond the
+    largest is inf, one below the smallest 0.
+
     Args:
         alpha: stability index in (0, 1]; at 1 the law is the constant 1.
         size: shape of the result; alpha may be a tensor that broadcasts to it.
@@ -125,28 +106,12 @@ def positive_stable(
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
 
-    Returns:
-        Tensor of shape ``size``; P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves
-        the floats: a draw beyond the largest is inf, one below the smallest 0.
-
     Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
     """
-    return log_positive_stable(alpha, size, generator=generator, device=device, dtype=dtype).exp_()
-
-
-def log_positive_stable(
-    alpha: float | Tensor,
-    size: int | Sequence[int],
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Draw log A, which is finite, for A of :func:`positive_stable`, whose arguments these are."""
     alpha = _check.numbers("alpha", alpha, "(0, 1]")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     _check.broadcasts("alpha", alpha, shape)
-    return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place)
+    return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place).exp_()
 
 
 def stable(
@@ -170,12 +135,13 @@ def stable(
     and for alpha = 1 the term (2/pi) log|u| in place of -tan(pi alpha / 2). Its loc is the mean
     for alpha > 1, and the law jumps at alpha = 1. S0 is continuous in all parameters: with the
     same loc, X_S0 = X_S1 - beta scale tan(pi alpha / 2), and X_S1 - beta (2/pi) scale log(scale)
-    at alpha = 1.
+    at alpha = 1. Draws are computed in float64 and rounded once, to about 1e-16 scale next to the
+    end of a half-line (for relative precision there see :func:`positive_stable`).
 
     Args:
         alpha: stability index in (0, 2].
-        beta: skewness in [-1, 1]. At +-1 and alpha < 1 the law lives on a half-line. Without
-            effect at alpha = 2.
+        beta: skewness in [-1, 1], without effect at alpha = 2; at +-1 and alpha < 1 the law lives
+            on a half-line.
         size: shape of the result; a parameter may be a tensor that broadcasts to it.
         loc: location, in the unit of X.
         scale: >= 0, in the unit of X.
@@ -183,10 +149,6 @@ def stable(
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
-
-    Returns:
-        Tensor of shape ``size``, computed in float64 and rounded once, to about 1e-16 scale next
-        to the end of a half-line (for relative precision there see :func:`positive_stable`).
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
     """
@@ -236,23 +198,22 @@ def draw(
     flat, on_cpu = out.view(-1), device.type == "cpu"
     block = _BLOCK if on_cpu else _DEVICE_BLOCK
     kernel = partial(_from_words, transform) if on_cpu else _compiled(transform)
+    values = [_flat(value, out) for value in parameters]
     with _one_thread() if on_cpu else nullcontext():
         for start in range(0, len(flat), block):
-            piece = flat[start : start + block]
-            values = [_piece(value, out.shape, piece, start) for value in parameters]
-            piece.copy_(kernel(words_for(piece, generator), len(piece), *values))
+            here = slice(start, start + block)
+            some = [v[here] if isinstance(v, Tensor) and v.dim() else v for v in values]
+            flat[here] = kernel(words_for(flat[here], generator), len(flat[here]), *some)
     return out
 
 
-def _piece(value: float | Tensor, size: torch.Size, out: Tensor, start: int) -> float | Tensor:
-    """Return a parameter for the draws that go to ``out``, from number ``start`` on."""
+def _flat(value: float | Tensor, out: Tensor) -> float | Tensor:
+    """Return a parameter as a number, or with an entry for each of ``out``."""
     if isinstance(value, Tensor):
         value = value.to(out.device)
-        if value.dim() == 0:
-            return value
-        return value.expand(size).reshape(-1)[start : start + len(out)]
-    # A compiled function is compiled anew for each float, but not for each value of a tensor.
-    return value if out.device.type == "cpu" else torch.full((), value).to(out)
+        return value.expand(out.shape).reshape(-1) if value.dim() else value
+    # A compiled map is compiled anew for each float, but not for each value of a tensor.
+    return value if out.device.type == "cpu" else out.new_full((), value)
 
 
 def _from_words(
@@ -271,26 +232,24 @@ def _compiled(transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return the map from words to draws as one kernel, or as it stands where nothing compiles."""
     eager = partial(_from_words, transform)
     kernel = torch.compile(eager, dynamic=True)
-    broken = False
 
-    def run(words: Tensor, n: int, *parameters: Tensor) -> Tensor:
-        nonlocal broken
-        if not broken:
-            try:
-                return kernel(words, n, *parameters)
-            except Exception as failure:  # whatever a compiler, or its absence, may raise
-                broken = True
-                warnings.warn(
-                    f"stable draws on {words.device.type} are not compiled and slower: {failure}",
-                    stacklevel=2,
-                )
-        return eager(words, n, *parameters)
+    def run(*arguments: Any) -> Tensor:
+        nonlocal kernel
+        try:
+            return kernel(*arguments)
+        except Exception as failure:  # whatever a compiler, or its absence, may raise
+            if kernel is eager:
+                raise
+            kernel = eager
+            message = f"stable draws here are not compiled and slower: {failure}"
+            warnings.warn(message, stacklevel=2)
+        return eager(*arguments)
 
     return run
 
 
-_threads_lock = threading.Lock()
-_drawing, _threads = 0, 1  # Python threads that are drawing, and torch's own before the first
+_lock = threading.Lock()
+_threads: list[int] = []  # for each Python thread that is drawing, what torch had before the first
 
 
 @contextmanager
@@ -298,19 +257,14 @@ def _one_thread() -> Iterator[None]:
     """Keep torch to one thread: a block is too short to share.
 
     Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
-    each other, tenfold where another process holds a core; and bits would depend on the cut. A
-    Python thread that is young takes over torch's number from any other: so each of those that draw
-    at a time sets again what stood before the first.
+    each other, and bits would depend on the cut. A Python thread that is young takes over torch's
+    number from any other: so each of those that draw at a time sets again what was there first.
     """
-    global _drawing, _threads
-    with _threads_lock:
-        if _drawing == 0:
-            _threads = torch.get_num_threads()
-        _drawing += 1
+    with _lock:
+        _threads.append(_threads[0] if _threads else torch.get_num_threads())
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _threads_lock:
-            _drawing -= 1
-            torch.set_num_threads(_threads)
+        with _lock:
+            torch.set_num_threads(_threads.pop())

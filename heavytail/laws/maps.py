@@ -6,11 +6,13 @@ V = pi/2 - |U|, with the sign of U: floating point keeps it to relative precisio
 that may be small is the sine of a sum of positive terms. W is -log(uniform) for alpha >= 1, whose
 tail needs large W, and -log(1 - uniform) below, whose tail needs small W: a uniform is wanted
 precise near 0. Maps are thus smooth in alpha on either side of 1, not across it. They can be
-differentiated, traced and compiled. Inputs are not checked.
+differentiated, traced and compiled; an index is a float, or a tensor that broadcasts with the
+angle. Inputs are not checked.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +22,6 @@ _HALF_PI = math.pi / 2
 
 # At alpha = 1 the skewed map takes 1 - alpha to be this: 1e-8, rounded to float32.
 _NEXT_TO_1 = 9.99999993922529e-09
-
 
 # The bits of this many draws lie together, first all angles, then all uniforms: whole rows convert
 # faster than pairs, and a draw still begins like a longer one.
@@ -39,20 +40,15 @@ def words_for(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def uniforms_from_words(words: Tensor) -> tuple[Tensor, Tensor]:
     """Make an angle in [-pi/2, pi/2] without 0, and a uniform in (0, 1), each precise near 0.
 
-    Args:
-        words: shape (rows, 2, k), all bits random: int32 for float32 results, int64 for float64.
-
-    Returns:
-        angle, uniform: shape (rows k,), from words[:, 0] and words[:, 1]; the inputs of the maps,
-        of 31 or 63 bits beside the sign. The uniform stays below 1 by one rounding unit.
+    From random bits (rows, 2, k), int32 for float32 and int64 for float64, both of shape (rows k,)
+    and of 31 or 63 bits beside the sign. The uniform stays below 1 by one rounding unit.
     """
-    if words.dtype == torch.int32:
-        dtype, grid, below_1 = torch.float32, 2.0**31, 1 - 2.0**-24
-    else:
-        dtype, grid, below_1 = torch.float64, 2.0**63, 1 - 2.0**-53
+    dtype = torch.float32 if words.dtype == torch.int32 else torch.float64
+    grid = 2.0 ** (torch.iinfo(words.dtype).bits - 1)
     # The halves centre the grid: it is symmetric about 0 and does not contain it.
     halves = words.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
     angle, uniform = halves.view(2, -1).add_(0.5).unbind()
+    below_1 = 1 - torch.finfo(dtype).eps / 2
     return angle.mul_(_HALF_PI / grid), uniform.abs_().mul_(below_1 / grid)
 
 
@@ -71,15 +67,12 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
 
         X = sign(U) S / sin V * (W sin V / C)^{1 - 1/alpha},
 
-    right at alpha = 1 and alpha = 2 without a branch.
+    right at alpha = 1 and alpha = 2 without a branch. It is inf where X leaves the floats.
 
     Args:
-        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``.
+        alpha: stability index in (0, 2].
         angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
         uniform: same shape and dtype; in (0, 1).
-
-    Returns:
-        Draws, of the broadcast shape; inf where they leave the floats.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
     """
@@ -102,16 +95,14 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
             * W^{-(1 - alpha)/alpha},    E exp(-s A) = exp(-s^alpha).
 
     Its logarithm is returned because A itself leaves the range of float32 at small alpha; its
-    square root, which isotropic noise needs, often does not.
+    square root, which isotropic noise needs, often does not. At alpha = 1 it is 0, without a
+    derivative in alpha.
 
     Args:
-        alpha: stability index in (0, 1]; a float, or a tensor that broadcasts with ``angle``.
+        alpha: stability index in (0, 1].
         angle: any shape, float32 or float64; 0 < |angle| <= pi/2: the distance V of U to pi where
             positive, to 0 where negative.
         uniform: same shape and dtype; in (0, 1), W = -log(1 - uniform).
-
-    Returns:
-        log A, of the broadcast shape; 0 where alpha = 1, where it has no derivative in alpha.
 
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
@@ -121,10 +112,8 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
     less = _where(small, lambda: alpha, lambda: 1 - alpha)
     of_less = (less * (at_pi - angle)).sin_()
     of_more = ((1 - less) * V).add_(less * at_pi).sin_()
-    S, D = (
-        _where(small, lambda: of_less, lambda: of_more),  # of alpha U
-        _where(small, lambda: of_more, lambda: of_less),
-    )  # of (1 - alpha) U
+    S = _where(small, lambda: of_less, lambda: of_more)  # sin(alpha U)
+    D = _where(small, lambda: of_more, lambda: of_less)  # sin((1 - alpha) U)
     # At alpha = 1 D is 0, and its power is 1; there S is sin V itself.
     D_by_W = D.clamp_min_(torch.finfo(D.dtype).tiny).div_(torch.log1p(-uniform).neg_())
     log_A: Tensor = D_by_W.log_().mul_(1 / alpha - 1).add_(S.log_())
@@ -148,18 +137,15 @@ def stable_from_uniforms(
         X_0 = sin(alpha U) / cos(U) * E + beta (e tan(pi alpha / 2)) [ expm1(e g) / e
               + E (tan(U) sin(e U) / e - 2 sin(e U / 2)^2 / e) ],   g = log(N / (W cos U)) / alpha.
 
-    Args:
-        alpha: stability index in (0, 2]; a float, or a tensor that broadcasts with ``angle``. At
-            1 the law of an index 1e-8 away is drawn.
-        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
-        angle: any shape, float64 (float32 loses digits to cancellation); V with the sign of U,
-            0 < |angle| <= pi/2.
-        uniform: same shape and dtype; in (0, 1).
+    On the light side of a totally skewed law the absolute error is about 1e-16 / |angle|;
+    P(|angle| < v) ~ v makes that harmless. At alpha = 1 the law of an index 1e-8 away is drawn, and
+    the derivative in alpha has a relative error of about 1e-7.
 
-    Returns:
-        Draws, of the broadcast shape. On the light side of a totally skewed law their absolute
-        error is about 1e-16 / |angle|; P(|angle| < v) ~ v makes that harmless. The derivative in
-        alpha at 1 has a relative error of about 1e-7.
+    Args:
+        alpha: stability index in (0, 2].
+        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
+        angle: V with the sign of U, 0 < |angle| <= pi/2; float64, or digits are lost.
+        uniform: same shape and dtype; in (0, 1).
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3 and Definition 1.4. The
     arrangement of the terms is ours.
@@ -244,48 +230,35 @@ def within_support(X: Tensor, alpha: Tensor, beta: Tensor, end: Tensor) -> Tenso
 
 
 def s1_shift(alpha: Tensor, beta: Tensor, scale: Tensor) -> Tensor:
-    """Return d with S1(loc) = S0(loc + d).
+    """Return d with S1(loc) = S0(loc + d), of tensors that broadcast.
 
     d = beta scale tan(pi alpha / 2), and beta (2/pi) scale log(scale) at alpha = 1; 0 at alpha = 2.
-    All arguments are tensors that broadcast.
 
     Source: Nolan 2020, Section 1.3.
     """
     at_one, e = alpha == 1, 1 - alpha
-    tangent = torch.tan(_HALF_PI * torch.where(at_one, 0.5, alpha))
-    # The tangent of pi rounded is not 0, that of pi/2 rounded has lost digits.
-    tangent = torch.where(alpha == 2, -torch.tan(_HALF_PI * (2 - alpha)), tangent)
-    near_one = (e.abs() < 1e-3) & ~at_one
+    # The tangent of pi/2 rounded has lost digits, that of pi rounded is not 0.
     tangent = torch.where(
-        near_one, 1 / torch.tan(_HALF_PI * torch.where(near_one, e, 0.5)), tangent
+        e.abs() < 1e-3,
+        1 / torch.tan(_HALF_PI * torch.where(at_one, 1.0, e)),
+        torch.tan(_HALF_PI * torch.where(alpha == 2, alpha - 2, alpha)),
     )
-    return beta * torch.where(
-        at_one, 2 / math.pi * torch.special.xlogy(scale, scale), scale * tangent
-    )
+    at_1 = 2 / math.pi * torch.special.xlogy(scale, scale)
+    return beta * torch.where(at_one, at_1, scale * tangent)
 
 
-def scaled(X: Tensor, scale: float | Tensor) -> Tensor:
-    """Return scale X; 0 where the scale is 0, also where X is infinite."""
-    scale = torch.as_tensor(scale, dtype=X.dtype, device=X.device)
-    return torch.where(scale == 0, 0.0, scale * X)
-
-
-def _skewed_s0(
-    alpha: Tensor, beta: Tensor, loc: Tensor, scale: Tensor, angle: Tensor, uniform: Tensor
+def _skewed(
+    form: str, alpha: Tensor, beta: Tensor, loc: Tensor, scale: Tensor, *bits: Tensor
 ) -> Tensor:
-    X = stable_from_uniforms(alpha, beta, angle.double(), uniform.double())
-    end = loc - s1_shift(alpha, beta, scale)
-    return within_support(scaled(X, scale) + loc, alpha, beta, end)
-
-
-def _skewed_s1(
-    alpha: Tensor, beta: Tensor, loc: Tensor, scale: Tensor, angle: Tensor, uniform: Tensor
-) -> Tensor:
-    X = stable_from_uniforms(alpha, beta, angle.double(), uniform.double())
-    X = scaled(X, scale) + loc + s1_shift(alpha, beta, scale)
-    return within_support(X, alpha, beta, loc)
+    """Turn an angle and a uniform into a draw of a form's law, in float64."""
+    X = stable_from_uniforms(alpha, beta, *(some.double() for some in bits))
+    X = torch.where(scale == 0, 0.0, scale * X) + loc  # 0 times what may be infinite is 0
+    shift = s1_shift(alpha, beta, scale)
+    if form == "S0":
+        return within_support(X, alpha, beta, loc - shift)
+    return within_support(X + shift, alpha, beta, loc)
 
 
 # The forms of the skewed law, each with its map, and what the maps take before the angle.
-FORMS = {"S0": _skewed_s0, "S1": _skewed_s1}
+FORMS = {form: partial(_skewed, form) for form in ("S0", "S1")}
 PARAMETERS = ("alpha", "beta", "loc", "scale")

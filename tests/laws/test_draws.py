@@ -4,13 +4,14 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from scipy import stats
 
-from heavytail import positive_stable, symmetric_stable, tail_constant
-from heavytail.laws.draws import _compiled, log_positive_stable, stable
+from heavytail import positive_stable, stable, symmetric_stable, tail_constant
+from heavytail.laws.draws import _compiled
 from heavytail.laws.maps import (
     log_positive_from_uniforms,
     s1_shift,
@@ -19,14 +20,7 @@ from heavytail.laws.maps import (
     uniforms_from_words,
     words_for,
 )
-from tests.oracles import (
-    p_of_count,
-    stable_phi,
-    stable_tail,
-    textbook_draws,
-    z_of_cosines,
-    z_of_laplace,
-)
+from tests.oracles import p_of_count, stable_phi, stable_tail, z_of_cosines, z_of_laplace
 
 ALPHAS = [0.3, 0.5, 0.8, 1 - 1e-6, 1.0, 1 + 1e-6, 1.1, 1.5, 1.75, 2 - 1e-6, 2.0]
 DTYPES = [torch.float32, torch.float64]
@@ -68,14 +62,6 @@ def test_laplace_transform(alpha, generator):
     assert abs(z_of_laplace(x, 4.0, lambda s: math.exp(-(s ** (0.9 * alpha))))) > 4
 
 
-@pytest.mark.parametrize("alpha", [0.7, 1.3, 1.9])
-def test_sums_are_stable(alpha, generator):
-    x, y, z = symmetric_stable(alpha, (3, 50_000), generator=generator, dtype=torch.float64)
-    scaled = (x + y) / 2 ** (1 / alpha)
-    assert stats.ks_2samp(scaled, z).pvalue > 1e-5
-    assert stats.ks_2samp((x + y) / 2, z).pvalue < 1e-5
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_counts_in_the_far_tail(dtype, generator):
     n, alpha = 5_000_000, 1.1
@@ -110,42 +96,19 @@ def test_uniforms_fill_their_intervals(dtype, generator):
     assert abs(float(torch.corrcoef(torch.stack([angle.abs(), uniform]))[0, 1])) < 5e-3
 
 
-def test_log_positive_where_the_draw_overflows(generator):
-    log_A = log_positive_stable(0.02, 10_000, generator=generator, dtype=torch.float32)
-    assert torch.isfinite(log_A).all()
-    assert float(log_A.max()) > math.log(torch.finfo(torch.float32).max)
-
-
-# The same at full size: pytest -m long.
-
-
-def in_parts(alpha, parts=100, n=1_000_000):
-    """Yield 10^8 draws in single precision, a million at a time."""
-    seeded = torch.Generator().manual_seed(8)
-    for _ in range(parts):
-        yield symmetric_stable(alpha, n, generator=seeded, dtype=torch.float32)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 0.8, 1.0, 1.1, 1.75, 2.0])
-def test_no_draw_of_a_hundred_million_is_nan_or_infinite(alpha):
-    assert all(bool(torch.isfinite(x).all()) for x in in_parts(alpha))
-
-
-@pytest.mark.long
-def test_the_tail_of_a_hundred_million_draws():
-    alpha, n, levels = 1.1, 10**8, torch.tensor([1e4, 1e5, 1e6, 2e6])
-
-    def counts(parts):
-        return sum((x.abs() > levels[:, None]).sum(1) for x in parts).tolist()
-
-    ours = counts(in_parts(alpha))
-    for count, level in zip(ours, levels.tolist(), strict=True):
-        assert p_of_count(count, n * stable_tail(alpha, level)) > 1e-5
-    assert ours[-1] > 0  # a draw beyond 2e6
-    seeded = torch.Generator().manual_seed(8)
-    naive = counts(textbook_draws(alpha, 10**6, generator=seeded) for _ in range(100))
-    assert naive[-1] == 0  # where seven are expected: its tail has ended
+def test_a_hundred_million_draws_in_float32(alpha, generator):
+    """All are finite and, at 1.1, as many far out as there should be, to beyond 2e6."""
+    levels, counts = torch.tensor([1e4, 1e5, 1e6, 2e6]), 0
+    for _ in range(100):
+        x = symmetric_stable(alpha, 1_000_000, generator=generator, dtype=torch.float32)
+        assert torch.isfinite(x).all()
+        counts += (x.abs() > levels[:, None]).sum(1)
+    if alpha == 1.1:
+        for count, level in zip(counts.tolist(), levels.tolist(), strict=True):
+            assert p_of_count(count, 1e8 * stable_tail(alpha, level)) > 1e-5
+        assert counts[-1] > 0  # the textbook's formula in float32 has none
 
 
 # The path of an accelerator, tried on the CPU: the same words, one kernel.
@@ -211,30 +174,25 @@ def worst_z(x, phi):
 
 
 @pytest.mark.parametrize("beta", [-1.0, -0.5, 0.0, 1.0])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_skewed_characteristic_function(alpha, beta, generator):
-    x = stable(
-        alpha, beta, 200_000, parameterization="S0", generator=generator, dtype=torch.float64
-    )
+@pytest.mark.parametrize(
+    ("form", "alpha"),
+    [*product(["S0", "S1"], [0.3, 0.5, 0.8, 1.0, 1.75, 2.0]), ("S0", 1 - 1e-6), ("S0", 1 + 1e-6)],
+)
+def test_skewed_characteristic_function(alpha, beta, form, generator):
+    options = {"parameterization": form, "generator": generator, "dtype": torch.float64}
+    x = stable(alpha, beta, 200_000, **options)
     assert torch.isfinite(x).all()
-    assert worst_z(x, lambda u: skewed_phi(alpha, beta, u, "S0")) < 4
+    assert worst_z(x, lambda u: skewed_phi(alpha, beta, u, form)) < 4
+    if beta and alpha < 2:
+        assert worst_z(x, lambda u: skewed_phi(alpha, -beta, u, form)) > 4
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1.0), (0.8, -0.5), (1.0, 0.7), (1.75, 0.9)])
-def test_skewed_law_in_the_form_s1(alpha, beta, dtype, generator):
-    x = stable(alpha, beta, 200_000, generator=generator, dtype=dtype).double()
-    assert worst_z(x, lambda u: skewed_phi(alpha, beta, u, "S1")) < 4
-    assert worst_z(x, lambda u: skewed_phi(alpha, -beta, u, "S1")) > 4
-
-
-def test_totally_skewed_laws_live_on_a_half_line(generator):
+def test_totally_skewed_laws_are_positive_ones(generator):
+    """X_1 = A cos(pi alpha / 2)^{1/alpha}, A standard: E exp(-sA) = exp(-s^alpha)."""
     x = stable(0.6, 1.0, 100_000, generator=generator, dtype=torch.float64)
-    assert float(x.min()) > -1e-14
-    A = positive_stable(0.6, 100_000, generator=generator, dtype=torch.float64)
-    scale = math.cos(0.3 * math.pi) ** (1 / 0.6)  # that of the law with E exp(-sA) = exp(-s^0.6)
-    assert stats.ks_2samp(scale * x, A).pvalue > 1e-5
-    assert stats.ks_2samp(x, A).pvalue < 1e-5
+    scale = math.cos(0.3 * math.pi) ** (1 / 0.6)
+    assert abs(z_of_laplace(scale * x, 1.0, lambda s: math.exp(-(s**0.6)))) < 4
+    assert abs(z_of_laplace(x, 1.0, lambda s: math.exp(-(s**0.6)))) > 4
 
 
 def test_loc_and_scale_in_both_forms():
@@ -284,35 +242,27 @@ def test_no_draw_leaves_the_half_line(alpha, beta, generator):
 
 
 @pytest.fixture
-def restored_threads():
+def four_threads():
     threads = torch.get_num_threads()
+    torch.set_num_threads(4)
     yield
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("alpha", [1.5, torch.tensor([[0.7], [1.5]])])
-def test_same_seed_same_bits_whatever_the_threads(alpha, restored_threads):
-    draws = []
-    for number in (1, 2, 3, 5):
-        torch.set_num_threads(number)
-        seeded = torch.Generator().manual_seed(5)
-        draws.append(symmetric_stable(alpha, (2, 70_001), generator=seeded))
-        assert torch.get_num_threads() == number
-    assert all(torch.equal(draws[0], other) for other in draws[1:])
-
-
-def test_drawing_from_several_threads_leaves_torchs_number_of_threads(restored_threads):
+def test_same_seed_same_bits_on_any_thread_and_torchs_number_of_threads_stays(alpha, four_threads):
     def draw(seed):
-        drawn = symmetric_stable(1.5, 300_000, generator=torch.Generator().manual_seed(seed))
-        return drawn, torch.get_num_threads()
+        seeded = torch.Generator().manual_seed(seed)
+        return symmetric_stable(alpha, (2, 150_001), generator=seeded), torch.get_num_threads()
 
-    torch.set_num_threads(4)
+    alone = [draw(seed)[0] for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(draw, range(8)))
         later = list(pool.map(lambda _: torch.get_num_threads(), range(8)))
-    assert torch.get_num_threads() == 4
-    assert set(later) == {4}
-    assert all(torch.equal(x, draw(seed)[0]) for seed, (x, _) in enumerate(found))
+    assert {torch.get_num_threads(), *later} == {4}
+    assert all(torch.equal(x, y) for x, (y, _) in zip(alone, found, strict=True))
+    torch.set_num_threads(1)
+    assert torch.equal(draw(0)[0], alone[0])
 
 
 def test_a_longer_draw_begins_like_a_shorter_one():
@@ -348,33 +298,33 @@ def test_shape_dtype_and_scale(generator):
     assert torch.equal(scaled, one * torch.linspace(0, 4, 9))
 
 
-def test_indices_broadcast(generator):
-    alpha = torch.tensor([0.6, 1.0, 1.75, 2.0], dtype=torch.float64)[:, None]
-    x = symmetric_stable(alpha, (4, 100_000), generator=generator, dtype=torch.float64)
-    for row, index in zip(x, alpha.flatten().tolist(), strict=True):
-        assert abs(z_of_cosines(row, 1.0, stable_phi(index))) < 4
-    x = positive_stable(alpha / 2, (4, 100_000), generator=generator, dtype=torch.float64)
-    assert abs(z_of_laplace(x[2], 1.0, lambda s: math.exp(-(s**0.875)))) < 4
-    assert torch.equal(x[3], torch.ones_like(x[3]))
+def test_parameters_broadcast():
+    """In several blocks: each row has the parameters that are its own."""
+
+    def draw(alpha, beta, scale):
+        seeded = torch.Generator().manual_seed(6)
+        options = {"scale": scale, "generator": seeded, "dtype": torch.float64}
+        return stable(alpha, beta, (2, 100_000), **options)
+
+    alpha, beta, scale = torch.tensor([[[0.6], [1.7]], [[-0.5], [0.5]], [[2.0], [0.0]]]).double()
+    together = draw(alpha, beta, scale)
+    for row in range(2):
+        alone = draw(*(float(value[row]) for value in (alpha, beta, scale)))
+        assert torch.allclose(together[row], alone[row], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "message"),
     [
         (symmetric_stable, {"alpha": 2.5}, ValueError, r"alpha must be in \(0, 2\], got 2\.5"),
-        (symmetric_stable, {"alpha": math.nan}, ValueError, "alpha must be .*, got nan"),
-        (symmetric_stable, {"alpha": True}, TypeError, "alpha must be a real number"),
         (symmetric_stable, {"alpha": torch.tensor([1.5, 2.5])}, ValueError, "alpha .*, got 2.5"),
         (symmetric_stable, {"alpha": torch.ones(2)}, ValueError, "alpha must broadcast to size"),
         (symmetric_stable, {"scale": -1.0}, ValueError, r"scale must be in \[0, inf\), got -1"),
         (symmetric_stable, {"scale": torch.ones(2)}, ValueError, "scale must broadcast to size"),
         (symmetric_stable, {"dtype": torch.float16}, ValueError, "dtype must be"),
         (symmetric_stable, {"generator": 7}, TypeError, "generator must be"),
-        (symmetric_stable, {"size": -1}, ValueError, "size must be >= 0"),
         (positive_stable, {"alpha": 1.5}, ValueError, r"alpha must be in \(0, 1\], got 1\.5"),
-        (positive_stable, {"size": "3"}, TypeError, "size must be"),
         (stable, {"beta": 1.5}, ValueError, r"beta must be in \[-1, 1\], got 1\.5"),
-        (stable, {"loc": math.inf}, ValueError, r"loc must be in \(-inf, inf\), got inf"),
         (stable, {"parameterization": "S2"}, ValueError, r"must be one of \['S0', 'S1'\]"),
         (stable, {"loc": torch.ones(2)}, ValueError, "loc must broadcast to size"),
     ],
@@ -386,9 +336,3 @@ def test_a_refused_call_draws_nothing(function, arguments, error, message, gener
     with pytest.raises(error, match=message):
         function(**{**good, **arguments})
     assert torch.equal(generator.get_state(), state)
-
-
-def test_draws_carry_no_gradient():
-    assert not symmetric_stable(torch.tensor(1.5, requires_grad=True), 3).requires_grad
-    with_scale = symmetric_stable(1.5, 3, scale=torch.tensor(2.0, requires_grad=True))
-    assert not with_scale.requires_grad

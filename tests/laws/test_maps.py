@@ -85,17 +85,8 @@ def test_positive_map_is_kanters_formula(alpha, angle, uniform):
     assert torch.allclose(found, kanter.log(), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 1.4, 2.0])
-def test_a_tensor_of_indices_is_the_same_map(alpha, angle, uniform):
-    index = torch.full_like(angle, alpha)
-    scalar, tensor = (symmetric_from_uniforms(a, angle, uniform) for a in (alpha, index))
-    assert torch.allclose(scalar, tensor, rtol=1e-13)
-    scalar, tensor = (log_positive_from_uniforms(a, angle, uniform) for a in (alpha / 2, index / 2))
-    assert torch.allclose(scalar, tensor, rtol=1e-13, atol=1e-13)
-
-
-def test_indices_broadcast(angle, uniform):
-    index = torch.tensor([0.4, 0.9, 1.6], dtype=torch.float64)
+def test_a_tensor_of_indices_is_the_same_map(angle, uniform):
+    index = torch.tensor([0.3, 0.9, 1.0, 1.6, 2.0], dtype=torch.float64)
     for transform, some in (
         (symmetric_from_uniforms, index),
         (log_positive_from_uniforms, index / 2),
@@ -151,20 +142,15 @@ def extremes(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("alpha", [0.5, 0.9, 1.0, 1.1, 1.75, 2.0])
-def test_the_extreme_bits_are_finite(alpha, dtype):
-    v, u = extremes(dtype)
-    for index in (alpha, torch.full_like(v, alpha)):
-        assert torch.isfinite(symmetric_from_uniforms(index, v, u)).all()
-    assert torch.isfinite(log_positive_from_uniforms(alpha / 2, v, u)).all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("alpha", [5e-324, 1e-40, 1e-9, 1e-3, 0.01, 0.1, 0.4, 1 - 1e-9, 2.0])
+@pytest.mark.parametrize(
+    "alpha", [5e-324, 1e-40, 1e-9, 1e-3, 0.01, 0.1, 0.4, 0.5, 0.9, 1 - 1e-9, 1.0, 1.1, 1.75, 2.0]
+)
 def test_no_index_makes_the_extreme_bits_nan(alpha, dtype):
     v, u = extremes(dtype)
-    assert not symmetric_from_uniforms(alpha, v, u).isnan().any()
-    assert not symmetric_from_uniforms(torch.full_like(v, alpha), v, u).isnan().any()
+    for index in (alpha, torch.full_like(v, alpha)):
+        x = symmetric_from_uniforms(index, v, u)
+        assert not x.isnan().any()
+        assert alpha < 0.5 or torch.isfinite(x).all()
     assert torch.isfinite(log_positive_from_uniforms(alpha / 2, v, u)).all()
     for beta in (-1.0, 0.0, 0.3, 1.0):
         assert not stable_from_uniforms(alpha, beta, v.double(), u.double()).isnan().any()
@@ -250,33 +236,6 @@ def test_the_skewed_map_is_differentiable(alpha, beta):
     assert torch.allclose(found[:, 0], slope, rtol=few, atol=few)
     ahead, behind = (stable_from_uniforms(alpha, beta + s * 1e-6, v, u) for s in (1, -1))
     assert torch.allclose(found[:, 1], (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-7)
-
-
-def exact_skewed_map(alpha, beta, v, u):
-    """Return the textbook's X_1 - t of the map for alpha > 1, with 50 digits."""
-    with mpmath.workdps(50):
-        alpha, v, u = (mpmath.mpf(value) for value in (alpha, v, u))
-        U, W = mpmath.sign(v) * (mpmath.pi / 2 - abs(v)), -mpmath.log(u)
-        t, e = beta * mpmath.tan(mpmath.pi * alpha / 2), 1 - alpha
-        N = mpmath.cos(e * U) + t * mpmath.sin(e * U)
-        E = (N / (W * mpmath.cos(U))) ** (e / alpha)
-        return (mpmath.sin(alpha * U) + t * mpmath.cos(alpha * U)) / mpmath.cos(U) * E - t
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.5, -0.9])
-@pytest.mark.parametrize("alpha", [2.0, 2 - 1e-7])
-def test_the_derivative_in_alpha_at_2(alpha, beta):
-    for v, u in ((-1.398, 0.4), (-0.904, 0.8), (0.2, 0.05), (1.1, 0.6)):
-        index = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
-        angle, uniform = (torch.tensor([value], dtype=torch.float64) for value in (v, u))
-        x = stable_from_uniforms(index, beta, angle, uniform)
-        (slope,) = torch.autograd.grad(x.sum(), index)
-        with mpmath.workdps(50):
-            step = mpmath.mpf(10) ** -15
-            ahead = exact_skewed_map(mpmath.mpf(alpha) + step, beta, v, u)
-            behind = exact_skewed_map(mpmath.mpf(alpha) - step, beta, v, u)
-            exact = float((ahead - behind) / (2 * step))
-        assert float(slope) == pytest.approx(exact, rel=1e-8, abs=1e-9)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-9, -9.9e-9])
