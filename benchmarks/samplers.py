@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from scipy.stats import levy_stable
 
-from benchmarks.memory import extra_mebibytes
 from benchmarks.timing import command_line, fastest
 from heavytail import symmetric_stable
 from tests.oracles import stable_tail, textbook
@@ -79,13 +78,6 @@ def tails(alpha: float = 1.1, draws: int = 100_000_000) -> dict[str, Any]:
     return {"alpha": alpha, "draws": draws, "levels": levels, "expected": expected, "found": found}
 
 
-def memory(draws: int = 50_000_000) -> float:
-    """Return the peak memory in MiB of a float32 draw beyond its result."""
-    setup = "import heavytail\nheavytail.symmetric_stable(1.75, 100)"
-    statement = f"heavytail.symmetric_stable(1.75, {draws}, dtype=torch.float32)"
-    return extra_mebibytes(setup, statement) - 4 * draws / 2**20
-
-
 def record(rounds: int) -> dict[str, Any]:
     """Return the figures."""
     torch.set_num_threads(1)
@@ -95,7 +87,6 @@ def record(rounds: int) -> dict[str, Any]:
         "draws": DRAWS,
         "rounds": rounds,
         "nanoseconds": figures,
-        "extra_mebibytes_float32": round(memory(), 2),
         "tails": tails(),
     }
 

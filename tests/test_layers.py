@@ -88,18 +88,14 @@ def test_which_layers_are_taken():
     assert taking(["head", "body.3"]) == ["body.3", "head"]  # what is named may be of any kind
     assert taking(None, lambda module: "is wide" * (module is model.body[0])) == ["body.2"]
     for layers, message in (
-        ((), "at least one layer"),
-        (model.body[1], "no weight of dimension >= 2 in this layer"),
-        ("nobody", "no layer 'nobody'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            taking(layers)
-    for layers, message in (
         (None, "no layer can be taken: .* is bad; "),
         ("head", "head.* is bad"),
     ):
         with pytest.raises(ValueError, match=message):
             taking(layers, lambda module: "is bad")
+    for layers, message in (((), "at least one layer"), (model.body[1], "no weight of dimension")):
+        with pytest.raises(ValueError, match=message):
+            taking(layers)
     parametrize.register_parametrization(model.body[0], "weight", nn.Identity())
     with pytest.raises(ValueError, match=r"body\.0 .* is parametrized"):
         taking(None)

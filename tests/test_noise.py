@@ -254,23 +254,20 @@ def test_a_refused_state_changes_nothing():
         assert str(noise.state_dict()) == before
 
 
-def test_remove_leaves_the_optimizer_as_it_was():
+def test_attaching_twice_warns_and_remove_detaches():
     model, optimizer, noise = attached()
-    noise.remove()
-    noise.remove()
-    plain = small_net()
-    after = steps(model, optimizer, 2)
-    assert all(map(torch.equal, after, steps(plain, torch.optim.SGD(plain.parameters(), 0.1), 2)))
-
-
-def test_attaching_twice_warns():
-    model, optimizer, noise = attached()
+    options = {"alpha": 1.7, "scale": 0.1, "seed": 3}
     shown = r"StableNoise\(alpha=1.7, scale=0.1, kind='isotropic', column='filter', seed=3\)"
     with pytest.warns(UserWarning, match=f"two noises on one parameter add up: there is {shown}"):
-        StableNoise(optimizer, [model[0].weight], alpha=1.7, scale=0.1, seed=3).remove()
-    StableNoise(optimizer, [model[2].weight], alpha=1.7, scale=0.1, seed=3)  # another parameter
+        StableNoise(optimizer, [model[0].weight], **options).remove()
+    other = StableNoise(optimizer, [model[2].weight], **options)  # another parameter
     noise.remove()
-    StableNoise(optimizer, [model[0].weight], alpha=1.7, scale=0.1, seed=3)
+    StableNoise(optimizer, [model[0].weight], **options).remove()
+    other.remove()
+    other.remove()  # once is enough
+    plain = small_net()
+    without = steps(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 2)
+    assert all(map(torch.equal, steps(model, optimizer, 2), without))
 
 
 @pytest.mark.parametrize("fused", [False, True])
