@@ -46,7 +46,7 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
     layer. Followed are linear layers, convolutions without groups, batch-norm, activations,
     dropout, pooling, flattening, means and maxima over space, and arithmetic.
 
-    The ``state_dict`` of the copy is read back into a model as built by::
+    The ``state_dict`` of the copy is read back into a model as built by:
 
         for name, value in state.items():
             layer, _, own = name.rpartition(".")

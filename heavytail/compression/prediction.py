@@ -116,9 +116,9 @@ def plan_scale(
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Return the sigma at which the median of :func:`predict_pruning` is a wanted ratio.
+    """Return the sigma at which the median of :func:`heavytail.predict_pruning` is a wanted ratio.
 
-    The arguments are those of :func:`predict_pruning`, but that there must be noise: ``steps`` >= 1
+    The arguments are those of ``predict_pruning``, but that there must be noise: ``steps`` >= 1
     and not all of ``lr`` 0. The wanted ``ratio`` is a fraction of columns removed; it must lie
     between the medians of the start alone and of the noise alone.
 
@@ -158,7 +158,7 @@ def accumulated_scale(
         s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha,
 
     in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. The arguments are those of
-    :func:`predict_pruning`.
+    :func:`heavytail.predict_pruning`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     return _accumulated(alpha, scale, lr, steps, weight_decay)[0]

@@ -72,7 +72,7 @@ def symmetric_stable(
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
 
-    Source: Chambers, Mallows and Stuck 1976, see :func:`symmetric_from_uniforms`.
+    Source: Chambers, Mallows and Stuck 1976, as in ``symmetric_from_uniforms``.
     """
     alpha = _check.numbers("alpha", alpha, "(0, 2]")
     scale = _check.numbers("scale", scale, "[0, inf)")
@@ -106,7 +106,7 @@ def positive_stable(
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
 
-    Source: Kanter 1975, see :func:`log_positive_from_uniforms`.
+    Source: Kanter 1975, see :func:`heavytail.laws.draws.log_positive_from_uniforms`.
     """
     alpha = _check.numbers("alpha", alpha, "(0, 1]")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
