@@ -7,12 +7,12 @@ import copy
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises
 from typing import Any, Protocol
 
 import torch
@@ -198,7 +198,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     content = buffer.getvalue()
     try:
         _loaded(content)
-    except pickle.UnpicklingError as failure:
+    except UnpicklingError as failure:
         raise TypeError(f"a state must hold tensors, numbers and strings: {failure}") from failure
     with replaced(path) as draft:
         draft.write_bytes(hashlib.sha256(content).digest() + content)
@@ -218,7 +218,7 @@ def _resume(
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("bytes with another checksum")
         state: dict[str, Any] = _loaded(content)
-    except (pickle.UnpicklingError, ValueError) as failure:
+    except (UnpicklingError, ValueError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
         if (found := state["identity"].get(name)) != mine:
