@@ -100,7 +100,7 @@ class Noise:
     replayed: float  #: fraction of all columns that can go in W_0 + N
     #: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's
     predicted: tuple[float, float, float]
-    norm: float  #: ||N||_F over the noisy weights, in the unit of ||W_0||_F
+    norm: float  #: of the noise, ||N||_F over the noisy weights, in the unit of ||W_0||_F
     span: float | None  #: of the first layer, see :func:`heavytail.experiments.runs.seen`
     gain: float | None  #: likewise; both None for convolutions
 
@@ -118,7 +118,7 @@ class Result:
     pruned_test: Score | None = None  #: on the test examples
     curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in a brief record
     layers: tuple[Layer, ...] | None = None  #: in the model's order; None in a brief record
-    gradient: float | None = None  #: ||G||_F / ||W_0||_F over the hidden weights
+    gradient: float | None = None  #: its size, ||G||_F / ||W_0||_F over the hidden weights
     noise: Noise | None = None  #: None without, or where its replay is not finite or rounds to 0
     step_seconds: float | None = None  #: of the steps since the last break, measurements included
     device: str | None = None  #: ``"cpu"`` or the name of a GPU; None in early records
