@@ -1,33 +1,33 @@
 """The tail index from data: three estimators, each with its standard error.
 
 The tail index of a law is the alpha of P(|X| > x) ~ C x^-alpha; of a stable law of index below 2
-it is the stability index. The three assume different things:
+it is the stability index. The three assume independent values, and different things of their law:
 
-* :func:`heavytail.hill` assumes a power tail beyond some order statistic, and has a bias where it
-  is not yet one: a large bias for a stable law of index near 2.
-* :func:`heavytail.log_moment` assumes that sums of the values are distributed like the values, up
-  to a factor: strictly stable, centred at 0.
-* :func:`heavytail.stable_mle` assumes S(alpha)S(scale), and is then the most precise of the three.
+* :func:`heavytail.hill` a power tail beyond some order statistic; where it is not yet one it has a
+  bias, which is large for a stable law of index near 2.
+* :func:`heavytail.log_moment` that sums of the values are distributed like the values, up to a
+  factor: strictly stable, centred at 0.
+* :func:`heavytail.stable_mle` S(alpha)S(scale), and is then the most precise of the three.
 
-All three assume independent values. A standard error does not show that an assumption fails: two
-estimators that differ by many standard errors do. All take finite floating-point tensors of any
-shape, flattened, and raise ``TypeError`` or ``ValueError`` on anything else.
+A standard error does not show that an assumption fails: two estimators that differ by many standard
+errors do. All take finite floating-point tensors of any shape, flattened, and raise ``TypeError``
+or ``ValueError`` on anything else.
 
 References:
     - B. M. Hill, A simple general approach to inference about the tail of a distribution,
-      Ann. Statist. 3 (1975) 1163-1174.
+      Ann. Statist. 3 (1975) 1163-1174; normality: L. de Haan, A. Ferreira, Extreme Value Theory,
+      Springer, 2006, Theorem 3.2.5.
     - M. Mohammadi, A. Mohammadpour, H. Ogata, On estimating the tail index and the spectral measure
       of multivariate alpha-stable distributions, Metrika 78 (2015) 549-561.
     - W. H. DuMouchel, On the asymptotic normality of the maximum-likelihood estimate when sampling
       from a stable distribution, Ann. Statist. 1 (1973) 948-957.
     - X. Ma, C. L. Nikias, Parameter estimation and blind channel identification in impulsive signal
-      environments, IEEE Trans. Signal Process. 43 (1995) 2884-2897.
-    - L. de Haan, A. Ferreira, Extreme Value Theory: An Introduction, Springer, 2006.
+      environments, IEEE Trans. Signal Process. 43 (1995) 2884-2897: the start of stable_mle.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,44 +52,26 @@ _NEAR_2 = 2 - 1e-6
 
 @dataclass(frozen=True)
 class TailEstimate:
-    """An estimate of the tail index, and what was chosen for it.
+    """An estimate of the tail index, and what was chosen for it."""
 
-    Attributes:
-        alpha: the estimate. Of :func:`hill` and :func:`log_moment` it may exceed 2.
-        stderr: its standard error; nan where there is none, see :func:`stable_mle`.
-        method: "hill", "log_moment" or "stable_mle".
-        n: number of values used.
-        k: number of upper order statistics (hill), else None.
-        block: terms of a sum (log_moment), else None.
-        scale: the scale of S(alpha)S(scale) (stable_mle), else nan.
-        scale_stderr: its standard error (stable_mle), else nan.
-    """
-
-    alpha: float
-    stderr: float
-    method: str
-    n: int
-    k: int | None = None
-    block: int | None = None
-    scale: float = math.nan
-    scale_stderr: float = math.nan
+    alpha: float  #: the estimate; of :func:`hill` and :func:`log_moment` it may exceed 2
+    stderr: float  #: its standard error; nan where there is none, see :func:`stable_mle`
+    method: str  #: "hill", "log_moment" or "stable_mle"
+    n: int  #: number of values used
+    k: int | None = None  #: hill: number of upper order statistics
+    block: int | None = None  #: log_moment: terms of a sum
+    scale: float = math.nan  #: stable_mle: the scale of S(alpha)S(scale)
+    scale_stderr: float = math.nan  #: stable_mle: its standard error
 
 
 @dataclass(frozen=True)
 class HillCurve:
-    """Hill's estimate for many k: what a Hill plot shows.
+    """Hill's estimate for many k: what a Hill plot shows."""
 
-    Attributes:
-        k: shape (m,), int64: numbers of upper order statistics.
-        alpha: shape (m,), float64: the estimate at each; inf where the k + 1 largest are equal.
-        stderr: shape (m,), float64: alpha / sqrt(k).
-        n: number of values.
-    """
-
-    k: Tensor
-    alpha: Tensor
-    stderr: Tensor
-    n: int
+    k: Tensor  #: shape (m,), int64: numbers of upper order statistics
+    alpha: Tensor  #: shape (m,), float64: the estimate at each; inf where the k + 1 largest agree
+    stderr: Tensor  #: shape (m,), float64: alpha / sqrt(k)
+    n: int  #: number of values
 
 
 def hill(x: Tensor, k: int) -> TailEstimate:
@@ -108,8 +90,6 @@ def hill(x: Tensor, k: int) -> TailEstimate:
         x: n >= 2 values. Both signs count; a common factor does not.
         k: in [1, n - 1], and below the number of values that are not 0; the k + 1 largest |x| are
             not all equal.
-
-    Source: Hill 1975; normality: de Haan and Ferreira 2006, Theorem 3.2.5.
     """
     size = _values(x, least=2).abs()
     _check_k("k", k, size)
@@ -120,11 +100,11 @@ def hill(x: Tensor, k: int) -> TailEstimate:
 
 
 def hill_curve(
-    x: Tensor, ks: Sequence[int] | Tensor | NDArray[np.integer[Any]] | None = None
+    x: Tensor, ks: Iterable[int] | Tensor | NDArray[np.integer[Any]] | None = None
 ) -> HillCurve:
     r"""Return Hill's estimate for a whole grid of k, in O(n log n): the data of a Hill plot.
 
-    One sort gives all: with spacings s_i = log |x|_(i) - log |x|_(i+1),
+    One sort gives all: with spacings s_i = log |x|_(i) - log |x|_(i+1), Rényi's representation,
     1 / alpha_hat(k) = (1/k) sum_{i <= k} i s_i. A k that may be used lies on a stretch where the
     curve is flat within its standard errors. It is smooth since neighbouring k share their data.
 
@@ -134,19 +114,18 @@ def hill_curve(
 
     Returns:
         The curve, on the CPU: what :func:`hill` returns, and inf where it finds all |x| equal.
-
-    Source: Hill 1975. The form in spacings is Rényi's representation.
     """
     size = _values(x, least=2).abs()
     if ks is None:
-        nonzero = int(size.count_nonzero())
-        if nonzero < 2:
-            raise ValueError(f"x must have at least 2 values that are not 0, got {nonzero}")
-        k = torch.arange(1, nonzero)
+        k = torch.arange(1, max(int(size.count_nonzero()), 2))
     else:
-        k = _counts(ks)
-        for extreme in (int(k.min()), int(k.max())):
-            _check_k("each of ks", extreme, size)
+        entries = ks.tolist() if isinstance(ks, Tensor | np.ndarray) else ks
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
+            raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
+        k = torch.tensor([_check.count("each of ks", entry, 1, len(size) - 1) for entry in entries])
+        if not len(k):
+            raise ValueError("ks must hold an integer or more, got none")
+    _check_k("each of ks", int(k.max()), size)
     sizes = size.sort(descending=True).values[: int(k.max()) + 1]
     alpha = _hill_alphas(sizes).cpu()[k - 1]
     return HillCurve(k, alpha, alpha / k.double().sqrt(), size.numel())
@@ -165,18 +144,14 @@ def log_moment(x: Tensor, block: int) -> TailEstimate:
     bias; alpha_hat has one of about stderr^2 / alpha. At alpha = 1.9, alpha_hat +- 1.96 stderr
     holds alpha in 89, 92 and 95 of 100 samples of 20, 50 and 200 blocks. At a given n the standard
     error is least for K of 4 to 10; larger blocks are for terms whose sums only come near stable.
-
-    It holds for strictly stable terms only, as symmetric ones centred at 0: with a shift the sums
-    grow like K, and the estimate falls towards 1. Independent terms of finite variance give 2 as K
-    grows, and not before.
+    With a shift the sums grow like K, and the estimate falls towards 1. Independent terms of finite
+    variance give 2 as K grows, and not before.
 
     Args:
         x: values of which none is 0, nor the sum of a block; blocks are consecutive in row-major
             order. The first m * block values are used, m = n // block >= 2.
-        block: K, the number of terms of a sum, >= 2.
-
-    Raises:
-        ValueError: also if the estimate of 1/alpha is not positive, which leaves none of alpha.
+        block: K, the number of terms of a sum, >= 2; too few blocks, whose estimate of 1/alpha is
+            not positive, are a ValueError.
 
     Source: Mohammadi, Mohammadpour and Ogata 2015, Corollary 2.4. The standard error is ours.
     """
@@ -224,9 +199,6 @@ def stable_mle(x: Tensor) -> TailEstimate:
         UserWarning: if x is not symmetric about 0, which the standard errors do not cover: more
             than five standard deviations too many of one sign, or the sizes of the two signs differ
             (Kolmogorov and Smirnov, p < 1e-6).
-
-    Source: DuMouchel 1973 for the normality below 2; the start is from the variance of
-    log|X|, Ma and Nikias 1995.
     """
     from scipy import optimize  # half a second to import, and needed here only
 
@@ -271,8 +243,7 @@ def _values(x: object, least: int) -> Tensor:
     flat = _check.tensor("x", x).detach().flatten().to(torch.float64)
     if flat.numel() < least:
         raise ValueError(f"x must have at least {least} values, got {flat.numel()}")
-    if bad := int((~torch.isfinite(flat)).sum()):
-        raise ValueError(f"x must be finite, got {bad} of {flat.numel()} values inf or nan")
+    _check.numbers("x", flat)
     return flat
 
 
@@ -304,20 +275,6 @@ def _warn_if_lopsided(x: Tensor) -> None:
         )
 
 
-def _counts(ks: object) -> Tensor:
-    """Return the k of a Hill plot as an int64 tensor on the CPU."""
-    whole = isinstance(ks, Tensor) and ks.dtype in (torch.int64, torch.int32)
-    if whole or (isinstance(ks, np.ndarray) and ks.dtype.kind in "iu"):
-        k = torch.as_tensor(ks).detach().cpu().long()
-    elif isinstance(ks, Sequence) and not isinstance(ks, str):
-        k = torch.tensor([_check.count("each of ks", entry, 1) for entry in ks])
-    else:
-        raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
-    if k.dim() != 1 or not k.numel():
-        raise ValueError(f"ks must have shape (m,), m >= 1, got {tuple(k.shape)}")
-    return k
-
-
 def _check_k(name: str, k: object, size: Tensor) -> None:
     """Refuse a k whose threshold |x|_(k+1) does not exist or is 0."""
     n, nonzero = size.numel(), int(size.count_nonzero())
@@ -337,13 +294,12 @@ def _hill_alphas(sizes: Tensor) -> Tensor:
 
 
 def _start(logs: Tensor) -> tuple[float, float]:
-    """Return a first (alpha, log scale) from log|X|, X ~ S(alpha)S(scale).
+    """Return a first (alpha, log scale) from log|X|.
 
     Var log|X| = (pi^2 / 6) (1/alpha^2 + 1/2), and the median of |X| is near the scale.
     """
     inverse_square = float(logs.var()) * 6 / math.pi**2 - 0.5
-    alpha = min(max(inverse_square, 1 / 1.95**2), 1 / 0.4**2) ** -0.5
-    return alpha, float(logs.median())
+    return min(max(inverse_square, 1.95**-2), 0.4**-2) ** -0.5, float(logs.median())
 
 
 def _table(alpha: float, furthest: float) -> tuple[Array, Array, Array]:
@@ -351,7 +307,7 @@ def _table(alpha: float, furthest: float) -> tuple[Array, Array, Array]:
 
     The node u stands for x = width sinh(u), with the width of the density's peak,
     width^2 = f(0) / -f''(0) = Gamma(1/alpha) / Gamma(3/alpha): smooth at 0, and log f is nearly
-    linear in u where the tail is a power. The last node is at or beyond ``furthest``.
+    linear in u where the tail is a power.
     """
     last = max(furthest, _FINE_TO) + 3 * _COARSE
     fine, coarse = np.arange(0, _FINE_TO, _FINE), np.arange(_FINE_TO, last, _COARSE)
@@ -365,16 +321,14 @@ def _table(alpha: float, furthest: float) -> tuple[Array, Array, Array]:
 
 
 def _width(alpha: float) -> float:
-    """Return the width of the peak of the density of S(alpha)S(1)."""
     return math.exp((math.lgamma(1 / alpha) - math.lgamma(3 / alpha)) / 2)
 
 
 def _negative_log_likelihood(parameters: Array, z: Array) -> tuple[float, Array]:
     """Return -(mean log-likelihood) of sizes and its gradient in (alpha, log scale).
 
-    A cubic spline through a table of log f stands for the density: the cost of the quadrature
-    does not grow with n. The spline is linear in the table, so that the gradient is that of the
-    interpolated likelihood itself.
+    A cubic spline through a table of log f stands for the density: the cost of the quadrature does
+    not grow with n. It is linear in the table: the gradient is that of the interpolated likelihood.
     """
     from scipy import interpolate  # slow to import too
 

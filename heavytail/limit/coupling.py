@@ -4,16 +4,16 @@ Systems that share starts and noise are compared particle by particle. The noise
 cancels; what is left is what the drift did. The error is measured over several seeds, at several
 widths or step sizes, and a power is fitted (:class:`heavytail.Rates`).
 
-References:
-    - Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized neural
-      networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125).
-    - A.-S. Sznitman, Topics in propagation of chaos, Ecole d'ete de probabilites de Saint-Flour
-      XIX - 1989, Lecture Notes in Mathematics 1464, Springer, 1991: the coupling.
+Sources: Wan et al. 2024, as for the particles; for the coupling A.-S. Sznitman, Topics in
+propagation of chaos, Ecole d'ete de probabilites de Saint-Flour XIX - 1989, Lecture Notes in
+Mathematics 1464, Springer, 1991, Theorem 1.4. The twins, the measurement of the Euler scheme and
+the scale of the linear gap are ours.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from functools import partial
+from itertools import chain, cycle
 
 import torch
 from torch import Tensor
@@ -68,13 +68,7 @@ def chaos_error(
       the errors have infinite variance, and their mean says nothing;
     - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
 
-    Returns:
-        The errors at the widths, with the fitted slope.
-
-    Raises:
-        TypeError, ValueError: on other arguments, or errors that are 0 or not finite.
-
-    Source: Sznitman 1991, Theorem 1.4, for the coupling; Wan et al. 2024. The twins are ours.
+    Errors that are 0 or not finite are a ValueError.
     """
     check_problem(problem)
     dtype = _check.place(None, device, dtype)[1]
@@ -95,15 +89,17 @@ def chaos_error(
         raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
 
     def measure(generators: list[torch.Generator]) -> Tensor:
-        coupling = _coupling(problem, ns, reference, tracers, coupled, generators, dtype)
-        return _gaps(scheme, *coupling, generators)
+        starts = partial(_starts, problem, generators, dtype)
+        systems, sources, pairs = _coupling(problem, ns, reference, tracers, coupled, starts)
+        now: list[Tensor] = []
+        worst: list[Tensor] = []
+        for _ in scheme.run(systems, sources, generators):
+            now = [_distance(*pair) for pair in pairs]
+            worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
+        return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
 
     size = [1 / (1 / n - inverse) for n in ns]
     return _rates("width", ns, size, statistic, measure, _batches(seeds, most, device))
-
-
-_Sources = list[tuple[int, list[System]]]
-_Pairs = list[tuple[System, System]]
 
 
 def _coupling(
@@ -112,55 +108,30 @@ def _coupling(
     reference: int | str,
     tracers: int,
     coupled: bool,
-    generators: list[torch.Generator],
-    dtype: torch.dtype,
-) -> tuple[list[System], _Sources, _Pairs]:
-    """Return all systems, the noise that moves them, and the pairs to compare, one a width."""
-
-    def starts(n: int) -> Tensor:
-        return _starts(problem, n, generators, dtype)
+    starts: Callable[[int], Tensor],
+) -> tuple[list[System], list[list[System]], list[tuple[System, System]]]:
+    """Return all systems, those that share noise, and the pairs to compare, one a width."""
 
     def system(theta: Tensor, driver: System | None = None) -> System:
         return System(problem, theta.clone(), driver)
 
-    def moved(n: int, first: list[System], m: int, second: list[System]) -> _Sources:
-        return [(max(n, m), first + second)] if coupled else [(n, first), (m, second)]
-
     most = max(widths)
+    drivers: list[System] = []
+    sources: list[list[System]] = []
     if reference == "twins":
-        A, B = ([system(start[:, :n]) for n in widths] for start in (starts(most), starts(most)))
-        start = starts(tracers)
-        of_A, of_B = ([system(start, driver) for driver in drivers] for drivers in (A, B))
-        sources = [(most, A), (most, B), *moved(tracers, of_A, tracers, of_B)]
-        return A + B + of_A + of_B, sources, list(zip(of_A, of_B, strict=True))
-    if isinstance(reference, int):
-        start, m = starts(reference), reference
-        copy = system(start)
-        others = [copy]
-    else:  # the limit: its drift is the same for all particles, so that one of them is enough
-        start, m = starts(most), 1
-        mean = system(start[:, :1])
-        copy = system(start[:, :1], mean)
-        others = [mean, copy]
-    particles = [system(start[:, :n]) for n in widths]
-    sources = moved(most, particles, m, [copy])
-    return particles + others, sources, [(one, copy) for one in particles]
-
-
-def _gaps(
-    scheme: Scheme,
-    systems: list[System],
-    sources: _Sources,
-    pairs: _Pairs,
-    generators: list[torch.Generator],
-) -> Tensor:
-    """Run; return mean distances of the pairs, (2, seeds, pairs): at the end, and suprema."""
-    now: list[Tensor] = []
-    worst: list[Tensor] = []
-    for _ in scheme.run(systems, sources, generators):
-        now = [_distance(*pair) for pair in pairs]
-        worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
-    return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
+        A, B = ([system(s[:, :n]) for n in widths] for s in (starts(most), starts(most)))
+        drivers, sources, start = A + B, [A, B], starts(tracers)
+        ones, copies = ([system(start, driver) for driver in twin] for twin in (A, B))
+    else:
+        start = starts(reference if isinstance(reference, int) else most)
+        ones = [system(start[:, :n]) for n in widths]
+        if reference == "limit":  # all its particles have one drift: one of them is enough
+            drivers = [system(start[:, :1])]
+            copies = [system(start[:, :1], *drivers)]
+        else:
+            copies = [system(start)]
+    sources += [ones + copies] if coupled else [ones, copies]
+    return drivers + ones + copies, sources, list(zip(ones, cycle(copies), strict=False))
 
 
 def euler_error(
@@ -193,11 +164,6 @@ def euler_error(
       8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
       that on eta minus the finest eta: exact for an error c eta; one that is random and centred
       reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16 and 32 times.
-
-    Returns:
-        The errors at the step sizes T / K, in the order of ``steps``, with the fitted slope.
-
-    Source: Wan et al. 2024, whose bound has the power 1/alpha. The measurement is ours.
     """
     check_problem(problem)
     counts = _integers("steps", steps)
@@ -215,9 +181,9 @@ def euler_error(
     n = _check.count("n", n, 1)
 
     def measure(generators: list[torch.Generator]) -> Tensor:
-        start = _starts(problem, n, generators, dtype)
+        start = _starts(problem, generators, dtype, n)
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
-        for _ in scheme.run(systems, [(n, systems)], generators):
+        for _ in scheme.run(systems, [systems], generators):
             pass
         gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
         return torch.stack([torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps], 2)
@@ -228,7 +194,7 @@ def euler_error(
 
 
 def _starts(
-    problem: MeanField, n: int, generators: list[torch.Generator], dtype: torch.dtype
+    problem: MeanField, generators: list[torch.Generator], dtype: torch.dtype, n: int
 ) -> Tensor:
     """Draw the starts of a system for each generator, (systems, n, p)."""
     return torch.stack([problem._starts(n, generator, dtype) for generator in generators])
@@ -276,7 +242,7 @@ def _integers(name: str, values: Integers, least: int = 1) -> list[int]:
 def _batches(
     seeds: int | Integers, n: int, device: torch.device | str | None
 ) -> list[list[torch.Generator]]:
-    """Return generators of the seeds, as many together as runs of n particles go side by side."""
+    """Return generators of the seeds, together as many as go side by side."""
     if not isinstance(seeds, Iterable):
         seeds = range(_check.count("seeds", seeds, 2))
     every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
@@ -304,8 +270,7 @@ def linear_gap_scale(
 
     Arguments are those of :func:`simulate`, but alpha is in (1, 2], below which there is no limit;
     ``steps`` is K, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
-
-    Source: ours; the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
+    For the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
     """
     n, T = _check.count("n", n, 1), _check.number("T", T, _check.POSITIVE)
     alpha = _check.number("alpha", alpha, "(1, 2]")

@@ -14,8 +14,6 @@ are smooth. Two things are not the line's: the tails overlap (:func:`image_error
 smoothly to 0 over the outer tenth, to be periodic. What transport moves must stay within 0.9 box:
 beyond, it stops and piles up.
 
-All raise ``TypeError`` or ``ValueError`` on an argument outside the sets that they name.
-
 Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506-517; Jourdain, Meleard and Woyczynski, Nonlinear
 SDEs driven by Levy processes and related PDEs, ALEA 4 (2008) 1-29.
 """
@@ -42,15 +40,10 @@ _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond
 
 @dataclass(frozen=True)
 class Density:
-    """A density on the circle [-box, box), by its values at equal steps.
+    """A density on the circle [-box, box), by its values at equal steps."""
 
-    Attributes:
-        theta: shape (m,), float64, m even: the points -box, -box + dx, ..., box - dx.
-        rho: shape (m,), float64, finite: the density there, per unit of theta.
-    """
-
-    theta: Tensor
-    rho: Tensor
+    theta: Tensor  #: shape (m,), float64, m even: the points -box, -box + dx, ..., box - dx
+    rho: Tensor  #: shape (m,), float64, finite: the density there, per unit of theta
 
     def __post_init__(self) -> None:
         for name, value in (("theta", self.theta), ("rho", self.rho)):
@@ -61,13 +54,10 @@ class Density:
         if theta.dim() != 1 or m == 0 or m % 2 or self.rho.shape != theta.shape:
             got = f"{tuple(theta.shape)} and {tuple(self.rho.shape)}"
             raise ValueError(f"theta and rho must have one shape (m,), m even, got {got}")
-        box = -float(theta[0])
-        grid = torch.arange(-m // 2, m // 2, dtype=theta.dtype, device=theta.device) * (2 * box / m)
-        if not (box > 0 and float((theta - grid).abs().max()) <= 1e-9 * box):
-            raise ValueError(
-                "theta must be -box, -box + dx, ..., box - dx in equal steps, got values from "
-                f"{float(theta[0]):g} to {float(theta[-1]):g}, {m} of them"
-            )
+        off = (theta - _grid(self.box, m, theta.device)).abs().max()
+        if not (self.box > 0 and float(off) <= 1e-9 * self.box):
+            got = f"{m} values from {theta[0]:g} to {theta[-1]:g}"
+            raise ValueError(f"theta must be -box, -box + dx, ..., box - dx, got {got}")
 
     @classmethod
     def start(
@@ -89,9 +79,8 @@ class Density:
             mean: of the Gaussian, finite.
             std: of the Gaussian, > 0; with ``density``, the width of its finest feature.
             points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8,
-                enough for the start. Transport makes finer features: a drift that falls at the
-                rate r, b' = -r, those of width std * exp(-r T), if noise does not fill them;
-                take 16 * box / width points then, or more.
+                enough for the start. A drift that falls at the rate r, b' = -r, makes features of
+                width std * exp(-r T), if noise does not fill them: take 16 * box / width or more.
             device: where to compute; None is torch's default device.
         """
         box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
@@ -100,17 +89,15 @@ class Density:
         if (m := _check.count("points", enough if points is None else points, 16)) % 2:
             raise ValueError(f"points must be even, got {m}")
         where = torch.get_default_device() if device is None else torch.device(device)
-        theta = torch.arange(-m // 2, m // 2, dtype=torch.float64, device=where) * (2 * box / m)
-        z = (theta - mean) / std
-        rho = torch.exp(-(z**2) / 2) / (std * math.sqrt(2 * math.pi))
-        if density is not None:
+        theta = _grid(box, m, where)
+        if density is None:
+            rho = torch.exp(-(((theta - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+        else:
             rho = _check.tensor("density(theta)", density(theta)).to(theta)
         least, mass = float(rho.min()), float(rho.sum()) * 2 * box / m
         if rho.shape != theta.shape or not (least >= 0 and abs(mass - 1) <= 0.01):
-            raise ValueError(
-                f"the density must have shape ({m},), values >= 0 and mass 1 within 0.01 in the "
-                f"box, got shape {tuple(rho.shape)}, least value {least:g} and mass {mass:g}"
-            )
+            got = f"shape {tuple(rho.shape)}, least value {least:g}, mass {mass:g}"
+            raise ValueError(f"density(theta) must be ({m},), >= 0, of mass 1 +- 0.01, got {got}")
         return cls(theta, rho / mass)
 
     @property
@@ -157,14 +144,15 @@ class Density:
     def beyond(self, x: float) -> float:
         """Return P(|theta| > x), 0 <= x <= box, as what the interval [-x, x] does not hold.
 
-        Images of the tail lie in that interval: on a stable tail this is low by the part
-
-            x^alpha sum_{k > 0} (2 box k - x)^{-alpha} - (2 box k + x)^{-alpha},
-
-        for x well below the box alpha times :func:`image_error`.
+        The images of a stable tail that lie in it take a part of this, for x well below the box
+        alpha times :func:`image_error`.
         """
         x = _check.number("x", x, _check.NONNEGATIVE)
         return 1 - float(self.probability(self.theta.new_tensor([-x, x])))
+
+
+def _grid(box: float, m: int, device: torch.device) -> Tensor:
+    return torch.arange(-m // 2, m // 2, dtype=torch.float64, device=device) * (2 * box / m)
 
 
 def image_error(alpha: float, x: float, box: float) -> float:
@@ -193,13 +181,8 @@ def box_for(
     start and Gaussian noise, sqrt(std^2 + 2 sigma^2 T), more than it; beyond that as
     :func:`image_error` asks at ``reach``, or at the size of the body if that is larger.
 
-    Args:
-        alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0.
-        T: time, >= 0.
-        reach: the largest |theta| of interest, > 0, start and transport included.
-        tolerance: relative change, > 0.
-        std: width of the start, > 0.
+    ``alpha``, ``sigma`` and ``T`` are those of :func:`evolve`; ``reach`` is the largest |theta| of
+    interest, transport included; ``tolerance`` is relative; ``std`` is the width of the start; > 0.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     for name, value in (("sigma", sigma), ("T", T)):
@@ -218,16 +201,15 @@ def mean_field_drift(
 ) -> Drift:
     r"""Return b(theta, rho) = -mean_x[ d_1 loss(integral h_x rho, y) d_theta h_x(theta) ].
 
+    It maps the grid (m,), the density (m,) and the grid's step to values (m,). The integral is over
+    the box: an unbounded h loses what lies beyond it.
+
     Args:
         h: the neuron, h(x, theta): x of shape (N, 1) and theta of shape (m,) give (N, m).
         dh: its derivative in theta, of the same shapes.
         dloss: the loss's derivative in its first argument: outputs (N,) and y (N,) give (N,).
         x: inputs, (N, 1), N >= 1, floating point, finite.
-        y: targets, (N,), floating point, finite.
-
-    Returns:
-        A function of the grid (m,), the density (m,) and the grid's step, with values (m,). The
-        integral is over the box: an unbounded h loses what lies beyond it.
+        y: targets, (N,), the same.
     """
     for name, data in (("x", x), ("y", y)):
         _check.numbers(name, _check.tensor(name, data))
@@ -251,9 +233,9 @@ def evolve(
 ) -> Density:
     """Return the density a time T later, by the scheme at the top of this module.
 
-    Transport must not carry mass into the outer tenth, where it stops; tails lie there by right,
-    brought by start and noise. So the mass there is counted before and after each transport, and
-    what transport has brought, less what it took away, may not be more than the rest and 1e-3.
+    Transport stops in the outer tenth, where tails lie by right, brought by start and noise. So the
+    mass there is counted before and after each transport: what transport has brought, less what it
+    took away, may not be more than the rest and 1e-3.
 
     Args:
         start: the density at time 0, of mass 1, or what an earlier call has returned.
@@ -264,10 +246,10 @@ def evolve(
         steps: number of time steps, >= 1.
 
     Raises:
-        ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum, the sign of a grid
-            too coarse; if the mass is off 1 by more than 1e-8, the sign of time steps too long; if
-            transport has brought too much into the outer tenth; if b is not finite, or so large
-            that a step needs more than 10,000 pieces.
+        ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum (the grid is too
+            coarse) or the mass off 1 by more than 1e-8 (the steps are too long); if transport has
+            brought too much into the outer tenth; if b is not finite, or so large that a step
+            needs more than 10,000 pieces.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
@@ -292,10 +274,8 @@ def evolve(
             raise ValueError(f"the drift must have shape ({m},), got {tuple(b.shape)}")
         fastest = float((b * window).abs().max())
         if not (needed := fastest * dt * math.pi / dx / _STABLE) <= _MOST_PIECES:
-            raise ArithmeticError(
-                f"the drift must be finite, and need at most {_MOST_PIECES:,} pieces in a step: "
-                f"got {fastest:.3g}, which needs {needed:.3g}; take more steps or a coarser grid"
-            )
+            got = f"{fastest:.3g}, which needs {needed:.3g} of {_MOST_PIECES:,} pieces of a step"
+            raise ArithmeticError(f"the drift is too large, {got}: take more steps")
         pieces = max(1, math.ceil(needed))
         tau = dt / pieces
         for _ in range(pieces):
@@ -306,20 +286,18 @@ def evolve(
             rho = rho + tau / 6 * (k1 + 2 * (k2 + k3) + k4)
         return rho
 
-    def fault(rho: Tensor) -> tuple[str, str] | None:
-        """Return what is wrong with a density, and what is likely to help."""
+    def fault(rho: Tensor) -> str | None:
         mass, least, most = float(rho.sum()) * dx, float(rho.min()), float(rho.max())
         if not abs(mass - 1) <= 1e-8:
-            return f"the mass is {mass:.12g}", "the steps are too long"
+            return f"the mass is {mass:.12g}, not 1: are the steps too long?"
         if not least >= -_BELOW * most:
-            values = f"the least density is {least:.3g}, the largest {most:.3g}"
-            return values, "the grid is too coarse (see Density.start), or the steps too long"
+            return f"its least value is {least:.3g}: is the grid too coarse, see Density.start?"
         return None
 
     beyond = (theta.abs() > _EDGE * start.box).to(theta.dtype) * dx
     rho, carried = start.rho, 0.0
     if found := fault(rho):
-        raise ValueError(f"start must be a density of mass 1: {found[0]}")
+        raise ValueError(f"start must be a density: {found}")
     for step in range(1, steps + 1):
         rho = filtered(rho, fade)
         if drift is not None:
@@ -328,7 +306,7 @@ def evolve(
             carried += float(beyond @ rho)
         rho = filtered(rho, fade)
         if found := fault(rho):
-            raise ArithmeticError(f"after step {step} {found[0]}: {found[1]}")
+            raise ArithmeticError(f"no density after step {step}: {found}")
         if carried > _CARRIED and 2 * carried > _CARRIED + float(beyond @ rho):
             raise ArithmeticError(
                 f"by step {step} transport has carried the mass {carried:.3g} beyond "

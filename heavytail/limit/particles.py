@@ -11,9 +11,11 @@ vector of :func:`heavytail.noise_vectors`. The Euler scheme takes K steps of siz
 
 which is gradient descent on the risk with noise, since b is -n times its gradient. As n grows each
 particle approaches its limit, driven by the same noise and by the law of the limit instead of mu^n;
-:mod:`heavytail.limit.coupling` measures how fast.
+:mod:`heavytail.limit.coupling` measures how fast. All of this room raise ``TypeError`` or
+``ValueError`` on an argument outside the sets that they name.
 
-Source: Wan et al. 2024, section 3.
+Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
+neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,14 +54,14 @@ class Scheme:
     def run(
         self,
         systems: Sequence[System],
-        sources: Sequence[tuple[int, Sequence[System]]],
+        sources: Sequence[Sequence[System]],
         generators: Sequence[torch.Generator],
     ) -> Iterator[int]:
         """Advance the systems; yield the number of steps taken: 0, 1, ..., K.
 
-        A source draws n noise vectors a step and moves the systems that it names: one of m
-        particles by the first m. Each generator has an equal share of a system's particles, and
-        vectors of its own. A long stride takes its drift at once, and all noise as it comes.
+        A source draws noise for the widest of its systems, and moves one of m particles by the
+        first m vectors. Each generator has an equal share of a system's particles, and vectors of
+        its own. A long stride takes its drift at once, and all noise as it comes.
         """
         yield 0
         for k in range(self.steps):
@@ -75,11 +77,12 @@ class Scheme:
             yield k + 1
 
     def _noise(
-        self, sources: Sequence[tuple[int, Sequence[System]]], generators: Sequence[torch.Generator]
+        self, sources: Sequence[Sequence[System]], generators: Sequence[torch.Generator]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw the noise of a step: yield particles (m, p) and the vectors that move them."""
-        for n, systems in sources if self.noise_scale else ():
+        for systems in sources if self.noise_scale else ():
             shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in systems]
+            n = max(len(share[0]) for share in shares)
             d, device = shares[0][0].shape[1], shares[0][0].device
             for generator, *thetas in zip(generators, *shares, strict=True):
                 source = (generator, device, self.dtype)
@@ -93,17 +96,11 @@ class Scheme:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What :func:`simulate` returns.
+    """What :func:`simulate` returns."""
 
-    Attributes:
-        particles: shape (n, p), or (systems, n, p): theta at time T.
-        times: shape (m,), float64: when the particles were observed.
-        observed: shape (m, ...): what was observed at these times; None where nothing was.
-    """
-
-    particles: Tensor
-    times: Tensor
-    observed: Tensor | None = None
+    particles: Tensor  #: shape (n, p), or (systems, n, p): theta at time T
+    times: Tensor  #: shape (m,), float64: when the particles were observed
+    observed: Tensor | None = None  #: shape (m, ...): what was observed then; None where nothing
 
 
 def simulate(
@@ -136,8 +133,7 @@ def simulate(
         sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}; sigma
             eta^{1/alpha}, which is small where alpha is, must be a float of the dtype. Particles
             that leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``, see
-            :func:`heavytail.noise_vectors`.
+        kind: of the noise, as in :func:`heavytail.noise_vectors`.
         seed: in [0, 2^64): starts and noise. Same seed, same device, same bits.
         systems: number of independent systems at once; None is one, without that dimension.
         observe: a function of the particles, (n, p) or (systems, n, p), not to be written to, that
@@ -146,12 +142,6 @@ def simulate(
             back in order, each once. None is 11 times from 0 to T.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
         device: where to compute; None is torch's default device.
-
-    Returns:
-        The particles at time T, and what was observed.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
     """
     check_problem(problem)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
@@ -168,7 +158,7 @@ def simulate(
         theta = problem._starts(rows, generator, scheme.dtype).unflatten(0, (-1, n))
         system = System(problem, theta)
         particles = theta[0] if systems is None else theta
-        for k in scheme.run([system], [(rows, [system])], [generator]):
+        for k in scheme.run([system], [[system]], [generator]):
             if observe is not None and k in marks:
                 if not isinstance(found := observe(particles), Tensor):
                     raise TypeError(f"what observe returns must be a tensor, got {found!r}")

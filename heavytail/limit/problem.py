@@ -8,8 +8,7 @@ The n columns of a wide layer are particles theta^1, ..., theta^n. With neuron h
 where l' = d l / d f, E is the mean over the data and mu^n the law of a particle picked at random,
 with its sign; f depends on it alone. The drift b is -n times the gradient of the risk E l(f(x), y).
 
-Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
-neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
+Source: Wan et al. 2024, as for :mod:`heavytail.limit.particles`.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +23,11 @@ from heavytail import _check
 Neuron: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
 Law: TypeAlias = Callable[[int, torch.Generator], Tensor]
-Signs: TypeAlias = str | Tensor | Callable[[Tensor], Tensor] | None
+Signs: TypeAlias = str | Tensor | None
 
 # Neurons' outputs in a block: they stay in the cache. On a device a block only bounds the memory.
 _BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 25
-
-# Outputs are kept for the gradient up to this many numbers, and computed again beyond.
-_KEPT = 1 << 22
+_KEPT = 1 << 22  # outputs are kept for the gradient up to this many, and computed again beyond
 
 
 def _logistic_slope(s: Tensor) -> Tensor:
@@ -64,12 +61,10 @@ class MeanField:
             for all systems' rows, or for those of the widest, the first of which narrower ones
             take; a tensor (p,), for all particles; None, N(0, I_d).
         signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
-            of which a system of n particles has the first n; else a function from the indices
-            0, ..., n - 1, an int64 tensor, to a tensor (n,), with a_i dependent on i alone.
+            of which a system of n particles has the first n.
 
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above; in use, on a function that
-            returns inf or nan for finite arguments, or a tensor of another shape.
+    A function that returns inf or nan for finite arguments, or a tensor of another shape, is a
+    ValueError in use.
     """
 
     x: Tensor = field(repr=False)
@@ -94,10 +89,11 @@ class MeanField:
         if self.start is not None and not callable(self.start):
             _check.numbers("start", _check.tensor("start", self.start))
             self._fits("start", self.start)
-        if isinstance(self.signs, Tensor):
-            _real("signs", self.signs, self.signs.numel())
-        elif self.signs is not None and not callable(self.signs):
-            _check.one_of("signs, if no tensor or function,", self.signs, ("alternating",))
+        if isinstance(a := self.signs, Tensor):
+            if a.dim() != 1 or a.is_complex() or not a.isfinite().all():
+                raise ValueError(f"signs must be real and finite, of shape (n,), got {a!r:.80}")
+        elif a is not None:
+            _check.one_of("signs, if no tensor,", a, ("alternating",))
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
@@ -147,14 +143,7 @@ class MeanField:
             _check.numbers("what start returns", theta)
             self._fits("what start returns", theta, n)
             return theta.to(device, dtype, copy=True).contiguous()
-        theta = torch.randn((n, d), generator=generator, device=device, dtype=dtype)
-        if callable(self.h):
-            try:
-                self.h(self.x[0].to(theta), theta[0])
-            except Exception as error:
-                got = f"h fails on a particle of shape ({d},), {error}"
-                raise ValueError(f"start= is needed: {got}") from error
-        return theta
+        return torch.randn((n, d), generator=generator, device=device, dtype=dtype)
 
 
 class System:
@@ -232,19 +221,11 @@ def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
     """Return a_1, ..., a_n."""
     if signs is None:
         return like.new_ones(n)
-    if isinstance(signs, Tensor):
-        if len(signs) < n:
-            raise ValueError(f"signs must hold {n} entries or more, got {len(signs)}")
-        return signs.detach()[:n].to(like)
-    index = torch.arange(n, device=like.device)
     if isinstance(signs, str):
-        return (1 - 2 * (index % 2)).to(like)
-    half = (n + 1) // 2
-    a, first = (_real("what signs returns", signs(index[:m].clone()), m) for m in (n, half))
-    if not torch.equal(a[:half], first):
-        why = f"the first {half} of {n} change with n or by chance; give random signs as a tensor"
-        raise ValueError(f"signs must depend on i alone: {why}")
-    return a.to(like)
+        return (1 - 2 * (torch.arange(n, device=like.device) % 2)).to(like)
+    if len(signs) < n:
+        raise ValueError(f"signs must hold {n} entries or more, got {len(signs)}")
+    return signs.detach()[:n].to(like)
 
 
 def _loss_slope(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
@@ -269,15 +250,6 @@ def _finite(name: str, value: Tensor, *arguments: Tensor) -> None:
     wrong = value[~value.isfinite()]
     if len(wrong) and all(argument.isfinite().all() for argument in arguments):
         raise ValueError(f"{name} must be finite for finite arguments, got {wrong[0]:g}")
-
-
-def _real(name: str, value: object, n: int) -> Tensor:
-    """Return a tensor of n real, finite numbers."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {value!r}")
-    if value.shape != (n,) or value.is_complex() or not value.isfinite().all():
-        raise ValueError(f"{name} must be finite and real, shape ({n},), got {value!r:.80}")
-    return value
 
 
 def check_problem(problem: object) -> None:

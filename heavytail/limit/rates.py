@@ -23,23 +23,14 @@ _RESAMPLES = 1000
 class Rates:
     """Errors of several seeds that fall like a power of x, and the fit of the power.
 
-    Attributes:
-        x: shape (m,), m >= 2, float64: the widths, or the step sizes, all different.
-        errors: shape (seeds, m), seeds >= 2, float64, > 0.
-        size: shape (m,), float64, > 0: x, corrected for a reference that is finite.
-        statistic: over seeds: ``"mean"``; ``"geometric"``, exp of the mean of logs; ``"median"``.
-        sup: the same for a supremum: over time (:func:`chaos_error`), over particles
-            (:func:`euler_error`); None within itself.
-
-    Raises:
-        TypeError, ValueError: on other shapes or values.
+    Other shapes or values raise ``TypeError`` or ``ValueError``.
     """
 
-    x: Tensor
-    errors: Tensor
-    size: Tensor
-    statistic: str = "geometric"
-    sup: "Rates | None" = None
+    x: Tensor  #: shape (m,), m >= 2, float64: the widths, or the step sizes, all different
+    errors: Tensor  #: shape (seeds, m), seeds >= 2, float64, > 0
+    size: Tensor  #: shape (m,), float64, > 0: x, corrected for a reference that is finite
+    statistic: str = "geometric"  #: over seeds: that, exp of the mean of logs; "mean"; "median"
+    sup: "Rates | None" = None  #: of a supremum: over time for widths, over particles for steps
 
     def __post_init__(self) -> None:
         _check.one_of("statistic", self.statistic, STATISTICS)

@@ -284,7 +284,10 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
     ("call", "error", "message"),
     [
         *((lambda f=f: f([1.0, 2.0]), TypeError, "x must be a floating-point") for f in ESTIMATORS),
-        *((lambda f=f: f(NAN), ValueError, "got 80 of 120 values inf or nan") for f in ESTIMATORS),
+        *(
+            (lambda f=f: f(NAN), ValueError, r"x must be in \(-inf, inf\), got inf")
+            for f in ESTIMATORS
+        ),
         *((lambda f=f: f(ONES[:1]), ValueError, "x must have at least") for f in ESTIMATORS),
         (lambda: log_moment(ONES * 1j, 2), TypeError, r"dtype torch\.complex64"),
         (lambda: hill(ONES, 0), ValueError, r"k must be in \[1, 99\], got 0"),
@@ -293,23 +296,10 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
         (lambda: hill(TEN_ZEROS, 20), ValueError, "k must be below 20, the number of values that"),
         (lambda: hill_curve(TEN_ZEROS, [3, 20]), ValueError, "each of ks must be below 20"),
         (lambda: hill_curve(ONES, torch.tensor([0, 3])), ValueError, r"ks must be in \[1, 99\]"),
-        (
-            lambda: hill_curve(ONES, []),
-            ValueError,
-            r"ks must have shape \(m,\), m >= 1, got \(0,\)",
-        ),
-        (lambda: hill_curve(ONES, torch.tensor(3)), ValueError, r"ks must have shape \(m,\)"),
-        (
-            lambda: hill_curve(ONES, ONES),
-            TypeError,
-            "ks must be a sequence, tensor or array of int",
-        ),
-        (
-            lambda: hill_curve(ONES, WRONG),
-            TypeError,
-            "ks must be a sequence, tensor or array of int",
-        ),
-        (lambda: hill_curve(0 * ONES), ValueError, "at least 2 values that are not 0, got 0"),
+        (lambda: hill_curve(ONES, []), ValueError, "ks must hold an integer or more, got none"),
+        *((lambda k=k: hill_curve(ONES, k), TypeError, "ks must be a se") for k in (WRONG, 3)),
+        (lambda: hill_curve(ONES, ONES), TypeError, r"each of ks must be an integer, got 1\.0"),
+        (lambda: hill_curve(0 * ONES), ValueError, "each of ks must be below 0, the number of"),
         (lambda: log_moment(ONES, 1), ValueError, r"block must be in \[2, 50\], got 1"),
         (lambda: log_moment(ONES, 51), ValueError, r"block must be in \[2, 50\], got 51"),
         (lambda: log_moment(TEN_ZEROS, 2), ValueError, r"no value 0, got 10 of 30: .* x\[x != 0\]"),
