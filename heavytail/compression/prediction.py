@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from heavytail import _check
 from heavytail import layers as _layers
-from heavytail.compression.pruning import column_norms, removable
+from heavytail.compression.pruning import finite_norms, removable
 from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
 
 _Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
@@ -250,8 +250,7 @@ def _drawn(
         raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
     drawn = []
     for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
-        if not bool(torch.isfinite(column_norms(weight)).all()) or not weight.numel():
-            raise ValueError(f"a weight must be finite, not empty, got {tuple(weight.shape)}")
+        finite_norms("a weight", weight)
         W = as_columns(weight.detach().double(), column) * left
         terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
         # The terms of a filter are the sums of its kernels'.

@@ -36,6 +36,14 @@ def column_norms(weight: Tensor) -> Tensor:
     return _norms(weight.detach().flatten(1))
 
 
+def finite_norms(name: str, weight: Tensor) -> Tensor:
+    """Return the column norms of a weight that must be finite and not empty."""
+    norms = column_norms(weight)
+    if not weight.numel() or not torch.isfinite(norms).all():
+        raise ValueError(f"{name} must be finite, not empty, got shape {tuple(weight.shape)}")
+    return norms
+
+
 def squared_errors(squares: Tensor) -> Tensor:
     """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
 
