@@ -13,9 +13,8 @@ and all that pruning by norm will do follows before a single step is taken: no d
 Where the gradient part is not small beside the start, the prediction fails, and nothing here can
 know: measure it.
 
-An argument outside the set that its line names is a TypeError or a ValueError.
-
-Source: ours; Wan, Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
+An argument outside the set that its line names is a TypeError or a ValueError. Source: ours; Wan,
+Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
 """
 
 import math
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from heavytail import _check
 from heavytail import layers as _layers
-from heavytail.compression.pruning import column_norms, removable
+from heavytail.compression.pruning import finite_norms, removable
 from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
 
 _Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
@@ -38,7 +37,7 @@ Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The law of the pruning ratio of start plus noise, by simulation."""
+    """The law of the pruning ratio of start plus noise, by simulation; printed, five quantiles."""
 
     ratios: Tensor  #: fraction of columns that can go, of each draw: (draws,), float64, ascending
     noise: float  #: s, the scale of the accumulated noise, in the unit of the weights
@@ -48,7 +47,6 @@ class Prediction:
         return float(self.ratios.quantile(_check.number("p", p, "[0, 1]")))
 
     def __str__(self) -> str:
-        """Return the 5, 10, 50, 90 and 95 % quantiles in a line."""
         row = "  ".join(f"{p} %: {self.quantile(p / 100):.3f}" for p in (5, 10, 50, 90, 95))
         return f"pruning ratio  {row}  (start plus noise of scale {self.noise:.3g})"
 
@@ -70,9 +68,6 @@ def predict_pruning(
 ) -> Prediction:
     """Predict, before training, which fraction of the columns pruning will be able to remove.
 
-    Draws the noise of all steps at once, adds it to the start as it stands in the model, and
-    counts the columns of smallest norm that can go at the given error; the gradient is left out.
-
     Args:
         model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
         alpha: stability index in (0, 2].
@@ -83,19 +78,18 @@ def predict_pruning(
         error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
         weight_decay: lambda >= 0, if it multiplies a weight by 1 - lr lambda each step, as that of
             SGD without momentum and of AdamW does.
-        column: what has a noise vector of its own in a convolution, ``"filter"`` or ``"kernel"``,
-            as for :class:`heavytail.StableNoise`. What is pruned is a filter in either case.
+        column: what has a noise vector of its own in a convolution, ``"filter"`` or ``"kernel"``;
+            what is pruned is a filter in either case.
         exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`; None
             for a single weight.
-        draws: independent repetitions, >= 1; more for quantiles beyond 5 and 95 %. Each costs as
-            much as a step's noise in double precision.
+        draws: independent repetitions, >= 1; more for quantiles beyond 5 and 95 %.
         generator: source of the random bits, on the weights' device; None is the global one.
 
     Returns:
         The ratios: of all columns of the hidden weights, each weight pruned by itself, as
         :func:`heavytail.prune` does with linear layers and convolutions.
     """
-    alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
+    error = _check.number("error", error, "[0, 1]")
     s, left = _accumulated(alpha, scale, lr, steps, weight_decay)
     weights = _drawn(model, kind, alpha, left, column, exclude, draws, generator)
     return Prediction(_ratios(weights, s, error).sort().values, s)
@@ -126,8 +120,7 @@ def plan_scale(
         sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
         moves in steps of a column. The same draws serve all trial values.
     """
-    alpha, error = _check.number("alpha", alpha, "(0, 2]"), _check.number("error", error, "[0, 1]")
-    ratio = _check.number("ratio", ratio, "[0, 1]")
+    error, ratio = _check.number("error", error, "[0, 1]"), _check.number("ratio", ratio, "[0, 1]")
     unit, left = _accumulated(alpha, 1.0, lr, steps, weight_decay)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
@@ -140,10 +133,8 @@ def plan_scale(
     low, high = 1e-9 * size, 1e9 * size
     least, most = median(low), median(high)
     if not least < ratio <= most:
-        raise ValueError(
-            f"ratio must be in ({least:.4g}, {most:.4g}], above the median for the start alone "
-            f"and at most that for the noise alone, got {ratio:g}"
-        )
+        allowed = f"({least:.4g}, {most:.4g}], the medians for the start and for the noise alone"
+        raise ValueError(f"ratio must be in {allowed}, got {ratio:g}")
     while high / low > 1 + 1e-6:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if median(middle) < ratio else (low, middle)
@@ -160,7 +151,6 @@ def accumulated_scale(
     in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. The arguments are those of
     :func:`heavytail.predict_pruning`.
     """
-    alpha = _check.number("alpha", alpha, "(0, 2]")
     return _accumulated(alpha, scale, lr, steps, weight_decay)[0]
 
 
@@ -168,7 +158,7 @@ def _accumulated(
     alpha: float, scale: Schedule, lr: Schedule, steps: int, weight_decay: float
 ) -> tuple[float, float]:
     """Return s, and the factor that weight decay leaves of the start."""
-    steps = _check.count("steps", steps)
+    alpha, steps = _check.number("alpha", alpha, "(0, 2]"), _check.count("steps", steps)
     sigma, eta = _schedule("scale", scale, steps), _schedule("lr", lr, steps)
     factors = 1 - eta * _check.number("weight_decay", weight_decay, _check.NONNEGATIVE)
     left = torch.cat([factors, factors.new_ones(1)]).flip(0).cumprod(0).flip(0)
@@ -183,15 +173,15 @@ def _accumulated(
 
 def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
-    if isinstance(value, Sequence | np.ndarray):
-        value = torch.as_tensor(np.asarray(value))
-    if isinstance(value, Tensor):
-        value = value.cpu() if value.is_complex() else value.cpu().double()
-        if value.dim() and value.shape != (steps,):
-            shape = tuple(value.shape)
-            raise ValueError(f"a schedule of {name} must have shape ({steps},), got {shape}")
-    numbers = _check.numbers(name, value, _check.NONNEGATIVE)
-    return torch.as_tensor(numbers, dtype=torch.float64).expand(steps)
+    if isinstance(value, Sequence | np.ndarray | Tensor):
+        value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).cpu()
+        if not value.is_complex():
+            value = value.double()
+    numbers = torch.as_tensor(_check.numbers(name, value, _check.NONNEGATIVE), dtype=torch.float64)
+    if numbers.shape not in ((), (steps,)):
+        shape = tuple(numbers.shape)
+        raise ValueError(f"a schedule of {name} must have shape ({steps},), got {shape}")
+    return numbers.expand(steps)
 
 
 def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tensor:
@@ -211,7 +201,7 @@ def noise_terms(
     alpha: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return <w, xi> and |xi|^2, each (total,), for noise vectors drawn ``at_once`` at a time.
+    """Return <w, xi> and |xi|^2, each (total,), for noise drawn ``at_once`` columns at a time.
 
     The columns w, shape (n, d), are taken in turn.
     """
@@ -250,8 +240,7 @@ def _drawn(
         raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
     drawn = []
     for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
-        if not bool(torch.isfinite(column_norms(weight)).all()) or not weight.numel():
-            raise ValueError(f"a weight must be finite, not empty, got {tuple(weight.shape)}")
+        finite_norms("a weight", weight)
         W = as_columns(weight.detach().double(), column) * left
         terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
         # The terms of a filter are the sums of its kernels'.

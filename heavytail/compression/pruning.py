@@ -1,8 +1,7 @@
 """Pruning: what to cut (criterion), the cut (action), and what it cost (report).
 
 A column is a hidden unit's incoming weights, index i of the first dimension of a weight: a filter
-of a convolution. Smaller units can be cut too, a convolution's kernels W[i, j] and single weights,
-but only columns make a network smaller (:func:`heavytail.compact`).
+of a convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
@@ -36,6 +35,14 @@ def column_norms(weight: Tensor) -> Tensor:
     return _norms(weight.detach().flatten(1))
 
 
+def finite_norms(name: str, weight: Tensor) -> Tensor:
+    """Return the column norms of a weight that must be finite and not empty."""
+    norms = column_norms(weight)
+    if not weight.numel() or not torch.isfinite(norms).all():
+        raise ValueError(f"{name} must be finite, not empty, got shape {tuple(weight.shape)}")
+    return norms
+
+
 def squared_errors(squares: Tensor) -> Tensor:
     """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
 
@@ -53,14 +60,11 @@ def removable(squares: Tensor, error: float) -> Tensor:
 
 
 def relative_error(weight: Tensor, kept: Tensor) -> float:
-    """Return ||W - W_kept||_F / ||W||_F, W_kept being W with the other columns set to zero.
+    """Return ||W - W_kept||_F / ||W||_F, in [0, 1]; 0 for a weight that is all zero.
 
     Args:
-        weight: shape (n, ...), floating point, finite.
+        weight: W, shape (n, ...), floating point, finite; W_kept has its other columns set to zero.
         kept: the columns kept: a boolean mask of shape (n,), or integer indices of shape (k,).
-
-    Returns:
-        A number in [0, 1]; the norm, not its square. 0 for a weight that is all zero.
     """
     norms = _finite(column_norms(weight))
     n = len(norms)
@@ -80,18 +84,15 @@ def relative_error(weight: Tensor, kept: Tensor) -> float:
 def kept_columns(
     weight: Tensor, *, keep: float | None = None, error: float | None = None
 ) -> Tensor:
-    """Choose the columns to keep: those of largest norm.
+    """Return which columns to keep, those of largest norm: a boolean mask of shape (n,).
+
+    Just one of ``keep`` and ``error`` is given. Between equal norms the earlier column goes first.
 
     Args:
         weight: shape (n, ...), floating point, finite.
-        keep: in [0, 1]; keep the round(keep * n) columns of largest norm, but one at least unless
-            ``keep`` is 0.
+        keep: in [0, 1]; keep round(keep * n) columns, but one at least unless ``keep`` is 0.
         error: in [0, 1]; keep the fewest columns for which the relative error (the norm, not its
-            square) stays at most ``error``, up to a part in 1e12 for rounding. Just one of
-            ``keep`` and ``error`` is given.
-
-    Returns:
-        Boolean mask of shape (n,). Between equal norms the earlier column goes first.
+            square) stays at most ``error``, up to a part in 1e12 for rounding.
     """
     _one_criterion(keep, error)
     return _kept(_finite(column_norms(weight)), 0.0, keep, error)
@@ -118,9 +119,8 @@ class LayerReport:
 class PruneReport(LayerReport):
     """What pruning did to a model: the fields of :class:`LayerReport` over all pruned weights.
 
-    ``print`` shows a table, one line a weight and the total. The parameters are those of the pruned
-    weights alone: once the network is smaller (:func:`heavytail.compact`), the layers behind them
-    shrink as well. ``torch.utils.flop_counter.FlopCounterMode`` counts the FLOPs of either network.
+    ``print`` shows a table. The parameters are those of the pruned weights alone: once the network
+    is smaller (:func:`heavytail.compact`), the layers behind them shrink as well.
     """
 
     layers: tuple[LayerReport, ...]  #: of the pruned weights, in the model's order
@@ -128,7 +128,6 @@ class PruneReport(LayerReport):
     protected: tuple[str, ...]  #: the other layers with weights: not pruned
 
     def __str__(self) -> str:
-        """Return the report as a table."""
         rows = [("layer", f"{self.unit}s kept", "ratio", "parameters kept", "error")]
         for part in (*self.layers, self):
             units = f"{part.kept:,} of {part.units:,}"
@@ -157,7 +156,8 @@ def prune(
     "weight")`` makes them permanent; copy a model before it is pruned or after that, since torch
     cannot copy a masked one. A layer that is pruned already is pruned further; error and ratio are
     of the whole weight, ``weight_orig``. Layers that share a weight are pruned as one. A weight
-    that is all zero loses nothing: at any ``error``, 0 too, all of it is masked, for good.
+    that is all zero loses nothing: at any ``error``, 0 too, all of it is masked, for good. If an
+    argument is refused, the model is as it was.
 
     Args:
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
@@ -173,10 +173,6 @@ def prune(
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
             units of all together.
-
-    Returns:
-        The report; its ``protected`` lists what was left out. If an argument is refused, the model
-        is as it was.
     """
     _one_criterion(keep, error)
     _check.one_of("unit", unit, ("column", "kernel", "weight"))
@@ -222,7 +218,6 @@ class _Weight:
 
 
 def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
-    """Return the weights of layers, each once, under the name of its first layer."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, layer in chosen.items():
         masked = "weight_mask" in layer._buffers

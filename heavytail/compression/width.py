@@ -29,21 +29,20 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.integrate import fixed_quad
 from torch import Tensor
 
 from heavytail import _check
 from heavytail.compression.prediction import noise_terms, squared_norms
-from heavytail.compression.pruning import column_norms, kept_columns, relative_error
+from heavytail.compression.pruning import finite_norms, kept_columns, relative_error
 from heavytail.laws.density import Stable
 from heavytail.laws.draws import positive_stable, tail_constant
 from heavytail.noise import noise_tail_constant
 
 _AT_ONCE = 1 << 22  # coordinates of columns
-_ENOUGH = 100  # beyond that many of a sample the tail is taken from its constant
 _SCALES = "[1e-100, 1e100]"  # squares stay within the floats; no error depends on the scale
-_WINSOR = 3e-3  # the part of a sample beyond the level at which its squares are cut
-_NODES, _WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(40))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,6 @@ class ColumnLaw:
     scale: float = 1.0  #: in [1e-100, 1e100], without a sample
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no law has."""
         _check.number("alpha", self.alpha, "(0, 2]")
         _check.number("tail", self.tail, _check.NONNEGATIVE)
         _check.number("light", self.light)
@@ -67,10 +65,7 @@ class ColumnLaw:
 
     @classmethod
     def stable(cls, alpha: float, *, scale: float = 1.0) -> "ColumnLaw":
-        """Return the law of |X|, X ~ S(alpha)S(scale): columns of dimension 1, or of type I.
-
-        ``scale`` is in [1e-100, 1e100]; it is sqrt(d) sigma for type I in R^d.
-        """
+        """Return the law of |X|, X ~ S(alpha)S(scale); for type I in R^d scale is sqrt(d) sigma."""
         tail = tail_constant(alpha) * _check.number("scale", scale, _SCALES) ** alpha
         return cls(alpha, tail, 2 * scale**2 if alpha == 2 else 0.0, scale=scale)
 
@@ -99,13 +94,11 @@ class ColumnLaw:
         """
         scale = _check.number("scale", scale, _SCALES)
         samples = _check.count("samples", samples, 1000)
-        if isinstance(start, Tensor):
-            if not bool(torch.isfinite(column_norms(start)).all()) or not start.numel():
-                raise ValueError(f"start must be finite, not empty, got {tuple(start.shape)}")
-            columns = start.detach().flatten(1).double()
-        else:
+        if not isinstance(start, Tensor):
             device = torch.device("cpu") if generator is None else generator.device
-            columns = torch.zeros(1, _check.count("start", start, 1), device=device).double()
+            start = torch.zeros(1, _check.count("start", start, 1), device=device)
+        finite_norms("start", start)
+        columns = start.detach().flatten(1).double()
         n, d = columns.shape
         tail = noise_tail_constant(kind, alpha, d) * scale**alpha
         terms = noise_terms(columns, samples, max(1, _AT_ONCE // d), kind, alpha, generator)
@@ -129,23 +122,19 @@ class ColumnLaw:
                 :func:`heavytail.noise_tail_constant`.
         """
         alpha = _check.number("alpha", alpha, "(1, 2]")
-        norms = column_norms(columns).sort().values
-        if len(norms) < 1000 or not bool(torch.isfinite(norms).all()):
-            shape = tuple(columns.shape)
-            raise ValueError(f"columns must be 1000 or more, and finite, got {shape}")
+        norms = finite_norms("columns", columns).sort().values
+        if len(norms) < 1000:
+            raise ValueError(f"columns must be 1000 or more, got {len(norms)}")
         if alpha == 2:
             return cls(alpha, 0.0, float(norms.square().mean()), norms)
         tail = _check.number("tail", tail, _check.POSITIVE)
-        z = float(norms[-round(_WINSOR * len(norms)) - 1]) ** 2
+        z = float(norms[-round(0.003 * len(norms)) - 1]) ** 2
         light = float(norms.square().clamp_max(z).mean())
         light -= tail * z ** (1 - alpha / 2) / (1 - alpha / 2)
         return cls(alpha, tail, light, norms)
 
     def dropped(self, keep: float) -> float:
-        """Return m(keep), ``keep`` in [0, 1]: inf at 0 for alpha < 2.
-
-        That of a sample is continued by the power tail beyond its 100 largest.
-        """
+        """Return m(keep), ``keep`` in [0, 1]: inf at 0 for alpha < 2."""
         keep = _check.number("keep", keep, "[0, 1]")
         if keep == 1:
             return 0.0
@@ -153,9 +142,9 @@ class ColumnLaw:
             return math.inf
         if self.norms is None:
             bulk = _stable_bulk(self.alpha, keep) * self.scale**2 if keep else self.light
-        else:
+        else:  # beyond the 100 largest of a sample the tail is taken from its constant
             n = len(self.norms)
-            most = keep if self.alpha == 2 else max(keep, min(_ENOUGH / n, 1.0))
+            most = keep if self.alpha == 2 else max(keep, min(100 / n, 1.0))
             bulk = float(self.norms[: n - round(most * n)].square().sum()) / n
             if most > keep:
                 power = 1 - 2 / self.alpha
@@ -177,7 +166,7 @@ class ColumnLaw:
 
 @dataclass(frozen=True, eq=False)
 class PruningErrorLaw:
-    """The law of eps_n(keep), the relative error (the norm, not its square); see the module."""
+    """The law of eps_n(keep), the relative error (the norm, not its square)."""
 
     columns: ColumnLaw
     keep: float  #: fraction of columns kept, in [0, 1]
@@ -209,7 +198,7 @@ class PruningErrorLaw:
 
     @property
     def _heavy(self) -> float:
-        """n^{2/alpha - 1} (c Gamma(1 - alpha/2))^{2/alpha}."""
+        """n^{2/alpha - 1} times the strength."""
         return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns._log_strength)
 
     def _error(self, A: Tensor) -> Tensor:
@@ -221,9 +210,7 @@ class PruningErrorLaw:
 
     def __str__(self) -> str:
         """Return the quantiles in two lines."""
-        levels = torch.tensor([0.05, 0.1, 0.5, 0.9, 0.95], dtype=torch.float64)
-        pairs = zip(levels.tolist(), self.quantile(levels).tolist(), strict=True)
-        found = ", ".join(f"{100 * p:g} %: {error:.3g}" for p, error in pairs)
+        found = ", ".join(f"{p} %: {self.quantile(p / 100):.3g}" for p in (5, 10, 50, 90, 95))
         return f"error of keeping {self.keep:.4g} of {self.n:g} columns, by quantile:\n{found}"
 
 
@@ -231,8 +218,6 @@ def pruning_error_law(
     alpha: float, keep: float, n: float, *, columns: ColumnLaw | None = None
 ) -> PruningErrorLaw:
     """Return the law of the relative error when, of n random columns, the largest are kept.
-
-    The law is a limit; from where on it is good is said at the top of this module.
 
     Args:
         alpha: stability index in (0, 2].
@@ -289,15 +274,13 @@ def required_width(
 
 @dataclass(frozen=True)
 class Certificate:
-    """A trained matrix beside the law.
-
-    ``level`` is P(eps_n(keep) <= error) under the law, in [0, 1]. Near 0 the matrix compresses
-    better than the law has it, near 1 worse; nan where all columns are kept or none.
-    """
+    """A trained matrix beside the law."""
 
     keep: float  #: fraction of columns kept, in [0, 1]
     error: float  #: relative error of that pruning: the norm, not its square
     law: PruningErrorLaw  #: what the law says of this error
+    #: P(eps_n(keep) <= error), in [0, 1]: near 0 the matrix compresses better than the law has it,
+    #: near 1 worse; nan where all columns are kept or none
     level: float
 
     def __str__(self) -> str:
@@ -317,11 +300,9 @@ def certificate(
     :func:`heavytail.kept_columns`, with one column or more.
     """
     columns = _columns(None, columns)
+    n = len(finite_norms("weight", weight))
     kept = kept_columns(weight, keep=keep, error=error)
-    n, k = len(kept), int(kept.sum())
-    if n == 0:
-        raise ValueError(f"weight must have columns, got shape {tuple(weight.shape)}")
-    found = relative_error(weight, kept)
+    k, found = int(kept.sum()), relative_error(weight, kept)
     law = pruning_error_law(columns.alpha, k / n, n, columns=columns)
     return Certificate(k / n, found, law, float(law.cdf(found)) if 0 < k < n else math.nan)
 
@@ -339,17 +320,15 @@ def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
 @lru_cache(maxsize=1024)
 def _stable_bulk(alpha: float, keep: float) -> float:
     """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
-    # By parts: the integral of 2r (P(R > r) - keep) up to the quantile, on pieces whose ends
-    # double, since the tail is a power.
     law = Stable(torch.tensor(alpha, dtype=torch.float64))
     top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
-    if not math.isfinite(top):
-        return math.inf
-    halvings = torch.arange(max(0, math.ceil(math.log2(top))) + 1)
-    ends = torch.cat([top * 0.5 ** halvings.double(), torch.zeros(1)])
-    lengths = -ends.diff()[:, None]
-    r = ends[1:, None] + lengths * (1 + _NODES) / 2
-    return float((r * (2 * law.cdf(-r) - keep) * lengths * _WEIGHTS).sum())
+
+    def integrand(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """By parts, 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}."""
+        r = top * np.exp(-u)
+        return 2 * r**2 * (2 * law.cdf(torch.from_numpy(-r)).numpy() - keep)
+
+    return float(fixed_quad(integrand, 0, 20, n=160)[0]) if math.isfinite(top) else math.inf
 
 
 @lru_cache(maxsize=1024)

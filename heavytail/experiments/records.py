@@ -73,11 +73,7 @@ class Store:
     An entry of its list ``"runs"`` holds configuration, result, seconds, and where and when it was
     made; of ``"failed"`` the traceback of a run that raised in place of the result. An entry that
     is damaged is named by a warning and counts as not there. A file that is no record is a
-    ValueError when it is read, and left as it is.
-
-    Args:
-        path: of the file, which is made when something is written.
-        head: what else it says: what it is, and the command that makes it.
+    ValueError when it is read, and left as it is. ``head`` is what else the file says.
     """
 
     def __init__(self, path: str | os.PathLike[str], **head: str) -> None:

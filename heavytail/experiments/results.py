@@ -24,16 +24,14 @@ HILL = (0.01, 0.02, 0.05, 0.1)  # k / n of Hill's estimator
 class Config:
     """A run: plain SGD on the cross-entropy, with noise on the hidden weights.
 
-    A seed stands for start, noise and batches together, each drawn apart: two configurations that
-    differ in their noise only have the same start and the same batches. Numbers of any type become
-    plain ones, so that equal configurations have equal names in a store. A value outside the sets
-    below is a TypeError or a ValueError.
+    Two configurations that differ in their noise only have the same start and the same batches.
+    Numbers of any type become plain ones, so that equal configurations have equal names in a store.
+    A value outside the sets below is a TypeError or a ValueError.
     """
 
     data: str  #: a name that :func:`heavytail.experiments.data.load` knows
     network: str = "fully_connected"  #: or ``"vgg11"``, whose first convolution gets no noise
-    #: columns a hidden layer, >= 1; of ``"vgg11"`` the filters of its first layer, 128 in the
-    #: paper, to which the other layers are in proportion
+    #: columns a hidden layer, >= 1; of ``"vgg11"`` the filters of its first layer, 128 in the paper
     width: int = 2000
     hidden_layers: int = 1  #: >= 1; 1 for ``"vgg11"``, whose depth is fixed
     kind: str = "none"  #: or ``"shared"``, ``"independent"``, ``"isotropic"``
@@ -84,12 +82,10 @@ class Layer:
     columns: int  #: how many
     ratio: float  #: fraction of them that can go at squared error 0.1
     norms: tuple[float, ...]  #: quantiles of their norms, at ``LEVELS``
-    #: Hill's estimate of the index of the norms, with the k = ``HILL`` times n largest; None where
-    #: it is not defined
+    #: Hill's estimate of their index, of the ``HILL`` times n largest; None where it is not defined
     hill: tuple[float | None, ...]
-    #: maximum-likelihood estimate of the index of W_K - W_0, projected on the direction
-    #: (1, ..., 1) / sqrt(d), and its standard error: of N it is alpha. None without noise on the
-    #: layer, or where it is not defined
+    #: maximum-likelihood estimate of the index of W_K - W_0, projected on (1, ..., 1) / sqrt(d), and
+    #: its standard error: of N it is alpha. None without noise on it, or where it is not defined
     noise_index: tuple[float, float] | None
 
 

@@ -19,7 +19,7 @@ class Estimate:
     stderr: float
 
     def text(self, digits: int, factor: float = 1.0) -> str:
-        """Return mean and standard error with so many digits behind the point."""
+        """Return both with so many digits behind the point."""
         spread = "" if math.isnan(self.stderr) else f" ± {factor * self.stderr:.{digits}f}"
         return f"{factor * self.mean:.{digits}f}{spread}"
 
@@ -39,8 +39,7 @@ class Row:
     def estimate(self, measure: Callable[[Any], float]) -> Estimate | None:
         """Return the mean of a measure over the finished runs, None if there are none."""
         values = [measure(result) for result in self.finished]
-        n = len(values)
-        spread = stdev(values) / math.sqrt(n) if n > 1 else math.nan
+        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return Estimate(mean(values), spread) if values else None
 
     def text(self, measure: Callable[[Any], float], digits: int, factor: float = 1.0) -> str:
@@ -68,9 +67,7 @@ class Row:
 def rows(configs: Iterable[Config], results: Iterable[tuple[Config, Result]]) -> list[Row]:
     """Return a row for each setting of a table, in its order, empty where nothing is recorded.
 
-    Args:
-        configs: of the table.
-        results: of a store, in any order; others than the table's are left out.
+    Of a store's results, in any order, those of other configurations are left out.
     """
     known = dict(results)
     found: dict[Config, list[Result]] = defaultdict(list)
