@@ -110,12 +110,9 @@ def hill_curve(
     1 / alpha_hat(k) = (1/k) sum_{i <= k} i s_i. A k that may be used lies on a stretch where the
     curve is flat within its standard errors. It is smooth since neighbouring k share their data.
 
-    Args:
-        x: as for :func:`hill`.
-        ks: a sequence, tensor or numpy array (m,) of k as for :func:`hill`; None is all of them.
-
-    Returns:
-        The curve, on the CPU: what :func:`hill` returns, and inf where it finds all |x| equal.
+    ``x`` and each k are as for :func:`hill`; ``ks`` is a sequence, tensor or numpy array (m,), None
+    all of them. The curve is on the CPU: what :func:`hill` returns, and inf where it finds all |x|
+    equal.
     """
     x = _values(x, least=2)
     sizes = x[x != 0].abs()

@@ -244,13 +244,7 @@ def _integers(name: str, values: Integers, least: int = 1) -> list[int]:
 
 
 def linear_gap_scale(
-    n: int,
-    *,
-    T: float,
-    steps: int | None,
-    alpha: float,
-    sigma: float,
-    curvature: float = 1.0,
+    n: int, *, T: float, steps: int | None, alpha: float, sigma: float, curvature: float = 1.0
 ) -> float:
     r"""Return the scale of theta^{i,n} - theta^{i,infinity} where the problem is linear.
 
@@ -261,9 +255,9 @@ def linear_gap_scale(
         gamma = sigma n^{1/alpha - 1} (eta sum_{k < K} |1 - (1 - A eta)^k|^alpha)^{1/alpha},
         gamma = sigma n^{1/alpha - 1} (int_0^T (1 - e^{-A u})^alpha du)^{1/alpha}.
 
-    Arguments are those of :func:`simulate`, but alpha is in (1, 2], below which there is no limit;
-    ``steps`` is K, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
-    For the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
+    For the mean of n stable increments is stable, of scale n^{1/alpha - 1}. Arguments are those of
+    :func:`simulate`, but alpha is in (1, 2], below which there is no limit; ``steps`` is K, or None
+    for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
     """
     n, T = _check.count("n", n, 1), _check.number("T", T, _check.POSITIVE)
     alpha = _check.number("alpha", alpha, "(1, 2]")
