@@ -41,13 +41,14 @@ from heavytail.laws.density import log_density
 
 Array: TypeAlias = NDArray[np.float64]
 
+_BELOW_NONZERO = "below the number of values that are not 0"
+
 # Steps of the table of the density: in u = arcsinh(x / width) up to _FINE_TO, and beyond.
 _FINE, _FINE_TO, _COARSE = 0.04, 3.2, 0.2
 
 # The maximum is sought for alpha between these; the upper end stands for 2, where the derivative
 # of the likelihood in alpha has no finite variance and the Gaussian takes over.
-_LEAST_ALPHA = 0.3
-_NEAR_2 = 2 - 1e-6
+_LEAST_ALPHA, _NEAR_2 = 0.3, 2 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,16 @@ def hill(x: Tensor, k: int) -> TailEstimate:
 
     Args:
         x: n >= 2 values. Both signs count; a common factor does not.
-        k: in [1, n - 1], and below the number of values that are not 0; the k + 1 largest |x| are
-            not all equal.
+        k: >= 1, and below the number of values that are not 0; the k + 1 largest |x| are not all
+            equal.
     """
-    size = _values(x, least=2).abs()
-    _check_k("k", k, size)
-    alpha = float(_hill_alphas(size.topk(k + 1).values)[-1])
+    x = _values(x, least=2)
+    sizes = x[x != 0].abs()
+    k = _check.count(f"k, {_BELOW_NONZERO},", k, 1, len(sizes) - 1)
+    alpha = float(_hill_alphas(sizes.topk(k + 1).values)[-1])
     if math.isinf(alpha):
-        raise ValueError(f"the {k + 1} largest |x| must not all be equal, got {float(size.max())}")
-    return TailEstimate(alpha, alpha / math.sqrt(k), "hill", size.numel(), k=k)
+        raise ValueError(f"the {k + 1} largest |x| must not all be equal, got {float(sizes.max())}")
+    return TailEstimate(alpha, alpha / math.sqrt(k), "hill", len(x), k=k)
 
 
 def hill_curve(
@@ -108,27 +110,25 @@ def hill_curve(
     1 / alpha_hat(k) = (1/k) sum_{i <= k} i s_i. A k that may be used lies on a stretch where the
     curve is flat within its standard errors. It is smooth since neighbouring k share their data.
 
-    Args:
-        x: as for :func:`hill`.
-        ks: a sequence, tensor or numpy array (m,) of k as for :func:`hill`; None is all of them.
-
-    Returns:
-        The curve, on the CPU: what :func:`hill` returns, and inf where it finds all |x| equal.
+    ``x`` and each k are as for :func:`hill`; ``ks`` is a sequence, tensor or numpy array (m,), None
+    all of them. The curve is on the CPU: what :func:`hill` returns, and inf where it finds all |x|
+    equal.
     """
-    size = _values(x, least=2).abs()
+    x = _values(x, least=2)
+    sizes = x[x != 0].abs()
     if ks is None:
-        k = torch.arange(1, max(int(size.count_nonzero()), 2))
+        k = torch.arange(1, max(len(sizes), 1))
     else:
         entries = ks.tolist() if isinstance(ks, Tensor | np.ndarray) else ks
         if isinstance(entries, str) or not isinstance(entries, Iterable):
             raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
-        k = torch.tensor([_check.count("each of ks", entry, 1, len(size) - 1) for entry in entries])
-        if not len(k):
-            raise ValueError("ks must hold an integer or more, got none")
-    _check_k("each of ks", int(k.max()), size)
-    sizes = size.sort(descending=True).values[: int(k.max()) + 1]
-    alpha = _hill_alphas(sizes).cpu()[k - 1]
-    return HillCurve(k, alpha, alpha / k.double().sqrt(), size.numel())
+        name, most = f"each of ks, {_BELOW_NONZERO},", len(sizes) - 1
+        k = torch.tensor([_check.count(name, entry, 1, most) for entry in entries])
+    if not len(k):
+        raise ValueError(f"ks must hold an integer, {_BELOW_NONZERO}, {len(sizes)}, got none")
+    largest = sizes.sort(descending=True).values[: int(k.max()) + 1]
+    alpha = _hill_alphas(largest).cpu()[k - 1]
+    return HillCurve(k, alpha, alpha / k.double().sqrt(), len(x))
 
 
 def log_moment(x: Tensor, block: int) -> TailEstimate:
@@ -189,16 +189,10 @@ def stable_mle(x: Tensor) -> TailEstimate:
     four in ten of S(1.95)S, n = 250. Where it is at 0.3, both standard errors are nan. The interval
     alpha_hat +- 1.96 stderr is to be cut at 2; alpha_hat is normal where n (2 - alpha) is large.
 
-    Args:
-        x: n >= 10 values, none 0 or beyond e^300 scales.
-
-    Raises:
-        RuntimeError: if the maximum was not found.
-
-    Warns:
-        UserWarning: if x is not symmetric about 0, which the standard errors do not cover: more
-            than five standard deviations too many of one sign, or the sizes of the two signs differ
-            (Kolmogorov and Smirnov, p < 1e-6).
+    ``x`` has n >= 10 values, none 0 or beyond e^300 scales. A ``RuntimeError`` says that no maximum
+    was found, a ``UserWarning`` that x is not symmetric about 0, which the standard errors do not
+    cover: more than five standard deviations too many of one sign, or the sizes of the two signs
+    differ (Kolmogorov and Smirnov, p < 1e-6).
     """
     from scipy import optimize  # half a second to import, and needed here only
 
@@ -275,21 +269,10 @@ def _warn_if_lopsided(x: Tensor) -> None:
         )
 
 
-def _check_k(name: str, k: object, size: Tensor) -> None:
-    """Refuse a k whose threshold |x|_(k+1) does not exist or is 0."""
-    n, nonzero = size.numel(), int(size.count_nonzero())
-    if _check.count(name, k, 1, n - 1) >= nonzero:
-        raise ValueError(
-            f"{name} must be below {nonzero}, the number of values that are not 0 (of {n}), got {k}"
-        )
-
-
 def _hill_alphas(sizes: Tensor) -> Tensor:
-    """Return Hill's estimate at k = 1, 2, ... from positive sizes in falling order.
-
-    Spacings are summed, all >= 0: a large common factor costs no digits.
-    """
+    """Return Hill's estimate at k = 1, 2, ... from positive sizes in falling order."""
     k = torch.arange(1, len(sizes), dtype=sizes.dtype, device=sizes.device)
+    # Spacings are summed, all >= 0: a large common factor costs no digits.
     return k / (k * -sizes.log().diff()).cumsum(0)
 
 

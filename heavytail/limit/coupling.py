@@ -13,7 +13,7 @@ the scale of the linear gap are ours.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, cycle
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -71,9 +71,7 @@ def chaos_error(
     Errors that are 0 or not finite are a ValueError.
     """
     check_problem(problem)
-    dtype = _check.place(None, device, dtype)[1]
     scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
-    _check.one_of("statistic", statistic, STATISTICS)
     _check.count("tracers", tracers, 1)
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
@@ -89,7 +87,7 @@ def chaos_error(
         raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
 
     def measure(generators: list[torch.Generator]) -> Tensor:
-        starts = partial(_starts, problem, generators, dtype)
+        starts = partial(_starts, problem, generators, scheme.dtype)
         systems, sources, pairs = _coupling(problem, ns, reference, tracers, coupled, starts)
         now: list[Tensor] = []
         worst: list[Tensor] = []
@@ -99,7 +97,7 @@ def chaos_error(
         return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
 
     size = [1 / (1 / n - inverse) for n in ns]
-    return _rates("width", ns, size, statistic, measure, _batches(seeds, most, device))
+    return _rates("width", ns, size, statistic, seeds, most, device, measure)
 
 
 def _coupling(
@@ -175,13 +173,11 @@ def euler_error(
         raise ValueError(
             f"each of steps must divide the reference, {finest}, and be below it, got {counts}"
         )
-    dtype = _check.place(None, device, dtype)[1]
     scheme = Scheme(T, finest, alpha, sigma, kind, dtype)
-    _check.one_of("statistic", statistic, STATISTICS)
     n = _check.count("n", n, 1)
 
     def measure(generators: list[torch.Generator]) -> Tensor:
-        start = _starts(problem, generators, dtype, n)
+        start = _starts(problem, generators, scheme.dtype, n)
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
         for _ in scheme.run(systems, [systems], generators):
             pass
@@ -190,7 +186,7 @@ def euler_error(
 
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
-    return _rates("step size", etas, size, statistic, measure, _batches(seeds, n, device))
+    return _rates("step size", etas, size, statistic, seeds, n, device, measure)
 
 
 def _starts(
@@ -213,14 +209,22 @@ def _rates(
     x: Sequence[float],
     size: list[float],
     statistic: str,
+    seeds: int | Integers,
+    n: int,
+    device: torch.device | str | None,
     measure: Callable[[list[torch.Generator]], Tensor],
-    batches: list[list[torch.Generator]],
 ) -> Rates:
-    """Measure (2, seeds, m), the errors and their suprema, batch by batch; return their rates."""
+    """Measure (2, seeds, m), the errors and their suprema; return their rates."""
+    _check.one_of("statistic", statistic, STATISTICS)
+    if not isinstance(seeds, Iterable):
+        seeds = range(_check.count("seeds", seeds, 2))
+    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
+    at_once = max(1, _SIDE_BY_SIDE // n)
+    batches = [every[first : first + at_once] for first in range(0, len(every), at_once)]
     with torch.no_grad():
         errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
     for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
-        value, seed = float(errors[which, s, j]), list(chain(*batches))[s].initial_seed()
+        value, seed = float(errors[which, s, j]), every[s].initial_seed()
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")
@@ -239,25 +243,8 @@ def _integers(name: str, values: Integers, least: int = 1) -> list[int]:
     return numbers
 
 
-def _batches(
-    seeds: int | Integers, n: int, device: torch.device | str | None
-) -> list[list[torch.Generator]]:
-    """Return generators of the seeds, together as many as go side by side."""
-    if not isinstance(seeds, Iterable):
-        seeds = range(_check.count("seeds", seeds, 2))
-    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
-    at_once = max(1, _SIDE_BY_SIDE // n)
-    return [every[first : first + at_once] for first in range(0, len(every), at_once)]
-
-
 def linear_gap_scale(
-    n: int,
-    *,
-    T: float,
-    steps: int | None,
-    alpha: float,
-    sigma: float,
-    curvature: float = 1.0,
+    n: int, *, T: float, steps: int | None, alpha: float, sigma: float, curvature: float = 1.0
 ) -> float:
     r"""Return the scale of theta^{i,n} - theta^{i,infinity} where the problem is linear.
 
@@ -268,9 +255,9 @@ def linear_gap_scale(
         gamma = sigma n^{1/alpha - 1} (eta sum_{k < K} |1 - (1 - A eta)^k|^alpha)^{1/alpha},
         gamma = sigma n^{1/alpha - 1} (int_0^T (1 - e^{-A u})^alpha du)^{1/alpha}.
 
-    Arguments are those of :func:`simulate`, but alpha is in (1, 2], below which there is no limit;
-    ``steps`` is K, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
-    For the mean of n stable increments is stable, of scale n^{1/alpha - 1}.
+    For the mean of n stable increments is stable, of scale n^{1/alpha - 1}. Arguments are those of
+    :func:`simulate`, but alpha is in (1, 2], below which there is no limit; ``steps`` is K, or None
+    for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
     """
     n, T = _check.count("n", n, 1), _check.number("T", T, _check.POSITIVE)
     alpha = _check.number("alpha", alpha, "(1, 2]")

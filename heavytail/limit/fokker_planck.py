@@ -32,8 +32,7 @@ Elementwise = Callable[[Tensor, Tensor], Tensor]
 
 _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
 _REACH = 0.8  # the part of the box that box_for leaves for use
-_STABLE = 2.0  # |b| k dt of a piece: the stages are stable up to 2.8
-_MOST_PIECES = 10_000  # of a step: it takes some seconds then
+_STABLE, _MOST_PIECES = 2.0, 10_000  # |b| k dt of a piece, stable up to 2.8; pieces of a step
 _BELOW = 1e-8  # how far below 0 rounding may bring rho, in parts of its maximum
 _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
 
@@ -245,11 +244,10 @@ def evolve(
         T: time, >= 0.
         steps: number of time steps, >= 1.
 
-    Raises:
-        ArithmeticError: if after a step rho is below 0 by 1e-8 of its maximum (the grid is too
-            coarse) or the mass off 1 by more than 1e-8 (the steps are too long); if transport has
-            brought too much into the outer tenth; if b is not finite, or so large that a step
-            needs more than 10,000 pieces.
+    An ``ArithmeticError`` says that after a step rho is below 0 by 1e-8 of its maximum (the grid is
+    too coarse) or the mass off 1 by more than 1e-8 (the steps are too long), that transport has
+    brought too much into the outer tenth, or that b is so large, or no number, that a step needs
+    more than 10,000 pieces.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)

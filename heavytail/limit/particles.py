@@ -35,21 +35,21 @@ class Scheme:
     """The Euler scheme: K steps of size eta = T / K, with noise of scale sigma eta^{1/alpha}."""
 
     def __init__(
-        self, T: float, steps: int, alpha: float, sigma: float, kind: str, dtype: torch.dtype
+        self, T: float, steps: int, alpha: float, sigma: float, kind: str, dtype: torch.dtype | None
     ) -> None:
         self.steps = _check.count("steps", steps, 1, MOST_STEPS)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
-        self.kind, self.dtype = _check.one_of("kind", kind, KINDS), dtype
+        self.kind = _check.one_of("kind", kind, KINDS)
+        self.dtype = _check.place(None, None, dtype)[1]
         power = torch.tensor(self.eta, dtype=torch.float64, device="cpu") ** (1 / self.alpha)
         self.noise_scale = sigma and sigma * float(power)
-        floats = torch.finfo(dtype)
+        floats = torch.finfo(self.dtype)
         if sigma and not floats.tiny <= self.noise_scale <= floats.max:
-            raise ValueError(
-                f"sigma eta^(1/alpha) must be 0 or in [{floats.tiny:.3g}, {floats.max:.3g}], what "
-                f"{dtype} holds, got {self.noise_scale:g} at alpha {alpha:g}"
-            )
+            held = f"[{floats.tiny:.3g}, {floats.max:.3g}], what {self.dtype} holds"
+            got = f"{self.noise_scale:g} at alpha {alpha:g}"
+            raise ValueError(f"sigma eta^(1/alpha) must be 0 or in {held}, got {got}")
 
     def run(
         self,
@@ -146,7 +146,7 @@ def simulate(
     check_problem(problem)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
     generator = generator_on(seed, device)
-    scheme = Scheme(T, steps, alpha, sigma, kind, _check.place(generator, None, dtype)[1])
+    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
     times = [T * j / 10 for j in range(11)] if times is None else times
     wanted = times.tolist() if isinstance(times, Tensor) else list(times)
     most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32

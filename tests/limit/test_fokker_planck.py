@@ -1,7 +1,6 @@
 import itertools
 import math
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from heavytail import MeanField, Stable, simulate, tail_constant
 from heavytail.limit.fokker_planck import Density, box_for, evolve, image_error, mean_field_drift
 
 ALPHAS = [1.3, 1.5, 1.9]
-WRONG: Any = 1.0
 LEVELS = (5.0, 10.0, 20.0, 30.0)
 SIGMA = 0.5
 GRID = torch.arange(-4.0, 4.0, dtype=torch.float64)
@@ -233,7 +231,7 @@ def test_distribution_function():
 
 @pytest.mark.parametrize("alpha", [1.2, 1.7])
 def test_the_tail_beyond_lacks_its_images(alpha):
-    """By the sum of the docstring: at half the box a fifth, which image_error makes a fourth."""
+    """By the sum over them: at half the box a fifth, which image_error makes a fourth."""
     start = Density.start(400.0, std=0.5)
     later = evolve(start, None, alpha=alpha, sigma=1.0, T=1.0, steps=1)
     for x in (40.0, 200.0):
@@ -292,37 +290,19 @@ def test_particles_have_the_density(alpha, n):
     ("call", "error", "message"),
     [
         (lambda: Density.start(0.0), ValueError, r"box must be in \(0, inf\), got 0"),
-        (lambda: Density.start(9.0, std=-1.0), ValueError, r"std must be in \(0, inf\), got -1"),
         (lambda: Density.start(9.0, points=33), ValueError, "points must be even, got 33"),
-        (lambda: Density.start(9.0, points=8), ValueError, "points must be >= 16, got 8"),
         (lambda: Density.start(2.0), ValueError, "mass 0.954"),
-        (lambda: Density.start(9.0, density=lambda t: t), ValueError, "least value -9"),
         (lambda: Density.start(9.0, density=lambda t: t / 0), ValueError, "least value nan"),
         (lambda: Density.start(9.0, density=lambda t: t[:3] * 0), ValueError, r"shape \(3,\)"),
-        (
-            lambda: Density.start(9.0, density=lambda t: WRONG),
-            TypeError,
-            "must be a floating-point",
-        ),
         (lambda: Density.start(9.0).cdf(GRID * 4), ValueError, r"in \[-9\.0, 9\.0\], got -16"),
-        (lambda: Density.start(9.0).cdf(GRID * 1j), TypeError, "x must be a floating-point"),
-        (lambda: Density.start(9.0).beyond(-1.0), ValueError, r"x must be in \[0, inf\), got -1"),
-        (lambda: image_error(2.5, 1.0, 2.0), ValueError, r"alpha must be in \(0, 2\], got 2.5"),
         (lambda: image_error(1.5, 3.0, 2.0), ValueError, r"x must be in \(0, 2\.0\), got 3"),
-        (lambda: box_for(1.5, 1.0, 1.0, 1.0, tolerance=0.0), ValueError, "tolerance must be in"),
         (lambda: mean_field_drift(h, dh, dloss, X[:, 0], Y), ValueError, r"got \(8,\) and \(8,\)"),
-        (lambda: mean_field_drift(h, dh, dloss, X / 0, Y), ValueError, "x must be in"),
-        (lambda: run(alpha=0.0), ValueError, r"alpha must be in \(0, 2\], got 0"),
-        (lambda: run(T=-1.0), ValueError, r"T must be in \[0, inf\), got -1"),
-        (lambda: run(steps=0), ValueError, "steps must be >= 1, got 0"),
         (lambda: run(lambda t, _, __: t[:3]), ValueError, r"shape \(\d+,\), got \(3,\)"),
-        (lambda: run(lambda t, _, __: t * 1j), TypeError, "the drift must be a floating-point"),
         (lambda: run(lambda t, _, __: t * math.nan), ArithmeticError, "too large, nan, which"),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
         (lambda: Density(GRID, GRID[:6]), ValueError, r"one shape \(m,\), m even, got \(8,\) and"),
         (lambda: Density(GRID[1:], GRID[1:]), ValueError, r"one shape \(m,\), m even, got \(7,\)"),
         (lambda: Density(GRID + 0.1, GRID), ValueError, "got 8 values from -3.9"),
-        (lambda: Density(-GRID, GRID), ValueError, "got 8 values from 4 to -3"),
         (lambda: Density(GRID**3, GRID), ValueError, "got 8 values from -64 to 27"),
         (lambda: Density(GRID, GRID / 0), ValueError, r"rho must be in \(-inf, inf\), got -inf"),
         (lambda: Density(GRID.float(), GRID), TypeError, "theta must be float64"),

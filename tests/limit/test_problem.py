@@ -114,7 +114,6 @@ def test_its_text_is_short():
     ("changed", "error", "message"),
     [
         ({"h": "cosine"}, ValueError, r"h, if no function, must be one of \['linear'.*'cosine'"),
-        ({"h": 3}, TypeError, "h, if no function, must be one of .*, got 3"),
         ({"loss": "hinge"}, ValueError, "loss, if no function, .* got 'hinge'"),
         ({"loss": "logistic"}, ValueError, "y must be -1 or 1"),
         ({"signs": "random"}, ValueError, "signs, if no tensor, .* got 'random'"),
@@ -123,11 +122,8 @@ def test_its_text_is_short():
             for signs in (torch.ones(2, 2), torch.tensor([math.nan]), torch.ones(2) * 1j)
         ),
         ({"x": torch.ones(4)}, ValueError, r"x and y must have shapes \(N, d\) and \(N,\)"),
-        ({"x": [[1.0]]}, TypeError, "x must be a floating-point tensor"),
         ({"y": torch.ones(3)}, ValueError, r"got \(16, 3\) and \(3,\)"),
-        ({"y": torch.full((16,), math.nan)}, ValueError, r"y must be in \(-inf, inf\), got nan"),
         ({"start": torch.zeros(2)}, ValueError, r"start must have shape \(3\), .* got \(2,\)"),
-        ({"start": 1.0}, TypeError, "start must be a floating-point tensor"),
     ],
 )
 def test_bad_problems(changed, error, message):
@@ -146,8 +142,6 @@ def sum_of(x, theta):
         ("tanh", torch.zeros(2, 5, 3), None, ValueError, r"theta must have shape \(n, 3\)"),
         ("tanh", torch.zeros(5, 2), None, ValueError, r"theta must have shape \(n, 3\)"),
         ("tanh", torch.zeros(0, 3), None, ValueError, r"all >= 1, got \(0, 3\)"),
-        ("tanh", torch.zeros(5, 3).long(), None, TypeError, "theta must be a floating-point"),
-        ("tanh", torch.zeros(5, 3), torch.zeros(5, 2), ValueError, r"system .* shape \(m, 3\)"),
         ("tanh", torch.zeros(5, 3), torch.zeros(5, 3).double(), ValueError, "system .* as theta"),
         (sum_of, torch.zeros(5, 3), torch.zeros(5, 2), ValueError, "p = 3, .* got p = 2"),
     ],
