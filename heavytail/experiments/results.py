@@ -84,8 +84,8 @@ class Layer:
     norms: tuple[float, ...]  #: quantiles of their norms, at ``LEVELS``
     #: Hill's estimate of their index, of the ``HILL`` times n largest; None where it is not defined
     hill: tuple[float | None, ...]
-    #: maximum-likelihood estimate of the index of W_K - W_0, projected on (1, ..., 1) / sqrt(d), and
-    #: its standard error: of N it is alpha. None without noise on it, or where it is not defined
+    #: maximum-likelihood estimate of the index of W_K - W_0 along (1, ..., 1) / sqrt(d), and its
+    #: standard error: of N it is alpha. None without noise on it, or where it is not defined
     noise_index: tuple[float, float] | None
 
 
