@@ -62,10 +62,7 @@ def run(
 def in_sweep(
     config: Config, checkpoint: Path | None, *, brief: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """Run for :func:`heavytail.experiments.sweep.sweep`; numbers have six significant digits.
-
-    A brief result leaves out the curve and the layers; other options are those of :func:`run`.
-    """
+    """Run for a sweep: six significant digits, and if brief neither the curve nor the layers."""
     result = run(config, checkpoint, **options)
     if brief:
         result = replace(result, curve=None, layers=None)
@@ -92,9 +89,8 @@ def trained(
     resumable = {}
     if config.alpha is not None:
         weights = heavytail.hidden_weights(model, exclude=_silent(config))
-        resumable["noise"] = heavytail.StableNoise(
-            optimizer, weights, **_law(config), seed=noise_seed
-        )
+        noise = heavytail.StableNoise(optimizer, weights, **_law(config), seed=noise_seed)
+        resumable["noise"] = noise
     began = perf_counter()
     history = train(
         model,
@@ -127,7 +123,6 @@ def _law(config: Config) -> dict[str, Any]:
 
 
 def _silent(config: Config) -> tuple[str, ...]:
-    """Return the layers that get no noise."""
     return ("body.0", "head") if config.network == "vgg11" else ("head",)
 
 
@@ -258,6 +253,5 @@ def _hill(norms: Tensor, k: int) -> float | None:
 
 
 def _hidden(model: nn.Module, exclude: Iterable[str] | None = None) -> Tensor:
-    """Return the hidden weights, flat and in double precision."""
     weights = heavytail.hidden_weights(model, exclude=exclude)
     return torch.cat([weight.detach().double().flatten() for weight in weights])
