@@ -184,7 +184,6 @@ def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) 
 def _noise(
     task: data.Dataset, start: nn.Module, noisy: nn.Module, law: dict[str, Any], seed: int
 ) -> Noise | None:
-    """Return what the noise did, from the start with it and without."""
     noise = _hidden(noisy) - _hidden(start)
     size = float(noise.norm())
     if not math.isfinite(size) or size == 0:
