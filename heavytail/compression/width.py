@@ -29,7 +29,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.integrate import fixed_quad
 from torch import Tensor
 
 from heavytail import _check
@@ -311,6 +310,8 @@ def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
 @lru_cache(maxsize=1024)
 def _stable_bulk(alpha: float, keep: float) -> float:
     """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
+    from scipy import integrate  # slow to import
+
     law = Stable(torch.tensor(alpha, dtype=torch.float64))
     top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
 
@@ -322,7 +323,7 @@ def _stable_bulk(alpha: float, keep: float) -> float:
         r = top * np.exp(-u)
         return 2 * r**2 * (2 * law.cdf(torch.from_numpy(-r)).numpy() - keep)
 
-    return float(fixed_quad(integrand, 0, 20, n=160)[0])
+    return float(integrate.fixed_quad(integrand, 0, 20, n=160)[0])
 
 
 @lru_cache(maxsize=1024)
