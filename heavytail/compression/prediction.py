@@ -9,9 +9,8 @@ of start plus noise,
 
     |w + s xi|^2 = |w|^2 + 2 s <w, xi> + s^2 |xi|^2,
 
-and all that pruning by norm will do follows before a single step is taken: no data, no gradient.
-Where the gradient part is not small beside the start, the prediction fails, and nothing here can
-know: measure it.
+and all that pruning by norm will do follows without data or gradient. Where the gradient part is
+not small beside the start, the prediction fails, and nothing here can know: measure it.
 
 An argument outside the set that its line names is a TypeError or a ValueError. Source: ours; Wan,
 Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
@@ -68,6 +67,9 @@ def predict_pruning(
 ) -> Prediction:
     """Predict, before training, which fraction of the columns pruning will be able to remove.
 
+    It is that of all columns of the hidden weights, each weight pruned by itself, as
+    :func:`heavytail.prune` does with linear layers and convolutions.
+
     Args:
         model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
         alpha: stability index in (0, 2].
@@ -84,10 +86,6 @@ def predict_pruning(
             for a single weight.
         draws: independent repetitions, >= 1; more for quantiles beyond 5 and 95 %.
         generator: source of the random bits, on the weights' device; None is the global one.
-
-    Returns:
-        The ratios: of all columns of the hidden weights, each weight pruned by itself, as
-        :func:`heavytail.prune` does with linear layers and convolutions.
     """
     error = _check.number("error", error, "[0, 1]")
     s, left = _accumulated(alpha, scale, lr, steps, weight_decay)
@@ -112,13 +110,10 @@ def plan_scale(
 ) -> float:
     """Return the sigma at which the median of :func:`heavytail.predict_pruning` is a wanted ratio.
 
-    The arguments are those of ``predict_pruning``, but that there must be noise: ``steps`` >= 1
-    and not all of ``lr`` 0. The wanted ``ratio`` is a fraction of columns removed; it must lie
-    between the medians of the start alone and of the noise alone.
-
-    Returns:
-        sigma > 0, up to a factor 1 + 1e-6 the smallest at which the median reaches the ratio: it
-        moves in steps of a column. The same draws serve all trial values.
+    Up to a factor 1 + 1e-6 it is the smallest at which the median, which moves in steps of a
+    column, reaches the ratio. The arguments are those of ``predict_pruning``, with ``steps`` >= 1
+    and not all of ``lr`` 0; ``ratio`` is a fraction of columns removed, between the medians of
+    the start alone and of the noise alone.
     """
     error, ratio = _check.number("error", error, "[0, 1]"), _check.number("ratio", ratio, "[0, 1]")
     unit, left = _accumulated(alpha, 1.0, lr, steps, weight_decay)

@@ -5,9 +5,8 @@ of a convolution. Only columns cut make a network smaller (:func:`heavytail.comp
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
-squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed, 1 - ``keep``.
-
-An argument outside the set that its line names is a TypeError or a ValueError.
+squared error by 0.1, ``error`` is 0.1**0.5. *Ratio* is the fraction removed, 1 - ``keep``. An
+argument outside the set that its line names is a TypeError or a ValueError.
 """
 
 import math
@@ -164,11 +163,10 @@ def prune(
         keep: as for :func:`kept_columns`, a fraction of the units.
         error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
         layers: what to prune, as modules or names. One that holds others stands for the linear
-            layers and convolutions (``nn.Linear``, ``nn.Conv1d`` to ``3d``) inside; a layer of
-            another kind, as an embedding, is pruned only if it is named itself, a parametrized one
-            or a transposed convolution never. None takes the linear layers and convolutions but
-            ``model.head``, which must be there. The projection of an ``nn.MultiheadAttention`` is
-            left out: it is never called, so its mask would not be renewed.
+            layers and convolutions inside; a layer of another kind, as an embedding, is pruned only
+            if it is named itself, a parametrized one, a transposed convolution and the projection
+            of an ``nn.MultiheadAttention`` never. None takes the linear layers and convolutions but
+            ``model.head``, which must be there.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
@@ -208,7 +206,6 @@ class _Weight:
         self.hidden = float(_finite(_norms(hidden.reshape(1, -1))))
 
     def prune(self, kept: Tensor) -> LayerReport:
-        """Mask all but some of the units, shape (units,)."""
         mask = self._alive & kept.view(self._shape).to(self._alive.device)
         for layer in self._sharing:
             torch_prune.custom_from_mask(layer, "weight", mask)
@@ -238,7 +235,6 @@ def _joined(weights: list[_Weight]) -> tuple[Tensor, float]:
 
 
 def _refusal(module: nn.Module) -> str:
-    """Tell why a layer is not to be pruned; "" if it is."""
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
     return "has its inputs, not its units, along its weight's first dimension" * transposed
 

@@ -4,10 +4,10 @@ Let R_1, ..., R_n be the norms of independent columns with one law, with a tail
 P(R > r) ~ c r^{-alpha}, alpha < 2. Their squares add up, nearly, to
 
     sum R_i^2 = n^{2/alpha} (c Gamma(1 - alpha/2))^{2/alpha} A + n b,
+    b = lim E min(R^2, z) - c z^{1 - alpha/2} / (1 - alpha/2) as z grows,
 
-A being standard positive (alpha/2)-stable: the first term is made by the large columns. The second
-is what a power tail alone would not have, b = lim E min(R^2, z) - c z^{1 - alpha/2} / (1 - alpha/2)
-as z grows: 0 for stable noise alone, the mean square of the start's norm for a start plus noise.
+A being standard positive (alpha/2)-stable, made by the large columns; b is 0 for stable noise
+alone, the mean square of the start's norm for a start plus noise.
 
 The (1 - kappa) n smallest squares add up to n m(kappa), m(kappa) being the mean of R^2 counted as 0
 above the (1 - kappa)-quantile of R. So the relative error of keeping the fraction kappa is
@@ -19,9 +19,7 @@ more and 50 columns or more are kept, its quantiles are right to some percent fr
 few columns kept it is too small, by a tenth at kappa n = 3.
 
 An argument outside the set that its line names is a TypeError or a ValueError; an ArithmeticError
-says where the floats end.
-
-Source: ours. Wan et al. 2024 prove that the error vanishes.
+says where the floats end. Source: ours; Wan et al. 2024 prove that the error vanishes.
 """
 
 import math
@@ -31,7 +29,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.integrate import fixed_quad
 from torch import Tensor
 
 from heavytail import _check
@@ -209,7 +206,6 @@ class PruningErrorLaw:
         return (mean_square / self.columns.dropped(self.keep)).clamp_min(1).rsqrt()
 
     def __str__(self) -> str:
-        """Return the quantiles in two lines."""
         found = ", ".join(f"{p} %: {self.quantile(p / 100):.3g}" for p in (5, 10, 50, 90, 95))
         return f"error of keeping {self.keep:.4g} of {self.n:g} columns, by quantile:\n{found}"
 
@@ -223,7 +219,7 @@ def pruning_error_law(
         alpha: stability index in (0, 2].
         keep: fraction kept, kappa in [0, 1].
         n: number of columns, >= 1; may be as large as a float is.
-        columns: law of the columns, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
+        columns: their law, of the same alpha; None is |S(alpha)S(1)|, dimension 1.
     """
     keep, n = _check.number("keep", keep, "[0, 1]"), _check.number("n", n, "[1, inf)")
     return PruningErrorLaw(_columns(alpha, columns), keep, n)
@@ -242,8 +238,8 @@ def required_width(
 
         n^{2/alpha - 1} = (m(keep) / error^2 - b) / ((c Gamma(1 - alpha/2))^{2/alpha} q_A(delta))
 
-    with q_A the quantile function of A. The power alpha / (2 - alpha) of the right is 7 at alpha =
-    1.75, 19 at 1.9. Where keep times n is below 50 read the result as "small": the law fails there.
+    with q_A the quantile function of A: n >= 1, not rounded; inf where no width will do, as at
+    alpha = 2, or where the float ends. Where keep times n is below 50 the law fails: read "small".
 
     Args:
         alpha: stability index in (0, 2].
@@ -252,9 +248,6 @@ def required_width(
         delta: allowed probability of a larger error, in (0, 1).
         columns: as for :func:`pruning_error_law`.
         log10: return the logarithm of n to base 10: n itself may leave the floats.
-
-    Returns:
-        n >= 1, not rounded; inf where no width will do, as at alpha = 2, or where the float ends.
     """
     columns = _columns(alpha, columns)
     keep, error = _check.number("keep", keep, "(0, 1]"), _check.number("error", error, "(0, 1]")
@@ -284,11 +277,8 @@ class Certificate:
     level: float
 
     def __str__(self) -> str:
-        """Return both in four lines."""
-        return (
-            f"kept {self.keep:.4g} of the columns at a relative error of {self.error:.4g},\n"
-            f"the law's {100 * self.level:.3g} % quantile\n{self.law}"
-        )
+        found = f"kept {self.keep:.4g} of the columns at a relative error of {self.error:.4g}"
+        return f"{found},\nthe law's {100 * self.level:.3g} % quantile\n{self.law}"
 
 
 def certificate(
@@ -320,15 +310,20 @@ def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
 @lru_cache(maxsize=1024)
 def _stable_bulk(alpha: float, keep: float) -> float:
     """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
+    from scipy import integrate  # slow to import
+
     law = Stable(torch.tensor(alpha, dtype=torch.float64))
     top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
+
+    if not math.isfinite(top * top):
+        return math.inf
 
     def integrand(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """By parts, 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}."""
         r = top * np.exp(-u)
         return 2 * r**2 * (2 * law.cdf(torch.from_numpy(-r)).numpy() - keep)
 
-    return float(fixed_quad(integrand, 0, 20, n=160)[0]) if math.isfinite(top) else math.inf
+    return float(integrate.fixed_quad(integrand, 0, 20, n=160)[0])
 
 
 @lru_cache(maxsize=1024)

@@ -96,10 +96,6 @@ class Store:
         (entry,) = self.find([config])
         return entry if "result" in entry else None
 
-    def holds(self, config: Any) -> bool:
-        """Tell whether the result of a configuration is there."""
-        return self.read(config) is not None
-
     def write(self, config: Any, outcome: Mapping[str, Any], order: Iterable[str] = ()) -> None:
         """Write what came of a run, a result or a traceback, in place of what was there.
 

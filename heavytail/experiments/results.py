@@ -84,8 +84,8 @@ class Layer:
     norms: tuple[float, ...]  #: quantiles of their norms, at ``LEVELS``
     #: Hill's estimate of their index, of the ``HILL`` times n largest; None where it is not defined
     hill: tuple[float | None, ...]
-    #: maximum-likelihood estimate of the index of W_K - W_0, projected on (1, ..., 1) / sqrt(d), and
-    #: its standard error: of N it is alpha. None without noise on it, or where it is not defined
+    #: maximum-likelihood estimate of the index of W_K - W_0 along (1, ..., 1) / sqrt(d), and its
+    #: standard error: of N it is alpha. None without noise on it, or where it is not defined
     noise_index: tuple[float, float] | None
 
 
@@ -94,8 +94,7 @@ class Noise:
     """What the noise of a run did, apart from the gradients."""
 
     replayed: float  #: fraction of all columns that can go in W_0 + N
-    #: 5, 50 and 95 % quantiles of that fraction, with other noise than the run's
-    predicted: tuple[float, float, float]
+    predicted: tuple[float, float, float]  #: its 5, 50 and 95 % quantiles, with other noise
     norm: float  #: of the noise, ||N||_F over the noisy weights, in the unit of ||W_0||_F
     span: float | None  #: of the first layer, see :func:`heavytail.experiments.runs.seen`
     gain: float | None  #: likewise; both None for convolutions
@@ -127,10 +126,7 @@ class Result:
         return self.noise.predicted[0] <= self.ratio <= self.noise.predicted[2]
 
     def accuracy_without(self, fraction: float) -> float:
-        """Return the test accuracy with a fraction of the columns removed, in [0, 1].
-
-        Between two points of the curve it lies on the line that joins them.
-        """
+        """Return the test accuracy with a fraction of columns removed: linear on the curve."""
         if self.curve is None:
             raise ValueError("curve must be there: the run diverged, or its record is brief")
         fractions = [point.fraction for point in self.curve]

@@ -41,14 +41,9 @@ def run(
 ) -> Result:
     """Train a network and measure it.
 
-    On a CPU the result depends on the configuration and the number of threads, to the bit on one
-    machine, up to ``step_seconds``.
-
-    Args:
-        config: what to run.
-        checkpoint: where :func:`heavytail.experiments.train.train` keeps its state; None for none.
-        device: where to run.
-        threads: of torch on a CPU, while this runs, >= 1.
+    On a CPU the result depends on the configuration and the number of torch's ``threads``, >= 1, to
+    the bit on one machine, up to ``step_seconds``. ``checkpoint`` is where
+    :func:`heavytail.experiments.train.train` keeps its state, None for none.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(_check.count("threads", threads, 1))
@@ -67,10 +62,7 @@ def run(
 def in_sweep(
     config: Config, checkpoint: Path | None, *, brief: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """Run for :func:`heavytail.experiments.sweep.sweep`; numbers have six significant digits.
-
-    A brief result leaves out the curve and the layers; other options are those of :func:`run`.
-    """
+    """Run for a sweep: six significant digits, and if brief neither the curve nor the layers."""
     result = run(config, checkpoint, **options)
     if brief:
         result = replace(result, curve=None, layers=None)
@@ -97,8 +89,8 @@ def trained(
     resumable = {}
     if config.alpha is not None:
         weights = heavytail.hidden_weights(model, exclude=_silent(config))
-        law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
-        resumable["noise"] = heavytail.StableNoise(optimizer, weights, **law, seed=noise_seed)
+        noise = heavytail.StableNoise(optimizer, weights, **_law(config), seed=noise_seed)
+        resumable["noise"] = noise
     began = perf_counter()
     history = train(
         model,
@@ -118,7 +110,6 @@ def trained(
 
 
 def _start(config: Config, task: data.Dataset, seed: int) -> nn.Module:
-    """Return the network before training."""
     source = torch.Generator(task.x_train.device).manual_seed(seed)
     if config.network == "vgg11":
         width = config.width / 128
@@ -127,8 +118,11 @@ def _start(config: Config, task: data.Dataset, seed: int) -> nn.Module:
     return FullyConnected(task.inputs, task.classes, **sizes, generator=source)
 
 
+def _law(config: Config) -> dict[str, Any]:
+    return {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
+
+
 def _silent(config: Config) -> tuple[str, ...]:
-    """Return the layers that get no noise."""
     return ("body.0", "head") if config.network == "vgg11" else ("head",)
 
 
@@ -145,20 +139,9 @@ def replay(
 ) -> nn.Module:
     """Return a copy of a network with the noise of a training that starts at it, and no gradient.
 
-    The noise is the training's to the bit, its sum up to rounding.
-
-    Args:
-        start: the model before training; its hidden weights get the noise.
-        alpha: stability index in (0, 2].
-        scale: sigma >= 0.
-        kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
-        lr: learning rate, the same for all steps.
-        steps: number of steps, >= 0.
-        seed: of the training's :class:`heavytail.StableNoise`.
-        exclude: layers without noise, as for :func:`heavytail.hidden_weights`.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
+    The noise is the training's to the bit, its sum up to rounding. ``alpha``, ``scale``, ``kind``
+    and ``seed`` are those of its :class:`heavytail.StableNoise`, ``exclude`` that of
+    :func:`heavytail.hidden_weights`, ``lr`` the learning rate of all ``steps`` >= 0.
     """
     model = copy.deepcopy(start)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -170,15 +153,13 @@ def replay(
 
 
 def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) -> Result:
-    """Return what is to be said of a trained network."""
     start_seed, noise_seed, _, draw_seed = spawn_seeds(config.seed, 4)
     start = _start(config, task, start_seed)
     noise, noisy = None, start
     if config.alpha is not None:
-        law: dict[str, Any] = {"alpha": config.alpha, "scale": config.scale, "kind": config.kind}
-        law |= {"lr": config.lr, "steps": steps, "exclude": _silent(config)}
+        law = {**_law(config), "lr": config.lr, "steps": steps, "exclude": _silent(config)}
         noisy = replay(start, **law, seed=noise_seed)
-        noise = _noise(config, task, start, noisy, law, draw_seed)
+        noise = _noise(task, start, noisy, law, draw_seed)
 
     def scores(of: nn.Module) -> tuple[Score, Score]:
         return score(of, task.x_train, task.y_train), score(of, task.x_test, task.y_test)
@@ -188,39 +169,21 @@ def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) 
         pruned = copy.deepcopy(model)
         error = heavytail.prune(pruned, keep=1 - fraction).error
         curve.append(Pruned(fraction, error, score(pruned, task.x_test, task.y_test)))
-    train_score, test_score = scores(model)
     pruned = copy.deepcopy(model)
     report = heavytail.prune(pruned, error=ERROR)
-    pruned_train, pruned_test = scores(pruned)
     moved = {layer.name for layer in report.layers if noise} - set(_silent(config))
-    layers = [
+    layers = tuple(
         _layer(layer.name, layer.ratio, model, start, layer.name in moved)
         for layer in report.layers
-    ]
-    return Result(
-        diverged=None,
-        steps=steps,
-        train=train_score,
-        test=test_score,
-        ratio=report.ratio,
-        pruned_train=pruned_train,
-        pruned_test=pruned_test,
-        curve=tuple(curve),
-        layers=tuple(layers),
-        gradient=float((_hidden(model) - _hidden(noisy)).norm() / _hidden(start).norm()),
-        noise=noise,
     )
+    gradient = float((_hidden(model) - _hidden(noisy)).norm() / _hidden(start).norm())
+    measured = (*scores(model), report.ratio, *scores(pruned), tuple(curve), layers)
+    return Result(None, steps, *measured, gradient, noise)
 
 
 def _noise(
-    config: Config,
-    task: data.Dataset,
-    start: nn.Module,
-    noisy: nn.Module,
-    law: dict[str, Any],
-    seed: int,
+    task: data.Dataset, start: nn.Module, noisy: nn.Module, law: dict[str, Any], seed: int
 ) -> Noise | None:
-    """Return what the noise did, from the start with it and without."""
     noise = _hidden(noisy) - _hidden(start)
     size = float(noise.norm())
     if not math.isfinite(size) or size == 0:
@@ -228,12 +191,11 @@ def _noise(
     span = gain = None
     first = heavytail.hidden_weights(start)[0]
     added = noise[: first.numel()].view_as(first)
-    if config.network == "fully_connected" and bool(added.any()):
+    if added.dim() == 2 and bool(added.any()):
         span, gain = seen(added, task.x_train)
     source = torch.Generator(task.x_train.device).manual_seed(seed)
-    prediction = heavytail.predict_pruning(
-        start, **law, error=ERROR, draws=_DRAWS, generator=source
-    )
+    how: dict[str, Any] = {"error": ERROR, "draws": _DRAWS, "generator": source}
+    prediction = heavytail.predict_pruning(start, **law, **how)
     report = heavytail.prune(copy.deepcopy(noisy), error=ERROR)
     # The prediction is of the noisy layers; what can go in the others is known.
     silent = [layer for layer in report.layers if layer.name in law["exclude"]]
@@ -252,15 +214,9 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
 
         span = ||N P|| / ||N||,    gain = ||N X^T|| sqrt(d) / (||N|| ||X||).
 
-    The span is the part of the noise that the network can see. For isotropic noise the squared
-    gain is 1 on average, the squared span rank(X) / d.
-
-    Args:
-        noise: shape (n, d), floating point, not all zero.
-        x: shape (N, d), floating point, not all zero.
-
-    Returns:
-        The span, in [0, 1], and the gain, in [0, sqrt(d)].
+    The span, in [0, 1], is the part of the noise that the network can see; the gain is in
+    [0, sqrt(d)]. For isotropic noise the squared gain is 1 on average, the squared span
+    rank(X) / d. ``noise``, shape (n, d), and ``x``, shape (N, d), must not be all zero.
     """
     N, X = noise.detach().double(), x.detach().double()
     eigenvalues, vectors = torch.linalg.eigh(X.mT @ X)
@@ -272,7 +228,6 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
 
 
 def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, moved: bool) -> Layer:
-    """Return what a layer's columns are like."""
     weight, first = (some.get_parameter(f"{name}.weight").detach() for some in (model, start))
     norms = heavytail.column_norms(weight).cpu()
     index = None
@@ -297,6 +252,5 @@ def _hill(norms: Tensor, k: int) -> float | None:
 
 
 def _hidden(model: nn.Module, exclude: Iterable[str] | None = None) -> Tensor:
-    """Return the hidden weights, flat and in double precision."""
     weights = heavytail.hidden_weights(model, exclude=exclude)
     return torch.cat([weight.detach().double().flatten() for weight in weights])

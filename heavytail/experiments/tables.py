@@ -11,6 +11,7 @@ between them, and nine tenths of the way up, by :func:`heavytail.plan_scale` wit
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -72,10 +73,7 @@ class Table:
 
     @property
     def quick(self) -> tuple[Config, ...]:
-        """The same question in some minutes on a laptop: small runs of two seeds.
-
-        Of each kind of noise the first scale, and of its indices 1.75 and 2 only.
-        """
+        """Small runs, minutes on a laptop: two seeds, of indices 1.75 and 2 the first scale."""
         found: dict[Any, Config] = {}
         for config in self.paper:
             if config.alpha in (None, 1.75, 2.0):
@@ -85,7 +83,6 @@ class Table:
 
 
 def _seeds(n: int, *configs: Config) -> tuple[Config, ...]:
-    """Return each run with n seeds."""
     return tuple(replace(config, seed=seed) for config in configs for seed in range(n))
 
 
@@ -101,7 +98,6 @@ def _three_digits(number: float) -> float:
 
 
 def _noisy(shape: Shape, scale: float) -> Config:
-    """Return a run of a shape, seed 0."""
     return Config(**shape._asdict(), scale=scale, steps=STEPS[shape.data])
 
 
@@ -112,14 +108,13 @@ def _grid(levels: int = 2, **wanted: Any) -> list[Config]:
 
 
 def _gaussian(data: str) -> list[Config]:
-    """Return the controls of a data set."""
     shapes = [shape for shape in CONTROLS if shape.data == data]
     return [_noisy(s._replace(alpha=2.0), scale) for s in shapes for scale in CONTROLS[s]]
 
 
-def _images(data: str, network: str, width: int) -> tuple[Config, ...]:
+def _images(data: str, **form: Any) -> tuple[Config, ...]:
     """Return runs on images, at the order of sigma and lr that the paper names."""
-    base = Config(data=data, network=network, width=width, steps=20_000, stop_accuracy=0.95)
+    base = Config(data=data, **form, steps=20_000, stop_accuracy=0.95)
     noises = product(("shared", "isotropic"), (1.75, 1.8, 1.9))
     return _seeds(5, base, *(replace(base, kind=k, alpha=a, scale=0.003) for k, a in noises))
 
@@ -171,6 +166,7 @@ def _prediction() -> tuple[Config, ...]:
     return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
+_mnist = partial(_grid, 1, data="mnist", alpha=1.75)
 _ECG, _MNIST = (Config(data=data, steps=STEPS[data]) for data in ("ecg5000", "mnist"))
 
 TABLES: dict[str, Table] = {
@@ -196,10 +192,7 @@ TABLES: dict[str, Table] = {
     ),
     "mnist-centred": Table(
         "MNIST with the mean of each image taken away: type I moves nothing",
-        tuple(
-            replace(config, data="mnist-centred")
-            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", kind="shared", alpha=1.75))
-        ),
+        _seeds(3, *(replace(c, data="mnist-centred") for c in (_MNIST, *_mnist(kind="shared")))),
     ),
     "ecg5000-deep": Table(
         "ECG5000, two and three hidden layers of 2000",
@@ -226,16 +219,13 @@ TABLES: dict[str, Table] = {
     ),
     "mnist-wide": Table(
         "MNIST, one hidden layer of 10,000",
-        tuple(
-            replace(config, width=10_000)
-            for config in _seeds(3, _MNIST, *_grid(1, data="mnist", alpha=1.75))
-        ),
+        _seeds(3, *(replace(config, width=10_000) for config in (_MNIST, *_mnist()))),
     ),
-    "cifar10-vgg11": Table("CIFAR-10, the wide VGG-11", _images("cifar10", "vgg11", 128)),
-    "cifar10-table": Table(
-        "CIFAR-10, one hidden layer of 5000", _images("cifar10", "fully_connected", 5000)
+    "cifar10-vgg11": Table(
+        "CIFAR-10, the wide VGG-11", _images("cifar10", network="vgg11", width=128)
     ),
-    "cifar100-table": Table(
-        "CIFAR-100, one hidden layer of 5000", _images("cifar100", "fully_connected", 5000)
-    ),
+    **{
+        f"{data}-table": Table(f"{title}, one hidden layer of 5000", _images(data, width=5000))
+        for data, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+    },
 }

@@ -36,6 +36,8 @@ def test_the_scale_of_all_noise():
     sigma, eta = torch.tensor([0.1, 0.3, 0.0]), [0.5, 0.2, 0.4]
     by_hand = (0.1**1.2 * 0.5 + 0.3**1.2 * 0.2) ** (1 / 1.2)
     assert accumulated_scale(1.2, sigma, eta, 3) == pytest.approx(by_hand)
+    lists = accumulated_scale(1.2, [0.1, 0.3], eta[:2], 2)
+    assert lists == pytest.approx(by_hand, rel=1e-12)  # in double precision
     decayed = ((0.1 * 0.9 * 0.8) ** 1.2 * 0.5 + (0.3 * 0.8) ** 1.2 * 0.25) ** (1 / 1.2)
     found = accumulated_scale(1.2, sigma, np.array([0.5, 0.25, 0.5]), 3, weight_decay=0.4)
     assert found == pytest.approx(decayed)

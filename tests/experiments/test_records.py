@@ -57,8 +57,8 @@ def test_a_field_with_a_default_renames_nothing(store):
     fields = [("number", int), ("seconds", float, 0.0), ("kinds", tuple, ("a", "b"))]
     later = make_dataclass("Trial", fields)
     assert key(later(3)) == key(Trial(3))
-    assert store.holds(later(3))
-    assert not store.holds(later(3, kinds=("b",)))
+    assert store.read(later(3))
+    assert not store.read(later(3, kinds=("b",)))
 
 
 # The file.
@@ -99,7 +99,7 @@ def test_a_write_that_is_stopped_leaves_the_file(store, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         store.write(TRIALS[1], DONE)
     assert store.path.read_text() == before
-    assert not store.holds(TRIALS[1])
+    assert not store.read(TRIALS[1])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_damaged_entry_is_named_and_passed_over(damage, store):
     store.path.write_text("\n".join(lines), encoding="latin-1")
     named = r"runs.json: a damaged entry is passed over: .*number"
     with pytest.warns(UserWarning, match=named):
-        assert [store.holds(trial) for trial in TRIALS] == [True, False, True, True]
+        assert [store.read(trial) is not None for trial in TRIALS] == [True, False, True, True]
     with pytest.warns(UserWarning, match=named):
         store.write(TRIALS[1], DONE)
     assert len(records.read(store.path)) == 4
