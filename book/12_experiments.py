@@ -41,7 +41,6 @@ if "google.colab" in sys.modules:
     print("No public address yet: install heavytail by hand.")
 
 # %% tags=["hide-input"]
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
