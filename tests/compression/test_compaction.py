@@ -509,7 +509,7 @@ def test_the_recipe_for_reading_it_back():
     model, other, x = conv(beta=0.7), conv(beta=0.1), inputs(2, 4, 4)
     torch_prune.random_unstructured(model.body[0], "bias", 0.5)
     small = compact(model)
-    recipe = compact.__doc__.split("::\n")[1].split("Args:")[0]
+    recipe = compact.__doc__.split("as built by:\n")[1].split("Args:")[0]
     exec(textwrap.dedent(recipe), {"model": other, "state": small.state_dict(), "nn": nn})
     assert torch.equal(other(x), small(x))
     assert all(isinstance(p, nn.Parameter) for p in other.parameters())
