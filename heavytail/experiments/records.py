@@ -91,6 +91,10 @@ class Store:
         named = {_key(e["config"], of): e for of in set(map(type, configs)) for e in entries}
         return [named.get(key(config), {}) for config in configs]
 
+    def holds(self, config: Any) -> bool:
+        """Tell whether the result of a configuration is there."""
+        return self.read(config) is not None
+
     def read(self, config: Any) -> Entry | None:
         """Return the entry of a configuration, None if there is no result."""
         (entry,) = self.find([config])

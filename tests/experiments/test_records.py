@@ -57,8 +57,8 @@ def test_a_field_with_a_default_renames_nothing(store):
     fields = [("number", int), ("seconds", float, 0.0), ("kinds", tuple, ("a", "b"))]
     later = make_dataclass("Trial", fields)
     assert key(later(3)) == key(Trial(3))
-    assert store.read(later(3))
-    assert not store.read(later(3, kinds=("b",)))
+    assert store.holds(later(3))
+    assert not store.holds(later(3, kinds=("b",)))
 
 
 # The file.
