@@ -2,6 +2,7 @@
 #   make book        the environment, every notebook executed (cached), the HTML book
 #   make test        the environment if need be, and everything CI runs
 #   make long        the tests that take minutes each, which CI runs once a week
+#   make versions    the tests of the package on the newest and oldest versions of what it needs
 # and for those who write:
 #   make page        execute, store and check PAGES="02_heavy_tails ...", and build their HTML
 #   make notebooks   execute all pages, or PAGES, and store their outputs
@@ -23,7 +24,7 @@ BIN := $(or $(ACTIVE),.venv)/bin
 READY := $(if $(ACTIVE),,.venv/.ready)
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going -q
 
-.PHONY: book test long env check sync unit nbval page notebooks html format stamp clean
+.PHONY: book test long versions env check sync unit nbval page notebooks html format stamp clean
 
 book: env
 	$(BUILD)
@@ -55,6 +56,9 @@ unit: env
 long: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m long
 
+versions:
+	OMP_NUM_THREADS=1 $(PYTHON) -m tools.versions
+
 # Every cell is run again and its output compared with the stored one. Kernels that run side by
 # side take a thread each: with more they wait for each other, tenfold.
 nbval: env
@@ -82,4 +86,4 @@ stamp: env
 	$(BIN)/python -m tools.stamp
 
 clean:
-	rm -rf _build build dist
+	rm -rf _build build dist .versions
