@@ -61,7 +61,7 @@ def predict_pruning(
     error: float,
     weight_decay: float = 0.0,
     column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    exclude: _layers.Layers | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> Prediction:
@@ -104,7 +104,7 @@ def plan_scale(
     ratio: float,
     weight_decay: float = 0.0,
     column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    exclude: _layers.Layers | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> float:
@@ -223,7 +223,7 @@ def _drawn(
     alpha: float,
     left: float,
     column: str,
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None,
+    exclude: _layers.Layers | None,
     draws: int,
     generator: torch.Generator | None,
 ) -> list[_Terms]:

@@ -10,16 +10,17 @@ argument outside the set that its line names is a TypeError or a ValueError.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from heavytail import _check
 from heavytail import layers as _layers
 
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # pruned unless others are named
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
 
@@ -145,7 +146,7 @@ def prune(
     *,
     keep: float | None = None,
     error: float | None = None,
-    layers: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    layers: _layers.Layers | None = None,
     unit: str = "column",
     scope: str = "layer",
 ) -> PruneReport:
@@ -175,7 +176,7 @@ def prune(
     _one_criterion(keep, error)
     _check.one_of("unit", unit, ("column", "kernel", "weight"))
     _check.one_of("scope", scope, ("layer", "global"))
-    chosen = _layers.taken(model, layers, _refusal)
+    chosen = _chosen(model, layers)
     weights = _weights(chosen, unit)  # what cannot be pruned is refused before a mask is set
     kept: list[Tensor] = []
     for group in [[weight] for weight in weights] if scope == "layer" else [weights]:
@@ -189,13 +190,55 @@ def prune(
     return PruneReport("total", units, left, before, after, whole, reports, unit, protected)
 
 
+def _chosen(model: nn.Module, layers: _layers.Layers | None) -> dict[str, nn.Module]:
+    """Return the layers that ``layers`` means, by name, in the model's order."""
+    named, pool = [], _layers.weighted(model)
+    if layers is None:
+        pool = _layers.hidden(model, None, "layers")
+    elif not (named := _layers.find(model, layers)):
+        raise ValueError("layers must name at least one layer, got none")
+    for layer in named:
+        if set(layer.modules()).isdisjoint(pool.values()):
+            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
+    inside = {part for layer in named for part in layer.modules()}
+    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    chosen, left = {}, []
+    for name, module in pool.items():
+        if named and module not in inside:
+            continue
+        # A parametrized weight is a layer of its own, "layer.parametrizations.weight".
+        of = f".{name}".split(".parametrizations.")[0][1:]
+        owner = model.get_submodule(of)
+        known, reason = isinstance(owner, _KINDS), ""
+        if parametrize.is_parametrized(owner) and (known or owner in named):
+            raise ValueError(
+                f"{_layers.listed({of: owner})} is parametrized: "
+                "call torch.nn.utils.parametrize.remove_parametrizations on it first"
+            )
+        if module in uncalled:
+            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
+        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
+            reason = "has its inputs, not its units, along its weight's first dimension"
+        elif not known and module not in named:
+            reason = "is no linear layer or convolution, and not named itself"
+        if not reason:
+            chosen[name] = module
+            continue
+        left.append(f"{_layers.listed({name: module})} {reason}")
+        if module in named:
+            raise ValueError(left[-1])
+    if not chosen:
+        raise ValueError(f"no layer can be pruned: {'; '.join(left)}")
+    return chosen
+
+
 class _Weight:
     """A weight to prune: its layers, and the sizes of its units as earlier masks leave them."""
 
-    def __init__(self, name: str, layers: list[nn.Module], whole: Tensor, unit: str) -> None:
-        self._name, self._sharing = name, layers
+    def __init__(self, whole: Tensor, sharing: dict[str, nn.Module], unit: str) -> None:
+        self._sharing = sharing
         self._alive = torch.ones_like(whole, dtype=torch.bool)
-        for layer in layers:
+        for layer in sharing.values():
             if "weight_mask" in layer._buffers:
                 self._alive &= layer.get_buffer("weight_mask").bool()
         axes = {"column": 1, "kernel": min(2, whole.dim() - 1), "weight": whole.dim()}[unit]
@@ -207,36 +250,27 @@ class _Weight:
 
     def prune(self, kept: Tensor) -> LayerReport:
         mask = self._alive & kept.view(self._shape).to(self._alive.device)
-        for layer in self._sharing:
+        for layer in self._sharing.values():
             torch_prune.custom_from_mask(layer, "weight", mask)
         left, error = mask.reshape(len(kept), -1).any(1), _error(self.sizes, self.hidden, kept)
         counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
-        return LayerReport(self._name, *counts, error)
+        return LayerReport(next(iter(self._sharing)), *counts, error)
 
 
 def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
-    names: dict[nn.Parameter, list[str]] = {}
+    sharing: dict[nn.Parameter, dict[str, nn.Module]] = {}
     for name, layer in chosen.items():
-        masked = "weight_mask" in layer._buffers
-        whole = layer._parameters.get("weight_orig" if masked else "weight")
+        whole = layer._parameters.get("weight_orig", layer._parameters.get("weight"))
         if whole is None or whole.dim() < 2 or not whole.numel():
             raise ValueError(f"no parameter 'weight' to prune in {_layers.listed({name: layer})}")
-        names.setdefault(whole, []).append(name)
-    return [
-        _Weight(sharing[0], [chosen[name] for name in sharing], whole.detach(), unit)
-        for whole, sharing in names.items()
-    ]
+        sharing.setdefault(whole, {})[name] = layer
+    return [_Weight(whole.detach(), layers, unit) for whole, layers in sharing.items()]
 
 
 def _joined(weights: list[_Weight]) -> tuple[Tensor, float]:
     """Return the sizes of all units, and the norm of all that earlier masks hide."""
     hidden = math.hypot(*(weight.hidden for weight in weights))
     return torch.cat([weight.sizes for weight in weights]), hidden
-
-
-def _refusal(module: nn.Module) -> str:
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    return "has its inputs, not its units, along its weight's first dimension" * transposed
 
 
 def _norms(rows: Tensor) -> Tensor:
