@@ -22,17 +22,12 @@ def as_columns(weight: Tensor, column: str) -> Tensor:
 def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[nn.Parameter]:
     """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
 
+    Each stands once, in the order of ``model.named_modules()``; it is an error if none is left.
+
     Args:
         model: any module.
         exclude: layers to leave out, as modules or names, with all inside them and all weights
-            they share. None leaves out ``model.head``; () leaves out nothing.
-
-    Returns:
-        The parameters, each once, in the order of ``model.named_modules()``.
-
-    Raises:
-        ValueError: if ``exclude`` is None and the model has no ``head`` (the message lists its
-            layers), if a layer is not in the model, or if no weight is left.
+            they share. None leaves out ``model.head``, which must be there; () leaves out nothing.
     """
     inside = hidden(model, exclude)
     outside = (layer for name, layer in weighted(model).items() if name not in inside)
