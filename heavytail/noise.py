@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from heavytail import _check
 from heavytail.laws.draws import draw, tail_constant
 from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
-from heavytail.layers import COLUMNS as COLUMNS
-from heavytail.layers import as_columns as as_columns
+from heavytail.layers import COLUMNS, as_columns
 from heavytail.layers import hidden_weights as hidden_weights
 
 KINDS = ("shared", "independent", "isotropic")
@@ -38,6 +37,7 @@ NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the
 # Numbers of a block, which stays in a CPU's cache until it is added, and elsewhere bounds memory.
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
+_Place = tuple[torch.Generator | None, torch.device, torch.dtype]
 
 
 def noise_vectors(
@@ -107,20 +107,14 @@ def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
 
 
 def noise_blocks(
-    kind: str,
-    alpha: float,
-    n: int,
-    d: int,
-    generator: torch.Generator | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    kind: str, alpha: float, n: int, d: int, *place: *_Place
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Yield the vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
 
     Vectors have shape (rows, d), of the shared kind (rows, 1), and may be written to. Those of the
     isotropic kind are still to be multiplied by the factors, (rows, 1); others have none.
     """
-    place, floats = (generator, device, dtype), torch.finfo(dtype)
+    (generator, device, dtype), floats = place, torch.finfo(place[-1])
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     if kind == "isotropic":
@@ -130,12 +124,12 @@ def noise_blocks(
         normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
-        k = rows.stop - start
         if kind == "isotropic":
-            normal[:k].normal_(std=math.sqrt(2), generator=generator)
-            yield rows, normal[:k], radius[rows]
+            block = normal[: rows.stop - start].normal_(std=math.sqrt(2), generator=generator)
+            yield rows, block, radius[rows]
         else:
-            yield rows, draw(symmetric_from_uniforms, (alpha,), (k, d), *place), None
+            shape = (rows.stop - start, d)
+            yield rows, draw(symmetric_from_uniforms, (alpha,), shape, *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:

@@ -1,10 +1,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from heavytail import hidden_weights
-from heavytail.layers import as_columns, hidden, taken, weighted
+from heavytail.layers import as_columns, hidden
 
 
 class Headed(nn.Module):
@@ -74,35 +73,3 @@ def test_a_column_is_a_filter_or_a_kernel():
     assert as_columns(filters, "kernel").data_ptr() == filters.data_ptr()
     for column in ("filter", "kernel"):
         assert torch.equal(as_columns(filters[0, 0].T, column), filters[0, 0].T)
-
-
-def test_which_layers_are_taken():
-    model = Headed()
-    model.body.append(nn.Embedding(3, 6))
-
-    def taking(layers, refusal=lambda module: ""):
-        return list(taken(model, layers, refusal))
-
-    assert list(weighted(model)) == ["body.0", "body.2", "body.3", "head"]
-    assert taking(None) == taking("body") == ["body.0", "body.2"]
-    assert taking(["head", "body.3"]) == ["body.3", "head"]  # what is named may be of any kind
-    assert taking(None, lambda module: "is wide" * (module is model.body[0])) == ["body.2"]
-    for layers, message in (
-        (None, "no layer can be taken: .* is bad; "),
-        ("head", "head.* is bad"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            taking(layers, lambda module: "is bad")
-    for layers, message in (((), "at least one layer"), (model.body[1], "no weight of dimension")):
-        with pytest.raises(ValueError, match=message):
-            taking(layers)
-    parametrize.register_parametrization(model.body[0], "weight", nn.Identity())
-    with pytest.raises(ValueError, match=r"body\.0 .* is parametrized"):
-        taking(None)
-
-
-def test_an_attentions_projection_is_never_called():
-    model = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 1))
-    assert list(taken(model, "0", lambda module: "")) == ["0"]
-    with pytest.raises(ValueError, match=r"1\.out_proj .* is never called"):
-        taken(model, "1.out_proj", lambda module: "")
