@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
-from functools import cache
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -141,17 +139,14 @@ def decode(entry: Mapping[str, Any]) -> tuple[Config, Result]:
 
 def _built(form: Any, value: Any) -> Any:
     """Return what JSON holds as the type that a dataclass above asks for."""
-    if isinstance(form, type) and is_dataclass(form):
-        types = _types(form)
-        return form(**{name: _built(types[name], part) for name, part in value.items()})
     if form is float:
         return math.nan if value is None else float(value)  # of 0.5, "nan" or "inf"
-    parts = get_args(form)
-    if get_origin(form) is UnionType:
-        return None if value is None else _built(parts[0], value)
+    if isinstance(form, type) and is_dataclass(form):
+        types = {part.name: part.type for part in fields(form)}
+        return form(**{name: _built(types[name], part) for name, part in value.items()})
+    if value is None or not get_args(form):
+        return value
+    first = get_args(form)[0]  # and all parts of a tuple are of this type
     if get_origin(form) is tuple:
-        return tuple(_built(parts[0], part) for part in value)  # all parts are of one type
-    return value
-
-
-_types = cache(get_type_hints)
+        return tuple(_built(first, part) for part in value)
+    return _built(first, value)
