@@ -48,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         where.add_argument("--store", type=Path, default="results", help="folder of TABLE.json")
         if does is not _list:
             option("table", choices=tables.TABLES)
-            where.add_argument("--record", type=Path, metavar="FILE", help="the very file")
+            where.add_argument("--record", type=Path, metavar="FILE", help="or the file itself")
     how = command.add_mutually_exclusive_group()  # of the last command: run
     option("--device", default="auto", help="cpu, cuda:1; a GPU, if there is one")
-    how.add_argument("--processes", type=int, metavar="N", help="at a time; 0 makes none")
+    how.add_argument("--processes", type=int, metavar="N", help="runs at a time; 0: all here")
     how.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
     return parser
 

@@ -128,8 +128,7 @@ class Store:
 def read(path: str | os.PathLike[str]) -> list[Entry]:
     """Return the entries of a record, none if there is no file.
 
-    One that is damaged is named by a warning and passed over. A file that is no record is a
-    ValueError.
+    A damaged one is named by a warning and passed over; a file that is no record is a ValueError.
     """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")

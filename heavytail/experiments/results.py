@@ -109,8 +109,8 @@ class Result:
     ratio: float | None = None  #: of all columns that can go at squared error 0.1 in each layer
     pruned_train: Score | None = None  #: on the training examples with these columns gone
     pruned_test: Score | None = None  #: on the test examples
-    curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in a brief record
-    layers: tuple[Layer, ...] | None = None  #: in the model's order; None in a brief record
+    curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in some records
+    layers: tuple[Layer, ...] | None = None  #: in the model's order; likewise
     gradient: float | None = None  #: its size, ||G||_F / ||W_0||_F over the hidden weights
     noise: Noise | None = None  #: None without, or where its replay is not finite or rounds to 0
     step_seconds: float | None = None  #: of the steps since the last break, measurements included
@@ -126,7 +126,7 @@ class Result:
     def accuracy_without(self, fraction: float) -> float:
         """Return the test accuracy with a fraction of columns removed: linear on the curve."""
         if self.curve is None:
-            raise ValueError("curve must be there: the run diverged, or its record is brief")
+            raise ValueError("curve must be there: the run diverged, or its record has none")
         fractions = [point.fraction for point in self.curve]
         scores = [point.test.accuracy for point in self.curve]
         return float(np.interp(_check.number("fraction", fraction, "[0, 1]"), fractions, scores))

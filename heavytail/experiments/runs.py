@@ -197,9 +197,9 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
 
         span = ||N P|| / ||N||,    gain = ||N X^T|| sqrt(d) / (||N|| ||X||).
 
-    The span, in [0, 1], is the part of the noise that the network can see; the gain is in
-    [0, sqrt(d)]. For isotropic noise the squared gain is 1 on average, the squared span
-    rank(X) / d. ``noise``, shape (n, d), and ``x``, shape (N, d), must not be all zero.
+    The span, in [0, 1], is what the network can see; the gain is in [0, sqrt(d)]. For isotropic
+    noise the squared gain is 1 on average, the squared span rank(X) / d. ``noise``, shape (n, d),
+    and ``x``, shape (N, d), must not be all zero.
     """
     N, X = noise.detach().double(), x.detach().double()
     eigenvalues, vectors = torch.linalg.eigh(X.mT @ X)

@@ -84,8 +84,7 @@ class Table:
             if config.alpha in (None, 1.75, 2.0) and name not in found:
                 width, steps = max(16, config.width // 10), max(2, config.steps // 10)
                 scale = config.scale * (config.steps / steps) ** (1 / (config.alpha or 1.0))
-                scale = float(f"{scale:.3g}")
-                found[name] = replace(config, width=width, steps=steps, scale=scale)
+                found[name] = replace(config, width=width, steps=steps, scale=float(f"{scale:.3g}"))
         return _seeds(2, *found.values())
 
 
