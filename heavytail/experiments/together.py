@@ -11,13 +11,13 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import functional_call, grad_and_value, vmap
 from tqdm import tqdm
 
 from heavytail import _check
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.train import DivergenceError, History, _assert_finite, _batches, accuracy
+from heavytail.experiments.train import DivergenceError, History, _batches, _measured
 from heavytail.noise import StableNoise
 
 
@@ -69,7 +69,7 @@ def train_together(
         diverges is an outcome, and disturbs no other. Its weights are left as they became.
 
     Raises:
-        TypeError, ValueError: on an argument outside the sets above; nothing is trained then.
+        TypeError, ValueError: on an argument outside the sets above; nothing is changed then.
     """
     lr, steps = _check.number("lr", lr, _check.NONNEGATIVE), _check.count("steps", steps)
     batch_size = _check.count("batch_size", batch_size, 1)
@@ -81,17 +81,16 @@ def train_together(
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
     _check_alike(models)
-    for model in models:
-        model.train()  # as `train` does; all must be in one mode
-    stacked, _ = stack_module_state(list(models))
-    weights = {name: weight.detach() for name, weight in stacked.items()}  # (members, *shape)
-    hidden = list(weights.values())[:-1]
-    members = [[nn.Parameter(weight[i]) for weight in hidden] for i in range(len(models))]
+    own = [dict(model.named_parameters()) for model in models]
+    weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}
+    members = [[nn.Parameter(w[i]) for w in [*weights.values()][:-1]] for i in range(len(models))]
     # These views get no gradients: a step of their optimizer adds the noise and does nothing else.
     optimizer = torch.optim.SGD(chain.from_iterable(members), lr=lr)
     for noise, chosen in zip(noises, members, strict=True):
         if noise is not None:
             StableNoise(optimizer, chosen, **asdict(noise))
+    for model in models:
+        model.train()  # as `train` does
     form = copy.deepcopy(models[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -109,12 +108,11 @@ def train_together(
         optimizer.step()
     outcomes: list[History | DivergenceError] = []
     for i, model in enumerate(models):
-        for name, parameter in model.named_parameters():
+        for name, parameter in own[i].items():
             parameter.copy_(weights[name][i])
         seen = losses[:, i].clone().cpu()
         try:
-            _assert_finite(seen, model)
-            measured = {steps: accuracy(model, x, y)} if steps else {}
+            measured = {steps: _measured(seen, model, x, y)} if steps else {}
             outcomes.append(History(seen, tuple(measured), tuple(measured.values())))
         except DivergenceError as error:
             outcomes.append(error.with_traceback(None))  # its frames would keep the gradients
@@ -133,7 +131,7 @@ def _check_alike(models: Sequence[FullyConnected]) -> None:
     if len(forms) != 1:
         raise ValueError(f"models must be of one shape, scaling, dtype and device, got {forms}")
     weights = [weight for model in models for weight in model.parameters()]
-    if len({id(weight) for weight in weights}) < len(weights):
+    if len(set(weights)) < len(weights):
         raise ValueError("models must not share weights, got one model or weight twice")
     masked = any(True for model in models for _ in model.buffers())
     if masked or not all(weight.requires_grad for weight in weights):

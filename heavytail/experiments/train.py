@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,6 @@ class DivergenceError(ArithmeticError):
     def __init__(self, step: int, what: str) -> None:
         super().__init__(f"training diverged: {what} at step {step}; lower lr or the noise's scale")
         self.step = step
-
-
-class Resumable(Protocol):
-    """What a checkpoint can hold."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take a state over."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ def train(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1000,
-    resumable: Mapping[str, Resumable] | None = None,
+    resumable: Mapping[str, Any] | None = None,
 ) -> History:
     """Minimise the cross-entropy of ``model`` on the training examples.
 
@@ -85,24 +75,21 @@ def train(
     is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); on the device of the data. It is left
-            as it is after the last step and its noise.
+        model: maps examples (N, ...) to logits (N, classes), on the device of the data.
         optimizer: holds the parameters to train.
         data: the task, with one training example or more.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
         seed: of the permutations, in [0, 2^64).
-        stop_accuracy: stop once the accuracy on all training examples reaches this, in [0, 1];
-            looked at after every ``evaluate_every`` steps. None trains for all the steps.
+        stop_accuracy: stop when a measured accuracy reaches this, in [0, 1]; None never stops.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
-        checkpoint: file for the state of the training. If it is there at the start, training goes
-            on from it, and ends with the bits it would have had without the break, the other
-            arguments being the same; ``steps`` may be larger. The learning rate, the noise's scale
-            and seed are then the checkpoint's. The file is left behind; read, it runs no code.
+        checkpoint: file for the state of the training, left behind at the end. If it is there at
+            the start, training goes on from it, with its learning rate and noise, and ends with the
+            bits it would have had without the break; only ``steps`` may differ.
         checkpoint_every: steps between two states, >= 1.
-        resumable: by any names, what else has a state that the checkpoint must hold: the noise,
-            schedules. What draws from torch's global generator, as dropout does, is not resumed.
+        resumable: by any names, what else has a ``state_dict`` that the checkpoint must hold: the
+            noise, schedules. Draws from torch's global generator, as dropout's, are not resumed.
 
     Raises:
         DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
@@ -118,7 +105,7 @@ def train(
     x, y = data.x_train, data.y_train
     if len(x) == 0:
         raise ValueError("training needs at least one example, got none")
-    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if clash := parts.keys() & (resumable or {}):
         raise ValueError(f"resumable must have other names, got {sorted(clash)}")
     parts |= resumable or {}
@@ -133,32 +120,28 @@ def train(
     }
     path = None if checkpoint is None else Path(checkpoint)
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
-    evaluated: list[int] = []
-    accuracies: list[float] = []
+    accuracies: dict[int, float] = {}  # by the number of steps taken
     taken = resumed = 0
     if path is not None and path.exists():
         state = _resume(path, identity, steps, parts)
-        taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
-        losses[:taken] = state["losses"]
-        resumed = taken
+        taken = resumed = len(state["losses"])
+        losses[:taken], accuracies = state["losses"], state["accuracies"]
     batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
     batches = islice(batches, taken, None)
     model.train()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
             due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
-            if due and taken not in evaluated:  # as after resuming
-                _assert_finite(losses[:taken], model)
-                evaluated.append(taken)
-                accuracies.append(accuracy(model, x, y))
-                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
-                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
+            if due and taken not in accuracies:  # as after resuming
+                accuracies[taken] = found = _measured(losses[:taken], model, x, y)
+                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{found:.3f}")
+                if stop_accuracy is not None and found >= stop_accuracy:
                     break
             if taken == steps:
                 break
             if path is not None and taken > resumed and taken % checkpoint_every == 0:
-                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
-                state |= {"evaluated": evaluated, "accuracies": accuracies}
+                state = {"identity": identity, "losses": losses[:taken].clone()}
+                state |= {"accuracies": accuracies}
                 state["parts"] = {name: part.state_dict() for name, part in parts.items()}
                 _write(path, state)
             batch = next(batches)
@@ -169,7 +152,7 @@ def train(
             losses[taken] = loss.detach()
             taken += 1
             bar.update()
-    return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
+    return History(losses[:taken].cpu(), tuple(accuracies), tuple(accuracies.values()), resumed)
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -178,21 +161,19 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         yield from torch.randperm(n, generator=generator, device=generator.device).split(size)
 
 
-@torch.no_grad()
-def _assert_finite(losses: Tensor, model: nn.Module) -> None:
-    """Raise if a batch's loss was not finite, or a weight has become so."""
-    bad = ~torch.isfinite(losses)
+def _measured(losses: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the accuracy after steps with these losses; all must have stayed finite."""
+    bad = ~losses.isfinite()
     if bad.any():
         step = int(bad.nonzero()[0])
         raise DivergenceError(step + 1, f"the loss was {float(losses[step])}")
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise DivergenceError(len(losses), "a weight was not finite")
-
-
-# A checkpoint is the sha256 of what follows, 32 bytes, then what torch.save makes of the state.
+    return accuracy(model, x, y)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint: the sha256 of what follows, 32 bytes, then what torch.save makes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -209,22 +190,21 @@ def _loaded(content: bytes) -> Any:
 
 
 def _resume(
-    path: Path, identity: dict[str, Any], steps: int, parts: Mapping[str, Resumable]
+    path: Path, identity: dict[str, Any], steps: int, parts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Load all parts from a checkpoint, which must be of this training, or none; return it."""
     written = path.read_bytes()
-    digest, content = written[:32], written[32:]
     try:
-        if hashlib.sha256(content).digest() != digest:
+        if hashlib.sha256(written[32:]).digest() != written[:32]:
             raise ValueError("bytes with another checksum")
-        state: dict[str, Any] = _loaded(content)
+        state: dict[str, Any] = _loaded(written[32:])
     except (UnpicklingError, ValueError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
         if (found := state["identity"].get(name)) != mine:
             raise ValueError(f"{path} must be of a training with the {name} {mine}, got {found}")
-    if state["taken"] > steps:
-        raise ValueError(f"steps must be >= those of the checkpoint, {state['taken']}, got {steps}")
+    if (taken := len(state["losses"])) > steps:
+        raise ValueError(f"steps must be >= those of the checkpoint, {taken}, got {steps}")
     before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
     try:
         for name, part in parts.items():
@@ -239,14 +219,20 @@ def _resume(
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy in nats, and the share of examples as :func:`accuracy` returns it."""
+    """How well a model does on some examples.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        accuracy: share of the examples whose largest logit is at their label, in [0, 1].
+    """
 
     loss: float
     accuracy: float
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
-    """Return the share of examples whose largest logit is at their label, in [0, 1].
+@torch.no_grad()
+def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
+    """Measure a model.
 
     Args:
         model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
@@ -254,12 +240,6 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
         y: shape (N,), int64.
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
     """
-    return score(model, x, y, batch_size=batch_size).accuracy
-
-
-@torch.no_grad()
-def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
-    """Return loss and accuracy; the arguments are those of :func:`accuracy`."""
     batch_size = _check.count("batch_size", batch_size, 1)
     if len(x) == 0 or y.shape != (len(x),):
         raise ValueError(
@@ -279,6 +259,11 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
     return Score(loss / len(x), correct / len(x))
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
+    """Return the accuracy of :func:`score`."""
+    return score(model, x, y, batch_size=batch_size).accuracy
 
 
 def spawn_seeds(seed: int, n: int) -> list[int]:

@@ -14,8 +14,8 @@ from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
     DivergenceError,
-    _assert_finite,
     _batches,
+    _measured,
     accuracy,
     score,
     spawn_seeds,
@@ -80,7 +80,7 @@ def test_divergence_is_an_error_that_names_the_step(digits):
         run(digits, lr=1e6, evaluate_every=50)
     assert 1 < e.value.step <= 50
     with pytest.raises(DivergenceError, match="the loss was nan at step 2"):
-        _assert_finite(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity())
+        _measured(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity(), *[torch.ones(1)] * 2)
     with pytest.raises(DivergenceError, match="a weight was not finite at step 1"):
         run(digits, steps=1, scale=1e40)
 
