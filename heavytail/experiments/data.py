@@ -6,7 +6,6 @@ used has the known checksum, and nothing in a file is run as code.
 
 import gzip
 import hashlib
-import math
 import os
 import tarfile
 import warnings
@@ -48,21 +47,13 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task, split into training and test examples.
+    """A classification task, split into training and test examples."""
 
-    Attributes:
-        name: as given to :func:`load`.
-        x_train, x_test: shapes (N, ...) and (M, ...), float32 unless asked otherwise; an example is
-            a vector, shape (d,), or an image, shape (colours, height, width).
-        y_train, y_test: shapes (N,) and (M,), int64, labels 0 .. classes - 1.
-        classes: number of classes.
-    """
-
-    name: str
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    name: str  #: as given to :func:`load`
+    x_train: Tensor  #: shape (N, d) or, of images, (N, colours, height, width); loaded in float32
+    y_train: Tensor  #: shape (N,), int64, labels 0 .. classes - 1
+    x_test: Tensor  #: as x_train
+    y_test: Tensor  #: as y_train
     classes: int
 
     @property
@@ -73,7 +64,7 @@ class Dataset:
     @property
     def inputs(self) -> int:
         """Number d of coordinates of an example, whatever its shape."""
-        return math.prod(self.shape)
+        return self.x_train.shape[1:].numel()
 
     def flat(self) -> "Dataset":
         """Return the data with the examples as vectors, shape (N, d), in the same memory.
@@ -109,21 +100,16 @@ def load(name: str, root: Root = None) -> Dataset:
     - ``"cifar10-subset"``: the first 7,000 and 1,000 images of CIFAR-10, prepared in the same way:
       accuracies on it are not comparable with those on the whole.
 
-    Examples are vectors but for CIFAR. Files are looked for below ``root``, then below
+    Examples are vectors but for CIFAR. Files are looked for below the folder ``root``, then below
     ``$HEAVYTAIL_DATA``, then in the machine's cache, into which they are else downloaded:
     ``ecg5000/ECG5000.zip`` (or ``X_train.npy``, ``y_train.npy``, ``X_test.npy``, ``y_test.npy``),
     the four ``.gz`` files of ``mnist``, ``cifar10/cifar-10-binary.tar.gz``,
     ``cifar100/cifar-100-binary.tar.gz``. The subset is cut from CIFAR-10, unless it lies in
     ``cifar10_subset/cifar10_train7000_test1000.npz``.
 
-    Args:
-        name: one of the above.
-        root: folder that holds the data set's folder; optional.
-
     Raises:
         TypeError, ValueError: on another name, or a file with other content, which is named.
-        FileNotFoundError: if the files are nowhere and cannot be downloaded; the message says
-            which files to put where.
+        FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
     *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
@@ -133,10 +119,9 @@ def load(name: str, root: Root = None) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, classes)
 
 
-def _standardised(images: _Array, mean: Any, deviation: Any) -> _Array:
+def _standardised(images: _Array, mean: _Array | float, deviation: _Array | float) -> _Array:
     """Return bytes scaled to [0, 1], less the mean, over the deviation, all in float32."""
-    pixels: _Array = (images.astype(np.float32) / 255 - mean) / deviation
-    return pixels
+    return (images.astype(np.float32) / 255 - mean) / deviation
 
 
 def _digits(root: Root) -> _Loaded:
@@ -184,12 +169,11 @@ def _mnist(root: Root, centred: bool = False) -> _Loaded:
         np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
         for path, header in zip(_files("mnist", root, files, mirror), [16, 8] * 2, strict=True)
     )
-    x_train, x_test = (
-        _standardised(images.reshape(-1, 28 * 28), 0.1307, 0.3081) for images in (x_train, x_test)
-    )
+    x_train, x_test = (x.reshape(-1, 28 * 28) for x in (x_train, x_test))
+    x_train, x_test = (_standardised(x, 0.1307, 0.3081) for x in (x_train, x_test))
     if centred:
-        for pixels in (x_train, x_test):
-            pixels -= pixels.mean(1, dtype=np.float64, keepdims=True)
+        for x in (x_train, x_test):
+            x -= x.mean(1, dtype=np.float64, keepdims=True)
     return x_train, y_train, x_test, y_test, 10
 
 
@@ -216,12 +200,12 @@ def _images(path: Path, labels: int) -> list[_Array]:
 
     So many labels stand before an image, a byte each; the last is the one that is meant.
     """
-    parts: dict[str, _Array] = {}
     with tarfile.open(path, "r:gz") as members:
-        for member in members:
-            if member.name.endswith(".bin") and (content := members.extractfile(member)):
-                examples = np.frombuffer(content.read(), np.uint8)
-                parts[member.name] = examples.reshape(-1, labels + 3 * 32 * 32)
+        parts = {
+            member.name: np.frombuffer(content.read(), np.uint8).reshape(-1, labels + 3 * 32 * 32)
+            for member in members
+            if member.name.endswith(".bin") and (content := members.extractfile(member))
+        }
     found: list[_Array] = []
     for test in (False, True):
         names = sorted(name for name in parts if ("/test" in name) == test)

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from heavytail import _check
 
-SCALINGS = ("standard", "mean_field")
-
 # Channels of the convolutions of VGG-11, twice the usual ones; 0 is a pooling by 2 x 2.
 _VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
 
@@ -55,13 +53,12 @@ class FullyConnected(nn.Module):
         inputs, outputs = _check.count("inputs", inputs, 1), _check.count("outputs", outputs, 1)
         width = _check.count("width", width, 1)
         hidden_layers = _check.count("hidden_layers", hidden_layers, 1)
-        self.scaling = _check.one_of("scaling", scaling, SCALINGS)
+        self.scaling = _check.one_of("scaling", scaling, ("standard", "mean_field"))
         if scaling == "mean_field" and hidden_layers > 1:
             raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
         self.body = nn.Sequential()
         for fan_in, fan_out in pairwise([inputs] + [width] * hidden_layers):
-            layer = nn.Linear(fan_in, fan_out, bias=False, device="meta")
-            self.body.extend([layer, nn.ReLU()])
+            self.body.extend([nn.Linear(fan_in, fan_out, bias=False, device="meta"), nn.ReLU()])
         self.head = nn.Linear(width, outputs, bias=False, device="meta")
         self.width = width  # compaction leaves it alone, and with it the factor 1/n
         device, dtype = _check.place(generator, device, dtype)

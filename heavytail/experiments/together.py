@@ -1,7 +1,8 @@
 """Many networks of one shape trained at once: seeds, indices, scales and kinds of noise.
 
 The step of a small network is short beside the calls that make it up. Here the members share the
-calls: ``torch.func`` maps one network's loss over the weights of all.
+calls: ``torch.func`` maps one network's loss over the weights of all. An argument outside its set
+is a TypeError or ValueError, and changes nothing.
 """
 
 import copy
@@ -47,29 +48,18 @@ def train_together(
 
     Member i follows :func:`heavytail.experiments.train.train` with ``torch.optim.SGD`` and a
     :class:`heavytail.StableNoise` on its hidden weights: the same batches, from ``seeds[i]``, and
-    the same noise, from ``noises[i].seed``. Its weights are those of training it alone up to
-    rounding: to about 1e-15 of the largest after 200 steps in float64, 1e-6 in float32, unless a
-    jump makes the training chaotic. Memory grows with members * batch_size * width. On a CPU a
-    network of more than some 10^5 weights gains nothing from company.
+    the same noise, ``noises[i]``, none if that is None. Its weights are those of training it alone
+    up to rounding: to about 1e-15 of the largest after 200 steps in float64, 1e-6 in float32,
+    unless a jump makes the training chaotic. Memory grows with members * batch_size * width. On a
+    CPU a network of more than some 10^5 weights gains nothing from company.
 
-    Args:
-        models: networks of one shape, scaling, dtype and device, the data's; none twice, without
-            masks, no weight frozen. Trained in place.
-        data: the task, with one training example or more.
-        lr: step size, >= 0.
-        noises: one for each model; None trains without noise.
-        seeds: one for each model, of its batches, in [0, 2^64).
-        steps: number of steps, >= 0.
-        batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
-        progress: show a progress bar where the output is a terminal.
+    The models, trained in place, are of one shape, scaling, dtype and device, the data's; none
+    twice or masked, no weight frozen. The step size ``lr`` is >= 0; the rest is as in ``train``.
 
     Returns:
-        For each model its history, measured once, at the end. Where a loss or a weight was not
-        finite, the error that ``train`` would raise is returned in its place: that a member
-        diverges is an outcome, and disturbs no other. Its weights are left as they became.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above; nothing is changed then.
+        For each model its history, measured at the end. Where a loss or a weight was not finite,
+        the error that ``train`` would raise is in its place: that a member diverges is an outcome,
+        and disturbs no other. Its weights are left as they became.
     """
     lr, steps = _check.number("lr", lr, _check.NONNEGATIVE), _check.count("steps", steps)
     batch_size = _check.count("batch_size", batch_size, 1)
@@ -89,16 +79,13 @@ def train_together(
     for noise, chosen in zip(noises, members, strict=True):
         if noise is not None:
             StableNoise(optimizer, chosen, **asdict(noise))
-    for model in models:
-        model.train()  # as `train` does
     form = copy.deepcopy(models[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(functional_call(form, weights, (x,)), y)
 
     slopes_and_losses = vmap(grad_and_value(loss))
-    sources = [torch.Generator(x.device).manual_seed(seed) for seed in seeds]
-    batches = [_batches(len(x), batch_size, source) for source in sources]
+    batches = [_batches(x, batch_size, seed) for seed in seeds]
     losses = x.new_empty((steps, len(models)))
     for step in tqdm(range(steps), unit="step", disable=None if progress else True):
         batch = torch.stack([next(some) for some in batches])
@@ -110,6 +97,7 @@ def train_together(
     for i, model in enumerate(models):
         for name, parameter in own[i].items():
             parameter.copy_(weights[name][i])
+        model.train()  # as `train` leaves it
         seen = losses[:, i].clone().cpu()
         try:
             measured = {steps: _measured(seen, model, x, y)} if steps else {}
@@ -124,10 +112,7 @@ def _check_alike(models: Sequence[FullyConnected]) -> None:
     for model in models:
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
-    forms = {
-        (model.scaling, *((tuple(w.shape), w.dtype, w.device) for w in model.parameters()))
-        for model in models
-    }
+    forms = {(m.scaling, *((*w.shape, w.dtype, w.device) for w in m.parameters())) for m in models}
     if len(forms) != 1:
         raise ValueError(f"models must be of one shape, scaling, dtype and device, got {forms}")
     weights = [weight for model in models for weight in model.parameters()]

@@ -34,19 +34,12 @@ class DivergenceError(ArithmeticError):
 
 @dataclass(frozen=True)
 class History:
-    """What training saw.
+    """What training saw."""
 
-    Attributes:
-        losses: shape (steps taken,), mean cross-entropy in nats of each batch before its step.
-        evaluated: the steps after which the model was measured; the last is the last taken.
-        train_accuracies: accuracy on all training examples then, in [0, 1], the step's noise added.
-        resumed: the step from which training went on, 0 without a checkpoint.
-    """
-
-    losses: Tensor
-    evaluated: tuple[int, ...]
-    train_accuracies: tuple[float, ...]
-    resumed: int = 0
+    losses: Tensor  #: shape (steps,), mean cross-entropy in nats of each batch before its step
+    evaluated: tuple[int, ...]  #: steps after which the model was measured, the last one among them
+    train_accuracies: tuple[float, ...]  #: on all training examples then, the step's noise added
+    resumed: int = 0  #: the step from which training went on, 0 without a checkpoint
 
     @property
     def steps(self) -> int:
@@ -86,15 +79,14 @@ def train(
         progress: show a progress bar where the output is a terminal.
         checkpoint: file for the state of the training, left behind at the end. If it is there at
             the start, training goes on from it, with its learning rate and noise, and ends with the
-            bits it would have had without the break; only ``steps`` may differ.
+            bits it would have had without the break; only ``steps`` may differ. It runs no code.
         checkpoint_every: steps between two states, >= 1.
         resumable: by any names, what else has a ``state_dict`` that the checkpoint must hold: the
             noise, schedules. Draws from torch's global generator, as dropout's, are not resumed.
 
     Raises:
-        DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
-            that no step waits for the device.
-        ValueError: if the checkpoint is damaged or of another training; nothing is changed then.
+        DivergenceError: if a loss or a weight is not finite, which the next measurement sees.
+        ValueError: if the checkpoint is damaged or of another training.
     """
     steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
     seed = _check.seed("seed", seed)
@@ -109,25 +101,19 @@ def train(
     if clash := parts.keys() & (resumable or {}):
         raise ValueError(f"resumable must have other names, got {sorted(clash)}")
     parts |= resumable or {}
-    identity = {
-        "data": (data.name, len(x)),
-        "batch_size": batch_size,
-        "seed": seed,
-        "optimizer": type(optimizer).__name__,
-        # With the types of the weights, which loading would cast without a word.
-        "weights": {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()},
-        "parts": sorted(parts),
-    }
+    # With the types of the weights, which loading would cast without a word.
+    weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()}
+    identity = {"data": (data.name, len(x)), "batch_size": batch_size, "seed": seed}
+    identity |= {"optimizer": type(optimizer).__name__, "weights": weights, "parts": sorted(parts)}
     path = None if checkpoint is None else Path(checkpoint)
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     accuracies: dict[int, float] = {}  # by the number of steps taken
     taken = resumed = 0
     if path is not None and path.exists():
-        state = _resume(path, identity, steps, parts)
-        taken = resumed = len(state["losses"])
-        losses[:taken], accuracies = state["losses"], state["accuracies"]
-    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
-    batches = islice(batches, taken, None)
+        seen, accuracies = _resume(path, identity, parts, steps)
+        taken = resumed = len(seen)
+        losses[:taken] = seen
+    batches = islice(_batches(x, batch_size, seed), taken, None)
     model.train()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
@@ -140,10 +126,8 @@ def train(
             if taken == steps:
                 break
             if path is not None and taken > resumed and taken % checkpoint_every == 0:
-                state = {"identity": identity, "losses": losses[:taken].clone()}
-                state |= {"accuracies": accuracies}
-                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-                _write(path, state)
+                state = {"losses": losses[:taken].clone(), "accuracies": accuracies}
+                _write(path, {"identity": identity, **state}, parts)
             batch = next(batches)
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -155,10 +139,11 @@ def train(
     return History(losses[:taken].cpu(), tuple(accuracies), tuple(accuracies.values()), resumed)
 
 
-def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index tensors of up to ``size`` of n examples, epoch after epoch, without end."""
+def _batches(x: Tensor, size: int, seed: int) -> Iterator[Tensor]:
+    """Yield the indices of up to ``size`` of the examples x, epoch after epoch, without end."""
+    generator = torch.Generator(x.device).manual_seed(seed)
     while True:
-        yield from torch.randperm(n, generator=generator, device=generator.device).split(size)
+        yield from torch.randperm(len(x), generator=generator, device=x.device).split(size)
 
 
 def _measured(losses: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -172,10 +157,10 @@ def _measured(losses: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> float:
     return accuracy(model, x, y)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
+def _write(path: Path, state: dict[str, Any], parts: Mapping[str, Any]) -> None:
     """Write a checkpoint: the sha256 of what follows, 32 bytes, then what torch.save makes."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(state | {"parts": {name: part.state_dict() for name, part in parts.items()}}, buffer)
     content = buffer.getvalue()
     try:
         _loaded(content)
@@ -190,14 +175,14 @@ def _loaded(content: bytes) -> Any:
 
 
 def _resume(
-    path: Path, identity: dict[str, Any], steps: int, parts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Load all parts from a checkpoint, which must be of this training, or none; return it."""
+    path: Path, identity: dict[str, Any], parts: Mapping[str, Any], steps: int
+) -> tuple[Tensor, dict[int, float]]:
+    """Load all parts from a checkpoint of this training, or none; return losses and accuracies."""
     written = path.read_bytes()
     try:
         if hashlib.sha256(written[32:]).digest() != written[:32]:
             raise ValueError("bytes with another checksum")
-        state: dict[str, Any] = _loaded(written[32:])
+        state = _loaded(written[32:])
     except (UnpicklingError, ValueError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
@@ -214,20 +199,15 @@ def _resume(
             with suppress(Exception):  # of one that takes no state
                 part.load_state_dict(before[other])
         raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
-    return state
+    return state["losses"], state["accuracies"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model does on some examples.
+    """How well a model does on some examples."""
 
-    Attributes:
-        loss: mean cross-entropy in nats.
-        accuracy: share of the examples whose largest logit is at their label, in [0, 1].
-    """
-
-    loss: float
-    accuracy: float
+    loss: float  #: mean cross-entropy in nats
+    accuracy: float  #: share of the examples whose largest logit is at their label, in [0, 1]
 
 
 @torch.no_grad()
@@ -247,18 +227,14 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
         )
     training = [module for module in model.modules() if module.training]
     model.eval()
-    correct, loss = 0, 0.0
     try:
-        for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(some_x)
-            correct += int((logits.argmax(1) == some_y).sum())
-            # Summed in double precision: a pruned net's losses may lie far apart.
-            each = nn.functional.cross_entropy(logits, some_y, reduction="none")
-            loss += float(each.double().sum())
+        logits = torch.cat([model(some) for some in x.split(batch_size)])
     finally:
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
-    return Score(loss / len(x), correct / len(x))
+    # Summed in double precision: a pruned net's losses may lie far apart.
+    loss = nn.functional.cross_entropy(logits, y, reduction="none").double().sum()
+    return Score(float(loss) / len(x), int((logits.argmax(1) == y).sum()) / len(x))
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
