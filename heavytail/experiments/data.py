@@ -6,8 +6,6 @@ used has the known checksum, and nothing in a file is run as code.
 
 import gzip
 import hashlib
-import io
-import math
 import os
 import tarfile
 import warnings
@@ -15,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,21 +47,13 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task, split into training and test examples.
+    """A classification task, split into training and test examples."""
 
-    Attributes:
-        name: as given to :func:`load`.
-        x_train, x_test: shapes (N, ...) and (M, ...), float32 unless asked otherwise; an example is
-            a vector, shape (d,), or an image, shape (colours, height, width).
-        y_train, y_test: shapes (N,) and (M,), int64, labels 0 .. classes - 1.
-        classes: number of classes.
-    """
-
-    name: str
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    name: str  #: as given to :func:`load`
+    x_train: Tensor  #: shape (N, d) or, of images, (N, colours, height, width); loaded in float32
+    y_train: Tensor  #: shape (N,), int64, labels 0 .. classes - 1
+    x_test: Tensor  #: as x_train
+    y_test: Tensor  #: as y_train
     classes: int
 
     @property
@@ -74,7 +64,7 @@ class Dataset:
     @property
     def inputs(self) -> int:
         """Number d of coordinates of an example, whatever its shape."""
-        return math.prod(self.shape)
+        return self.x_train.shape[1:].numel()
 
     def flat(self) -> "Dataset":
         """Return the data with the examples as vectors, shape (N, d), in the same memory.
@@ -87,13 +77,9 @@ class Dataset:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Dataset":
         """Return the data on another device, the examples in another floating-point type."""
-        return replace(
-            self,
-            x_train=self.x_train.to(device=device, dtype=dtype),
-            y_train=self.y_train.to(device=device),
-            x_test=self.x_test.to(device=device, dtype=dtype),
-            y_test=self.y_test.to(device=device),
-        )
+        x_train, x_test = (x.to(device, dtype) for x in (self.x_train, self.x_test))
+        y_train, y_test = (y.to(device) for y in (self.y_train, self.y_test))
+        return Dataset(self.name, x_train, y_train, x_test, y_test, self.classes)
 
 
 def load(name: str, root: Root = None) -> Dataset:
@@ -101,7 +87,7 @@ def load(name: str, root: Root = None) -> Dataset:
 
     - ``"digits"``: images of 8 x 8 pixels, 10 classes, 1438 for training and 359, every fifth, for
       testing; less the mean and over the standard deviation of all training pixels (E. Alpaydin,
-      C. Kaynak; they ship with scikit-learn).
+      C. Kaynak).
     - ``"ecg5000"``: heartbeats of 140 samples, 500 and 4500, each z-normalised by the archive; its
       class 1 (normal) is 0, its classes 2 to 5 are 1 (UCR Time Series Classification Archive, Dau
       et al. 2019).
@@ -114,21 +100,16 @@ def load(name: str, root: Root = None) -> Dataset:
     - ``"cifar10-subset"``: the first 7,000 and 1,000 images of CIFAR-10, prepared in the same way:
       accuracies on it are not comparable with those on the whole.
 
-    Examples are vectors but for CIFAR. Files are looked for below ``root``, then below
+    Examples are vectors but for CIFAR. Files are looked for below the folder ``root``, then below
     ``$HEAVYTAIL_DATA``, then in the machine's cache, into which they are else downloaded:
     ``ecg5000/ECG5000.zip`` (or ``X_train.npy``, ``y_train.npy``, ``X_test.npy``, ``y_test.npy``),
     the four ``.gz`` files of ``mnist``, ``cifar10/cifar-10-binary.tar.gz``,
     ``cifar100/cifar-100-binary.tar.gz``. The subset is cut from CIFAR-10, unless it lies in
     ``cifar10_subset/cifar10_train7000_test1000.npz``.
 
-    Args:
-        name: one of the above.
-        root: folder that holds the data set's folder; optional.
-
     Raises:
         TypeError, ValueError: on another name, or a file with other content, which is named.
-        FileNotFoundError: if the files are nowhere and cannot be downloaded; the message says
-            which files to put where.
+        FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
     *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
@@ -138,13 +119,9 @@ def load(name: str, root: Root = None) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, classes)
 
 
-def _standardised(images: _Array, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> _Array:
-    """Return bytes scaled to [0, 1], less the mean, over the standard deviation."""
-    pixels = images.astype(np.float32)
-    pixels /= 255  # in place: in float64 the training images of CIFAR would take 1.2 GB
-    pixels -= np.asarray(mean, dtype=np.float32)
-    pixels /= np.asarray(deviation, dtype=np.float32)
-    return pixels
+def _standardised(images: _Array, mean: _Array | float, deviation: _Array | float) -> _Array:
+    """Return bytes scaled to [0, 1], less the mean, over the deviation, all in float32."""
+    return (images.astype(np.float32) / 255 - mean) / deviation
 
 
 def _digits(root: Root) -> _Loaded:
@@ -161,121 +138,112 @@ def _ecg5000(root: Root) -> _Loaded:
     url = "https://www.timeseriesclassification.com/aeon-toolkit/"
     paths = _files("ecg5000", root, npy) or _files("ecg5000", root, {"ECG5000.zip": None}, url)
     try:
-        arrays = [np.load(path, allow_pickle=False) for path in paths if path.suffix == ".npy"]
-        x_train, y_train, x_test, y_test = (
+        found = _heartbeats(*paths) if len(paths) == 1 else [np.load(path) for path in paths]
+        arrays = [
             array.astype(dtype, casting="same_kind")
-            for array, dtype in zip(arrays or _heartbeats(*paths), ["<f4", "<i8"] * 2, strict=True)
-        )
-        every = b"".join(array.tobytes() for array in (x_train, y_train, x_test, y_test))
-        if (digest := hashlib.sha256(every).hexdigest()) != _ECG5000:
+            for array, dtype in zip(found, ["<f4", "<i8"] * 2, strict=True)
+        ]
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        if digest != _ECG5000:
             raise ValueError(f"the arrays must have the sha256 {_ECG5000}, got {digest}")
     except Exception as failure:  # what a damaged file raises depends on where it is damaged
         raise ValueError(
             f"{', '.join(map(str, paths))} must be ECG5000 as the archive has it (a zip that is "
             f"deleted is downloaded again): {failure}"
         ) from failure
+    x_train, y_train, x_test, y_test = arrays
     return x_train, y_train != 1, x_test, y_test != 1, 2
 
 
 def _heartbeats(path: Path) -> list[_Array]:
     """Read the archive's text: a row an example, its label first."""
-    arrays = []
     with zipfile.ZipFile(path) as archive:
-        for part in ("TRAIN", "TEST"):
-            table = np.loadtxt(io.BytesIO(archive.read(f"ECG5000_{part}.txt")), ndmin=2)
-            arrays += [table[:, 1:], table[:, 0].astype(np.int64)]
-    return arrays
+        tables = [np.loadtxt(archive.open(f"ECG5000_{part}.txt")) for part in ("TRAIN", "TEST")]
+    return [part for table in tables for part in (table[:, 1:], table[:, 0].astype(np.int64))]
 
 
 def _mnist(root: Root, centred: bool = False) -> _Loaded:
     files = {f"{part}-ubyte.gz": f"sha256:{digest}" for part, digest in _MNIST.items()}
     mirror = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # the home often refuses
-    x_train, y_train, x_test, y_test = map(_idx, _files("mnist", root, files, mirror))
-
-    def prepared(images: _Array) -> _Array:
-        pixels = _standardised(images.reshape(len(images), -1), 0.1307, 0.3081)
-        if centred:
-            pixels -= pixels.mean(1, dtype=np.float64, keepdims=True)
-        return pixels
-
-    return prepared(x_train), y_train, prepared(x_test), y_test, 10
-
-
-def _idx(path: Path) -> _Array:
-    """Read a gzipped idx file of bytes: 0 0 8 (the type) and the number of dimensions, sizes."""
-    raw = gzip.decompress(path.read_bytes())
-    dimensions = raw[3]
-    sizes = np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4).astype(int)
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(sizes)
+    x_train, y_train, x_test, y_test = (
+        np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+        for path, header in zip(_files("mnist", root, files, mirror), [16, 8] * 2, strict=True)
+    )
+    x_train, x_test = (x.reshape(-1, 28 * 28) for x in (x_train, x_test))
+    x_train, x_test = (_standardised(x, 0.1307, 0.3081) for x in (x_train, x_test))
+    if centred:
+        for x in (x_train, x_test):
+            x -= x.mean(1, dtype=np.float64, keepdims=True)
+    return x_train, y_train, x_test, y_test, 10
 
 
 def _cifar(root: Root, classes: int, subset: bool = False) -> _Loaded:
     own = {"cifar10_train7000_test1000.npz": f"sha256:{_SUBSET}"}
-    whole = {f"cifar-{classes}-binary.tar.gz": f"md5:{_CIFAR[classes]}"}
     if subset and (paths := _files("cifar10_subset", root, own)):
-        with np.load(paths[0], allow_pickle=False) as arrays:
+        with np.load(paths[0]) as arrays:
             x_train, y_train, x_test, y_test = arrays.values()
         x_train, x_test = (x.transpose(0, 3, 1, 2) for x in (x_train, x_test))
     else:
+        whole = {f"cifar-{classes}-binary.tar.gz": f"md5:{_CIFAR[classes]}"}
         paths = _files(f"cifar{classes}", root, whole, "https://www.cs.toronto.edu/~kriz/")
-        x_train, y_train, x_test, y_test = _images(paths[0], classes)
+        x_train, y_train, x_test, y_test = _images(paths[0], 1 if classes == 10 else 2)
     if subset:
         x_train, y_train = x_train[:7000], y_train[:7000]
         x_test, y_test = x_test[:1000], y_test[:1000]
-    mean, deviation = np.reshape(_COLOURS[classes], (2, 3, 1, 1))
+    mean, deviation = np.array(_COLOURS[classes], np.float32).reshape(2, 3, 1, 1)
     x_train, x_test = (_standardised(x, mean, deviation) for x in (x_train, x_test))
     return x_train, y_train, x_test, y_test, classes
 
 
-def _images(path: Path, classes: int) -> tuple[_Array, _Array, _Array, _Array]:
-    """Read CIFAR's archive where it is, in one pass: nothing is unpacked to disk."""
-    parts: dict[str, _Array] = {}
+def _images(path: Path, labels: int) -> list[_Array]:
+    """Read CIFAR's archive where it is, in one pass: nothing is unpacked to disk.
+
+    So many labels stand before an image, a byte each; the last is the one that is meant.
+    """
     with tarfile.open(path, "r:gz") as members:
-        for member in members:
-            part = PurePosixPath(member.name)
-            if part.suffix == ".bin" and (content := members.extractfile(member)):
-                parts[part.name] = np.frombuffer(content.read(), dtype=np.uint8)
-    labels = 1 if classes == 10 else 2  # bytes before an image; the last is the label that is meant
-
-    def decoded(test: bool) -> tuple[_Array, _Array]:
-        names = sorted(name for name in parts if name.startswith("test") == test)
+        parts = {
+            member.name: np.frombuffer(content.read(), np.uint8).reshape(-1, labels + 3 * 32 * 32)
+            for member in members
+            if member.name.endswith(".bin") and (content := members.extractfile(member))
+        }
+    found: list[_Array] = []
+    for test in (False, True):
+        names = sorted(name for name in parts if ("/test" in name) == test)
         examples = np.concatenate([parts.pop(name) for name in names])
-        examples = examples.reshape(-1, labels + 3 * 32 * 32)
-        return examples[:, labels:].reshape(-1, 3, 32, 32), examples[:, labels - 1]
-
-    return (*decoded(test=False), *decoded(test=True))
+        found += [examples[:, labels:].reshape(-1, 3, 32, 32), examples[:, labels - 1]]
+    return found
 
 
 def _files(
     folder: str, root: Root, files: Mapping[str, str | None], url: str | None = None
 ) -> list[Path]:
     """Return the files with these checksums, on disk or from ``url``; [] if there are neither."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
+        import pooch
     for place in (root, os.environ.get("HEAVYTAIL_DATA")):
-        paths = [Path(place or "").expanduser() / folder / file for file in files]
+        paths = [Path(place or "", folder, file).expanduser() for file in files]
         if not place or not all(path.is_file() for path in paths):
             continue
         for path, checksum in zip(paths, files.values(), strict=True):
             algorithm, _, digest = (checksum or "").partition(":")
-            found = hashlib.new(algorithm, path.read_bytes()).hexdigest() if algorithm else ""
-            if found != digest:
+            if digest and (found := pooch.file_hash(path, algorithm)) != digest:
                 raise ValueError(f"{path} must have the {algorithm} {digest}, got {found}")
         return paths
     if url is None:
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
-        import pooch
-    cache = Path(pooch.os_cache("heavytail")) / folder
+    cache = Path(pooch.os_cache("heavytail"), folder)
     try:
-        for file, checksum in files.items():
-            pooch.retrieve(url + file, checksum, fname=file, path=cache, progressbar=True)
+        return [
+            Path(pooch.retrieve(url + file, checksum, file, cache, progressbar=True))
+            for file, checksum in files.items()
+        ]
     except (OSError, ValueError) as failure:  # unreachable, or another checksum
         raise FileNotFoundError(
             f"{folder} is not on this machine and could not be downloaded from {url}: {failure}. "
             f"Put {list(files)} into a folder named {folder!r} and name the folder above it, as "
             "root= or in $HEAVYTAIL_DATA"
         ) from failure
-    return [cache / file for file in files]
 
 
 _LOADERS: dict[str, Callable[[Root], _Loaded]] = {
