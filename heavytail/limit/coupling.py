@@ -11,7 +11,7 @@ the scale of the linear gap are ours.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import cycle
 
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.particles import MOST_STEPS, Scheme, generator_on
-from heavytail.limit.problem import MeanField, System, check_problem
+from heavytail.limit.particles import MOST_STEPS, Scheme
+from heavytail.limit.problem import MeanField, System
 from heavytail.limit.rates import STATISTICS, Rates
 
 Integers = Iterable[int] | Tensor
@@ -70,8 +70,7 @@ def chaos_error(
 
     Errors that are 0 or not finite are a ValueError.
     """
-    check_problem(problem)
-    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
+    scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     _check.count("tracers", tracers, 1)
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
@@ -86,50 +85,35 @@ def chaos_error(
         needs = "h = 'linear', a tensor start, no signs and alpha > 1"
         raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
 
-    def measure(generators: list[torch.Generator]) -> Tensor:
-        starts = partial(_starts, problem, generators, scheme.dtype)
-        systems, sources, pairs = _coupling(problem, ns, reference, tracers, coupled, starts)
-        now: list[Tensor] = []
-        worst: list[Tensor] = []
-        for _ in scheme.run(systems, sources, generators):
-            now = [_distance(*pair) for pair in pairs]
-            worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
-        return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
-
-    size = [1 / (1 / n - inverse) for n in ns]
-    return _rates("width", ns, size, statistic, seeds, most, device, measure)
-
-
-def _coupling(
-    problem: MeanField,
-    widths: list[int],
-    reference: int | str,
-    tracers: int,
-    coupled: bool,
-    starts: Callable[[int], Tensor],
-) -> tuple[list[System], list[list[System]], list[tuple[System, System]]]:
-    """Return all systems, those that share noise, and the pairs to compare, one a width."""
-
     def system(theta: Tensor, driver: System | None = None) -> System:
         return System(problem, theta.clone(), driver)
 
-    most = max(widths)
-    drivers: list[System] = []
-    sources: list[list[System]] = []
-    if reference == "twins":
-        A, B = ([system(s[:, :n]) for n in widths] for s in (starts(most), starts(most)))
-        drivers, sources, start = A + B, [A, B], starts(tracers)
-        ones, copies = ([system(start, driver) for driver in twin] for twin in (A, B))
-    else:
-        start = starts(reference if isinstance(reference, int) else most)
-        ones = [system(start[:, :n]) for n in widths]
-        if reference == "limit":  # all its particles have one drift: one of them is enough
-            drivers = [system(start[:, :1])]
-            copies = [system(start[:, :1], *drivers)]
+    def measure(generators: list[torch.Generator]) -> list[list[Tensor]]:
+        starts = partial(scheme.starts, generators=generators)
+        drivers: list[System] = []
+        sources: list[list[System]] = []
+        if reference == "twins":
+            A, B = ([system(s[:, :n]) for n in ns] for s in (starts(most), starts(most)))
+            drivers, sources, start = A + B, [A, B], starts(tracers)
+            ones, copies = ([system(start, driver) for driver in twin] for twin in (A, B))
         else:
-            copies = [system(start)]
-    sources += [ones + copies] if coupled else [ones, copies]
-    return drivers + ones + copies, sources, list(zip(ones, cycle(copies), strict=False))
+            start = starts(most)
+            ones = [system(start[:, :n]) for n in ns]
+            if reference == "limit":  # all its particles have one drift: one of them is enough
+                start = start[:, :1]
+                drivers = [system(start)]
+            copies = [system(start, *drivers)]
+        sources += [ones + copies] if coupled else [ones, copies]
+        pairs = list(zip(ones, cycle(copies), strict=False))
+        now: list[Tensor] = []
+        worst: list[Tensor] = []
+        for _ in scheme.run(drivers + ones + copies, sources, generators):
+            now = [_distance(*pair) for pair in pairs]
+            worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
+        return [[gap.mean(1) for gap in gaps] for gaps in (now, worst)]
+
+    size = [1 / (1 / n - inverse) for n in ns]
+    return _rates("width", ns, size, statistic, seeds, most, scheme, measure)
 
 
 def euler_error(
@@ -159,41 +143,32 @@ def euler_error(
     - ``steps``: the numbers of steps K, 2 or more;
     - ``n``: number of particles, >= 1;
     - ``reference``: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
-      8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
-      that on eta minus the finest eta: exact for an error c eta; one that is random and centred
-      reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16 and 32 times.
+      8 times their least common multiple. The slope is that on eta minus the finest eta: exact for
+      an error c eta; one that is random and centred reads 0.976 instead of 1 between 8 and 16 times
+      the finest eta, 0.988 between 16 and 32 times.
     """
-    check_problem(problem)
     counts = _integers("steps", steps)
     which, finest = "reference", reference
     if finest is None:
         which, finest = "reference, 8 times the common multiple of steps,", 8 * math.lcm(*counts)
     finest = _check.count(which, finest, 1, MOST_STEPS)
     if max(counts) >= finest or any(finest % K for K in counts):
-        raise ValueError(
-            f"each of steps must divide the reference, {finest}, and be below it, got {counts}"
-        )
-    scheme = Scheme(T, finest, alpha, sigma, kind, dtype)
+        needs = f"divide the reference, {finest}, and be below it"
+        raise ValueError(f"each of steps must {needs}, got {counts}")
+    scheme = Scheme(problem, T, finest, alpha, sigma, kind, dtype, device)
     n = _check.count("n", n, 1)
 
-    def measure(generators: list[torch.Generator]) -> Tensor:
-        start = _starts(problem, generators, scheme.dtype, n)
+    def measure(generators: list[torch.Generator]) -> list[list[Tensor]]:
+        start = scheme.starts(n, generators)
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
         for _ in scheme.run(systems, [systems], generators):
             pass
         gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
-        return torch.stack([torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps], 2)
+        return [[gap.mean(1) for gap in gaps], [gap.amax(1) for gap in gaps]]
 
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
-    return _rates("step size", etas, size, statistic, seeds, n, device, measure)
-
-
-def _starts(
-    problem: MeanField, generators: list[torch.Generator], dtype: torch.dtype, n: int
-) -> Tensor:
-    """Draw the starts of a system for each generator, (systems, n, p)."""
-    return torch.stack([problem._starts(n, generator, dtype) for generator in generators])
+    return _rates("step size", etas, size, statistic, seeds, n, scheme, measure)
 
 
 def _distance(one: System, other: System) -> Tensor:
@@ -206,29 +181,32 @@ def _distance(one: System, other: System) -> Tensor:
 
 def _rates(
     name: str,
-    x: Sequence[float],
+    x: list[int] | list[float],
     size: list[float],
     statistic: str,
     seeds: int | Integers,
     n: int,
-    device: torch.device | str | None,
-    measure: Callable[[list[torch.Generator]], Tensor],
+    scheme: Scheme,
+    measure: Callable[[list[torch.Generator]], list[list[Tensor]]],
 ) -> Rates:
-    """Measure (2, seeds, m), the errors and their suprema; return their rates."""
+    """Measure the errors of all seeds at each x, and their suprema; return their rates."""
     _check.one_of("statistic", statistic, STATISTICS)
     if not isinstance(seeds, Iterable):
         seeds = range(_check.count("seeds", seeds, 2))
-    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
+    every = [scheme.generator(seed) for seed in _integers("seeds", seeds, 0)]
     at_once = max(1, _SIDE_BY_SIDE // n)
-    batches = [every[first : first + at_once] for first in range(0, len(every), at_once)]
     with torch.no_grad():
-        errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
+        parts = [
+            torch.stack([torch.stack(gaps, 1) for gaps in measure(every[first : first + at_once])])
+            for first in range(0, len(every), at_once)
+        ]
+    errors = torch.cat(parts, 1).double().cpu()
     for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
         value, seed = float(errors[which, s, j]), every[s].initial_seed()
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")
-    at, of = (torch.tensor(values, dtype=torch.float64) for values in (x, size))
+    at, of = torch.tensor([x, size], dtype=torch.float64, device="cpu")
     return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
 
 

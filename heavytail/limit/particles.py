@@ -10,58 +10,68 @@ vector of :func:`heavytail.noise_vectors`. The Euler scheme takes K steps of siz
     theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i,
 
 which is gradient descent on the risk with noise, since b is -n times its gradient. As n grows each
-particle approaches its limit, driven by the same noise and by the law of the limit instead of mu^n;
-:mod:`heavytail.limit.coupling` measures how fast. All of this room raise ``TypeError`` or
-``ValueError`` on an argument outside the sets that they name.
+particle approaches its limit, driven by the same noise and the law of the limit instead of mu^n.
 
 Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
 neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.problem import MeanField, System, check_problem
+from heavytail.limit.problem import MeanField, System
 from heavytail.noise import KINDS, noise_blocks
 
 MOST_STEPS = 10**9  # of a single particle they take a day
 
 
 class Scheme:
-    """The Euler scheme: K steps of size eta = T / K, with noise of scale sigma eta^{1/alpha}."""
+    """The Euler scheme of a problem, in K = ``steps`` steps."""
 
     def __init__(
-        self, T: float, steps: int, alpha: float, sigma: float, kind: str, dtype: torch.dtype | None
+        self,
+        problem: MeanField,
+        T: float,
+        steps: int,
+        alpha: float,
+        sigma: float,
+        kind: str,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
     ) -> None:
-        self.steps = _check.count("steps", steps, 1, MOST_STEPS)
+        if not isinstance(problem, MeanField):
+            raise TypeError(f"problem must be a MeanField, got {problem!r}")
+        self.problem, self.steps = problem, _check.count("steps", steps, 1, MOST_STEPS)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
         self.kind = _check.one_of("kind", kind, KINDS)
-        self.dtype = _check.place(None, None, dtype)[1]
+        self.device, self.dtype = _check.place(None, device, dtype)
         power = torch.tensor(self.eta, dtype=torch.float64, device="cpu") ** (1 / self.alpha)
         self.noise_scale = sigma and sigma * float(power)
-        floats = torch.finfo(self.dtype)
-        if sigma and not floats.tiny <= self.noise_scale <= floats.max:
-            held = f"[{floats.tiny:.3g}, {floats.max:.3g}], what {self.dtype} holds"
-            got = f"{self.noise_scale:g} at alpha {alpha:g}"
-            raise ValueError(f"sigma eta^(1/alpha) must be 0 or in {held}, got {got}")
+        if sigma:  # 0 would lose the noise, and inf make particles nan
+            floats = torch.finfo(self.dtype)
+            held = f"[{floats.tiny}, {floats.max}]"
+            _check.number("sigma eta^(1/alpha), if not 0,", self.noise_scale, held)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Return a new generator."""
+        return torch.Generator(self.device).manual_seed(_check.seed("seed", seed))
+
+    def starts(self, n: int, generators: list[torch.Generator]) -> Tensor:
+        """Draw the starts of a system for each generator, (systems, n, p)."""
+        return torch.stack([self.problem._starts(n, each, self.dtype) for each in generators])
 
     def run(
-        self,
-        systems: Sequence[System],
-        sources: Sequence[Sequence[System]],
-        generators: Sequence[torch.Generator],
+        self, systems: list[System], sources: list[list[System]], generators: list[torch.Generator]
     ) -> Iterator[int]:
-        """Advance the systems; yield the number of steps taken: 0, 1, ..., K.
+        """Advance the systems, those of a source by the same noise; yield the steps taken, 0 to K.
 
-        A source draws noise for the widest of its systems, and moves one of m particles by the
-        first m vectors. Each generator has an equal share of a system's particles, and vectors of
-        its own. A long stride takes its drift at once, and all noise as it comes.
+        A long stride takes its drift at once, and all noise as it comes.
         """
         yield 0
         for k in range(self.steps):
@@ -72,26 +82,22 @@ class Scheme:
             for system in due:
                 for block, b in system.drift(system.driver.f):
                     system.theta[block].add_(b, alpha=self.eta * system.stride)
-            for theta, xi in self._noise(sources, generators):
-                theta.add_(xi, alpha=self.noise_scale)
+            for sharing in sources if self.noise_scale else ():
+                self._add_noise(sharing, generators)
             yield k + 1
 
-    def _noise(
-        self, sources: Sequence[Sequence[System]], generators: Sequence[torch.Generator]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw the noise of a step: yield particles (m, p) and the vectors that move them."""
-        for systems in sources if self.noise_scale else ():
-            shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in systems]
-            n = max(len(share[0]) for share in shares)
-            d, device = shares[0][0].shape[1], shares[0][0].device
-            for generator, *thetas in zip(generators, *shares, strict=True):
-                source = (generator, device, self.dtype)
-                for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
-                    if factors is not None:
-                        xi.mul_(factors)
-                    for theta in thetas:
-                        moved = theta[rows]  # fewer or none, in a narrower system
-                        yield moved, xi[: len(moved)]
+    def _add_noise(self, systems: list[System], generators: list[torch.Generator]) -> None:
+        """Add a step's noise, drawn by each generator for its share of the widest system."""
+        shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in systems]
+        n, d = max((share[0] for share in shares), key=len).shape
+        for generator, *thetas in zip(generators, *shares, strict=True):
+            source = (generator, generator.device, self.dtype)
+            for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
+                if factors is not None:
+                    xi.mul_(factors)
+                for theta in thetas:
+                    moved = theta[rows]  # fewer or none, in a narrower system
+                    moved.add_(xi[: len(moved)], alpha=self.noise_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,15 +149,13 @@ def simulate(
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
         device: where to compute; None is torch's default device.
     """
-    check_problem(problem)
+    scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
-    generator = generator_on(seed, device)
-    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
+    generator = scheme.generator(seed)
     times = [T * j / 10 for j in range(11)] if times is None else times
-    wanted = times.tolist() if isinstance(times, Tensor) else list(times)
+    wanted = times.tolist() if isinstance(times, Tensor) else times
     most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32
-    if not all(0 <= _check.number("each of times", time) <= most for time in wanted):
-        raise ValueError(f"times must be in [0, {T:g}], got {wanted}")
+    wanted = [_check.number("each of times", time, f"[0, {most!r}]") for time in wanted]
     marks = {min(round(time / T * steps), steps) for time in wanted}
     seen: list[Tensor] = []
     with torch.no_grad():
@@ -163,11 +167,5 @@ def simulate(
                 if not isinstance(found := observe(particles), Tensor):
                     raise TypeError(f"what observe returns must be a tensor, got {found!r}")
                 seen.append(found.clone())
-    at = torch.tensor(sorted(marks), dtype=torch.float64) * scheme.eta
+    at = torch.tensor(sorted(marks), dtype=torch.float64, device=theta.device) * scheme.eta
     return Trajectory(particles, at, torch.stack(seen) if seen else None)
-
-
-def generator_on(seed: int, device: torch.device | str | None) -> torch.Generator:
-    """Return a generator with this seed on the device, None being torch's default."""
-    place = torch.get_default_device() if device is None else torch.device(device)
-    return torch.Generator(place).manual_seed(_check.seed("seed", seed))
