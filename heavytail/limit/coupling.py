@@ -71,15 +71,13 @@ def chaos_error(
     Errors that are 0 or not finite are a ValueError.
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
-    _check.count("tracers", tracers, 1)
+    ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1)
+    most, inverse = max(ns), 0.0
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
     else:
-        reference = _check.count("reference, if not 'limit' or 'twins',", reference, 1)
-    ns = _integers("widths", widths)
-    most, inverse = (max(ns), 0.0) if isinstance(reference, str) else (reference, 1 / reference)
-    if inverse and max(ns) >= most:
-        raise ValueError(f"each of widths must be below the reference, {most}, got {ns}")
+        most = _check.count("reference, if not 'limit' or 'twins',", reference, most + 1)
+        inverse = 1 / most
     linear = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
     if reference == "limit" and not (linear and alpha > 1):
         needs = "h = 'linear', a tensor start, no signs and alpha > 1"
@@ -148,13 +146,11 @@ def euler_error(
       the finest eta, 0.988 between 16 and 32 times.
     """
     counts = _integers("steps", steps)
-    which, finest = "reference", reference
-    if finest is None:
-        which, finest = "reference, 8 times the common multiple of steps,", 8 * math.lcm(*counts)
-    finest = _check.count(which, finest, 1, MOST_STEPS)
-    if max(counts) >= finest or any(finest % K for K in counts):
-        needs = f"divide the reference, {finest}, and be below it"
-        raise ValueError(f"each of steps must {needs}, got {counts}")
+    finest = 8 * math.lcm(*counts) if reference is None else reference
+    which = "reference, if None 8 times the common multiple of steps,"
+    finest = _check.count(which, finest, max(counts) + 1, MOST_STEPS)
+    if any(finest % K for K in counts):
+        raise ValueError(f"each of steps must divide the reference, {finest}, got {counts}")
     scheme = Scheme(problem, T, finest, alpha, sigma, kind, dtype, device)
     n = _check.count("n", n, 1)
 

@@ -43,13 +43,12 @@ class Density:
     rho: Tensor  #: shape (m,), float64, m even: values at theta, >= 0 and of mass 1 to rounding
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "box", _check.number("box", self.box, _check.POSITIVE))
-        if _check.tensor("rho", self.rho).dtype != torch.float64:
-            raise TypeError(f"rho must be float64, got {self.rho.dtype}")
-        if self.rho.dim() != 1 or not len(self.rho) or len(self.rho) % 2:
+        _check.number("box", self.box, _check.POSITIVE)
+        object.__setattr__(self, "rho", _check.tensor("rho", self.rho).detach().double())
+        if self.rho.dim() != 1 or len(self.rho) % 2 or not len(self.rho):
             raise ValueError(f"rho must be (m,), m even, got {tuple(self.rho.shape)}")
         if fault := _fault(self.rho, self.dx):
-            raise ValueError(f"rho must be a density: {fault}")
+            raise ValueError(f"rho must be >= 0 and of mass 1, got {fault}")
 
     @classmethod
     def start(
@@ -75,8 +74,7 @@ class Density:
         box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
         mean = _check.number("mean", mean)
         enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
-        if (m := _check.count("points", enough if points is None else points, 16)) % 2:
-            raise ValueError(f"points must be even, got {m}")
+        m = _check.count("points", enough if points is None else points, 16)
         theta = _grid(box, m, _check.place(None, device, None)[0])
         rho = torch.exp(-(((theta - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
         mass = float(rho.sum()) * 2 * box / m
@@ -129,14 +127,11 @@ def _grid(box: float, m: int, device: torch.device) -> Tensor:
     return torch.arange(-m // 2, m // 2, dtype=torch.float64, device=device) * (2 * box / m)
 
 
-def _fault(rho: Tensor, dx: float) -> str | None:
-    """Return why this is no density, if so."""
-    mass, least, most = float(rho.sum()) * dx, float(rho.min()), float(rho.max())
-    if not abs(mass - 1) <= 1e-8:
-        return f"the mass is {mass:.12g}, not 1: are the steps too long?"
-    if not least >= -_BELOW * most:
-        return f"its least value is {least:.3g}: is the grid too coarse, see Density.start?"
-    return None
+def _fault(rho: Tensor, dx: float) -> str:
+    """Return what makes this no density, or nothing."""
+    mass, least = float(rho.sum()) * dx, float(rho.min())
+    sound = abs(mass - 1) <= 1e-8 and least >= -_BELOW * float(rho.max())
+    return "" if sound else f"mass {mass:.12g}, least value {least:.3g}"
 
 
 def image_error(alpha: float, x: float, box: float) -> float:
@@ -229,25 +224,32 @@ def evolve(
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
     dt = _check.number("T", T, _check.NONNEGATIVE) / _check.count("steps", steps, 1)
-    theta, dx, m, rho = start.theta, start.dx, len(start.rho), start.rho
+    b: Drift = drift or (lambda theta, rho, dx: torch.zeros_like(theta))
+    theta, rho, dx, m = start.theta, start.rho, start.dx, len(start.rho)
     wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
     fade = torch.exp(-((sigma * wave) ** alpha) * dt / 2)
     derivative = -1j * wave  # the highest wave has no sine on the grid: irfft drops it
     outer = ((theta.abs() / start.box - _EDGE) / (1 - _EDGE)).clamp(0, 1)
     window = torch.sigmoid(1 / outer - 1 / (1 - outer))  # 1 inside, 0 at the edge, smooth
+    beyond, carried = (outer > 0).to(theta) * dx, 0.0
 
     def filtered(values: Tensor, factor: Tensor) -> Tensor:
         out: Tensor = torch.fft.irfft(torch.fft.rfft(values) * factor, n=m)
         return out
 
-    def transport(rho: Tensor, drift: Drift) -> Tensor:
-        def change(rho: Tensor) -> Tensor:
-            return filtered(drift(theta, rho, dx) * window * rho, derivative)
+    def velocity(rho: Tensor) -> Tensor:
+        found = _check.tensor("the drift", b(theta, rho, dx))
+        if found.shape != theta.shape:
+            raise ValueError(f"the drift must have shape ({m},), got {tuple(found.shape)}")
+        return found * window
 
-        b = _check.tensor("the drift", drift(theta, rho, dx))
-        if b.shape != theta.shape:
-            raise ValueError(f"the drift must have shape ({m},), got {tuple(b.shape)}")
-        needed = float((b * window).abs().max()) * dt * math.pi / dx / _STABLE
+    def change(rho: Tensor) -> Tensor:
+        return filtered(velocity(rho) * rho, derivative)
+
+    for step in range(1, steps + 1):
+        rho = filtered(rho, fade)
+        carried -= float(beyond @ rho)
+        needed = float(velocity(rho).abs().max()) * dt * math.pi / dx / _STABLE
         if not needed <= _MOST_PIECES:
             got = f"a step needs {needed:.3g} of {_MOST_PIECES:,} pieces"
             raise ArithmeticError(f"the drift is too large, {got}: take more steps")
@@ -259,19 +261,11 @@ def evolve(
             k3 = change(rho + tau / 2 * k2)
             k4 = change(rho + tau * k3)
             rho = rho + tau / 6 * (k1 + 2 * (k2 + k3) + k4)
-        return rho
-
-    beyond = (theta.abs() > _EDGE * start.box).to(theta.dtype) * dx
-    carried = 0.0
-    for step in range(1, steps + 1):
-        rho = filtered(rho, fade)
-        if drift is not None:
-            carried -= float(beyond @ rho)
-            rho = transport(rho, drift)
-            carried += float(beyond @ rho)
+        carried += float(beyond @ rho)
         rho = filtered(rho, fade)
         if fault := _fault(rho, dx):
-            raise ArithmeticError(f"no density after step {step}: {fault}")
+            why = "is the grid too coarse (see Density.start), or are the steps too long?"
+            raise ArithmeticError(f"no density after step {step}, {fault}: {why}")
         if carried > _CARRIED and 2 * carried > _CARRIED + float(beyond @ rho):
             got = f"the mass {carried:.3g} beyond {_EDGE:g} box = {_EDGE * start.box:g}"
             raise ArithmeticError(f"step {step}: transport has carried {got}: take a larger box")
