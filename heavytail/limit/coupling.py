@@ -12,7 +12,6 @@ the scale of the linear gap are ours.
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import cycle
 
 import torch
@@ -24,9 +23,6 @@ from heavytail.limit.problem import MeanField, System
 from heavytail.limit.rates import STATISTICS, Rates
 
 Integers = Iterable[int] | Tensor
-
-# Seeds run side by side up to this many particles: steps of few particles are all overhead.
-_SIDE_BY_SIDE = 1 << 17
 
 
 def chaos_error(
@@ -86,8 +82,10 @@ def chaos_error(
     def system(theta: Tensor, driver: System | None = None) -> System:
         return System(problem, theta.clone(), driver)
 
-    def measure(generators: list[torch.Generator]) -> list[list[Tensor]]:
-        starts = partial(scheme.starts, generators=generators)
+    def measure(generator: torch.Generator) -> Tensor:
+        def starts(n: int) -> Tensor:
+            return problem._starts(n, generator, scheme.dtype)[None]
+
         drivers: list[System] = []
         sources: list[list[System]] = []
         if reference == "twins":
@@ -105,13 +103,13 @@ def chaos_error(
         pairs = list(zip(ones, cycle(copies), strict=False))
         now: list[Tensor] = []
         worst: list[Tensor] = []
-        for _ in scheme.run(drivers + ones + copies, sources, generators):
+        for _ in scheme.run(drivers + ones + copies, sources, generator):
             now = [_distance(*pair) for pair in pairs]
             worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
-        return [[gap.mean(1) for gap in gaps] for gaps in (now, worst)]
+        return torch.stack([gap.mean() for gap in now + worst]).view(2, -1)
 
     size = [1 / (1 / n - inverse) for n in ns]
-    return _rates("width", ns, size, statistic, seeds, most, scheme, measure)
+    return _rates("width", ns, size, statistic, seeds, scheme, measure)
 
 
 def euler_error(
@@ -154,24 +152,24 @@ def euler_error(
     scheme = Scheme(problem, T, finest, alpha, sigma, kind, dtype, device)
     n = _check.count("n", n, 1)
 
-    def measure(generators: list[torch.Generator]) -> list[list[Tensor]]:
-        start = scheme.starts(n, generators)
+    def measure(generator: torch.Generator) -> Tensor:
+        start = problem._starts(n, generator, scheme.dtype)[None]
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
-        for _ in scheme.run(systems, [systems], generators):
+        for _ in scheme.run(systems, [systems], generator):
             pass
-        gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
-        return [[gap.mean(1) for gap in gaps], [gap.amax(1) for gap in gaps]]
+        gaps = torch.stack([_distance(system, systems[-1]) for system in systems[:-1]])
+        return torch.stack([gaps.mean(1), gaps.amax(1)])
 
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
-    return _rates("step size", etas, size, statistic, seeds, n, scheme, measure)
+    return _rates("step size", etas, size, statistic, seeds, scheme, measure)
 
 
 def _distance(one: System, other: System) -> Tensor:
-    """Return |theta^i - copy^i| for the particles that both have, (systems, m)."""
-    a, b = one.theta, other.theta
-    m = min(a.shape[1], b.shape[1])
-    norms: Tensor = torch.linalg.vector_norm(a[:, :m] - b[:, :m], dim=2)
+    """Return |theta^i - copy^i| for the particles that both have, (m,)."""
+    (a,), (b,) = one.theta, other.theta
+    m = min(len(a), len(b))
+    norms: Tensor = torch.linalg.vector_norm(a[:m] - b[:m], dim=1)
     return norms
 
 
@@ -181,24 +179,20 @@ def _rates(
     size: list[float],
     statistic: str,
     seeds: int | Integers,
-    n: int,
     scheme: Scheme,
-    measure: Callable[[list[torch.Generator]], list[list[Tensor]]],
+    measure: Callable[[torch.Generator], Tensor],
 ) -> Rates:
-    """Measure the errors of all seeds at each x, and their suprema; return their rates."""
+    """Measure each seed's errors and suprema, (2, m); return their rates."""
     _check.one_of("statistic", statistic, STATISTICS)
     if not isinstance(seeds, Iterable):
         seeds = range(_check.count("seeds", seeds, 2))
-    every = [scheme.generator(seed) for seed in _integers("seeds", seeds, 0)]
-    at_once = max(1, _SIDE_BY_SIDE // n)
+    seeds = [_check.seed("each of seeds", seed) for seed in _integers("seeds", seeds, 0)]
+    generator = torch.Generator(scheme.device)
     with torch.no_grad():
-        parts = [
-            torch.stack([torch.stack(gaps, 1) for gaps in measure(every[first : first + at_once])])
-            for first in range(0, len(every), at_once)
-        ]
-    errors = torch.cat(parts, 1).double().cpu()
+        each = [measure(generator.manual_seed(seed)) for seed in seeds]
+    errors = torch.stack(each, 1).double().cpu()
     for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
-        value, seed = float(errors[which, s, j]), every[s].initial_seed()
+        value, seed = float(errors[which, s, j]), seeds[s]
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")

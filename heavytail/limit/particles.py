@@ -45,7 +45,7 @@ class Scheme:
     ) -> None:
         if not isinstance(problem, MeanField):
             raise TypeError(f"problem must be a MeanField, got {problem!r}")
-        self.problem, self.steps = problem, _check.count("steps", steps, 1, MOST_STEPS)
+        self.steps = _check.count("steps", steps, 1, MOST_STEPS)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
@@ -58,16 +58,8 @@ class Scheme:
             held = f"[{floats.tiny}, {floats.max}]"
             _check.number("sigma eta^(1/alpha), if not 0,", self.noise_scale, held)
 
-    def generator(self, seed: int) -> torch.Generator:
-        """Return a new generator."""
-        return torch.Generator(self.device).manual_seed(_check.seed("seed", seed))
-
-    def starts(self, n: int, generators: list[torch.Generator]) -> Tensor:
-        """Draw the starts of a system for each generator, (systems, n, p)."""
-        return torch.stack([self.problem._starts(n, each, self.dtype) for each in generators])
-
     def run(
-        self, systems: list[System], sources: list[list[System]], generators: list[torch.Generator]
+        self, systems: list[System], sources: list[list[System]], generator: torch.Generator
     ) -> Iterator[int]:
         """Advance the systems, those of a source by the same noise; yield the steps taken, 0 to K.
 
@@ -83,21 +75,19 @@ class Scheme:
                 for block, b in system.drift(system.driver.f):
                     system.theta[block].add_(b, alpha=self.eta * system.stride)
             for sharing in sources if self.noise_scale else ():
-                self._add_noise(sharing, generators)
+                self._add_noise(sharing, generator)
             yield k + 1
 
-    def _add_noise(self, systems: list[System], generators: list[torch.Generator]) -> None:
-        """Add a step's noise, drawn by each generator for its share of the widest system."""
-        shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in systems]
-        n, d = max((share[0] for share in shares), key=len).shape
-        for generator, *thetas in zip(generators, *shares, strict=True):
-            source = (generator, generator.device, self.dtype)
-            for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
-                if factors is not None:
-                    xi.mul_(factors)
-                for theta in thetas:
-                    moved = theta[rows]  # fewer or none, in a narrower system
-                    moved.add_(xi[: len(moved)], alpha=self.noise_scale)
+    def _add_noise(self, systems: list[System], generator: torch.Generator) -> None:
+        """Add a step's noise, drawn for the widest of the systems."""
+        thetas = [system.theta.flatten(0, 1) for system in systems]
+        (n, d), source = max(thetas, key=len).shape, (generator, generator.device, self.dtype)
+        for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
+            if factors is not None:
+                xi.mul_(factors)
+            for theta in thetas:
+                moved = theta[rows]  # fewer or none, in a narrower system
+                moved.add_(xi[: len(moved)], alpha=self.noise_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +141,7 @@ def simulate(
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
-    generator = scheme.generator(seed)
+    generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     times = [T * j / 10 for j in range(11)] if times is None else times
     wanted = times.tolist() if isinstance(times, Tensor) else times
     most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32
@@ -162,7 +152,7 @@ def simulate(
         theta = problem._starts(rows, generator, scheme.dtype).unflatten(0, (-1, n))
         system = System(problem, theta)
         particles = theta[0] if systems is None else theta
-        for k in scheme.run([system], [[system]], [generator]):
+        for k in scheme.run([system], [[system]], generator):
             if observe is not None and k in marks:
                 if not isinstance(found := observe(particles), Tensor):
                     raise TypeError(f"what observe returns must be a tensor, got {found!r}")
