@@ -1,13 +1,11 @@
 r"""Couplings: how far particles are from their limit, and the Euler scheme from the equation.
 
-Systems that share starts and noise are compared particle by particle. The noise is additive and
-cancels; what is left is what the drift did. The error is measured over several seeds, at several
-widths or step sizes, and a power is fitted (:class:`heavytail.Rates`).
+Systems that share starts and noise are compared particle by particle: the noise is additive and
+cancels, and what the drift did is left. A power is fitted to the errors of several seeds.
 
 Sources: Wan et al. 2024, as for the particles; for the coupling A.-S. Sznitman, Topics in
-propagation of chaos, Ecole d'ete de probabilites de Saint-Flour XIX - 1989, Lecture Notes in
-Mathematics 1464, Springer, 1991, Theorem 1.4. The twins, the measurement of the Euler scheme and
-the scale of the linear gap are ours.
+propagation of chaos, Lecture Notes in Mathematics 1464, Springer, 1991, Theorem 1.4. The twins, the
+measurement of the Euler scheme and the scale of the linear gap are ours.
 """
 
 import math
@@ -16,6 +14,7 @@ from itertools import cycle
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm as norm
 
 from heavytail import _check
 from heavytail.limit.particles import MOST_STEPS, Scheme
@@ -47,7 +46,8 @@ def chaos_error(
     Particle i and its copy in a reference share the start and the noise. The error of a seed is the
     mean over particles of |theta^i - copy^i| at time T; ``Rates.sup`` has the mean over
     particles of the supremum over the steps. With h and its gradient bounded and Lipschitz it falls
-    like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}.
+    like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}. Errors that are 0 or not
+    finite are a ValueError.
 
     The arguments are those of :func:`simulate`, but for
 
@@ -56,15 +56,12 @@ def chaos_error(
     - ``reference``: what stands for the limit. An integer N above all widths is a system of N
       particles, of which those of width n are the first n; the slope is that on 1 / (1/n - 1/N),
       exact for the rate 1/2; slower ones appear too slow, which a large N hardly cures.
-      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1:
-      its mean is that of the scheme without noise. ``"twins"`` needs none: two independent systems
-      of n particles each drive their own copy of further particles, the ``tracers``, and the error
-      is the distance of the copies;
+      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1.
+      ``"twins"`` needs none: two independent systems of n particles each drive their own copy of
+      further particles, the ``tracers``, and the error is the distance of the copies;
     - ``statistic``: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded
       the errors have infinite variance, and their mean says nothing;
     - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
-
-    Errors that are 0 or not finite are a ValueError.
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1)
@@ -100,11 +97,11 @@ def chaos_error(
                 drivers = [system(start)]
             copies = [system(start, *drivers)]
         sources += [ones + copies] if coupled else [ones, copies]
-        pairs = list(zip(ones, cycle(copies), strict=False))
+        pairs = [(a.theta[0], b.theta[0]) for a, b in zip(ones, cycle(copies), strict=False)]
         now: list[Tensor] = []
         worst: list[Tensor] = []
         for _ in scheme.run(drivers + ones + copies, sources, generator):
-            now = [_distance(*pair) for pair in pairs]
+            now = [norm(a[: len(b)] - b[: len(a)], dim=1) for a, b in pairs]
             worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
         return torch.stack([gap.mean() for gap in now + worst]).view(2, -1)
 
@@ -134,10 +131,9 @@ def euler_error(
     the distance from the finest scheme; ``Rates.sup`` has the largest over particles. For
     additive symmetric noise and a smooth drift the power of eta is 1.
 
-    The arguments are those of :func:`chaos_error`, but for
+    The arguments are those of :func:`simulate` and :func:`chaos_error`, but for
 
     - ``steps``: the numbers of steps K, 2 or more;
-    - ``n``: number of particles, >= 1;
     - ``reference``: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
       8 times their least common multiple. The slope is that on eta minus the finest eta: exact for
       an error c eta; one that is random and centred reads 0.976 instead of 1 between 8 and 16 times
@@ -157,20 +153,12 @@ def euler_error(
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
         for _ in scheme.run(systems, [systems], generator):
             pass
-        gaps = torch.stack([_distance(system, systems[-1]) for system in systems[:-1]])
+        gaps = norm(torch.cat([s.theta for s in systems[:-1]]) - systems[-1].theta, dim=2)
         return torch.stack([gaps.mean(1), gaps.amax(1)])
 
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
     return _rates("step size", etas, size, statistic, seeds, scheme, measure)
-
-
-def _distance(one: System, other: System) -> Tensor:
-    """Return |theta^i - copy^i| for the particles that both have, (m,)."""
-    (a,), (b,) = one.theta, other.theta
-    m = min(len(a), len(b))
-    norms: Tensor = torch.linalg.vector_norm(a[:m] - b[:m], dim=1)
-    return norms
 
 
 def _rates(

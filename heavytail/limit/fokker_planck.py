@@ -12,13 +12,13 @@ are smooth. Two things are not the line's: the tails overlap (:func:`image_error
 smoothly to 0 over the outer tenth, to be periodic. What transport moves must stay within 0.9 box:
 beyond, it stops and piles up.
 
-Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506-517; Jourdain, Meleard and Woyczynski, Nonlinear
-SDEs driven by Levy processes and related PDEs, ALEA 4 (2008) 1-29.
+Source: Strang, SIAM J. Numer. Anal. 5 (1968) 506; Jourdain, Meleard, Woyczynski, ALEA 4 (2008) 1.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -29,9 +29,7 @@ Drift = Callable[[Tensor, Tensor, float], Tensor]
 Elementwise = Callable[[Tensor, Tensor], Tensor]
 
 _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
-_REACH = 0.8  # the part of the box that box_for leaves for use
 _STABLE, _MOST_PIECES = 2.0, 10_000  # |b| k dt of a piece, stable up to 2.8; pieces of a step
-_BELOW = 1e-8  # how far below 0 rounding may bring rho, in parts of its maximum
 _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
 
 
@@ -66,18 +64,18 @@ class Density:
             box: half-width of the box, see :func:`box_for`; it holds 99 % of the mass at least.
             mean: finite.
             std: > 0.
-            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8,
-                enough for the start. A drift that falls at the rate r, b' = -r, makes features of
-                width std * exp(-r T), if noise does not fill them: take 16 * box / width or more.
+            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8.
+                A drift with b' = -r makes features of width std * exp(-r T), if noise does not
+                fill them: take 16 * box / width or more.
             device: where to compute; None is torch's default device.
         """
         box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
         mean = _check.number("mean", mean)
         enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
         m = _check.count("points", enough if points is None else points, 16)
-        theta = _grid(box, m, _check.place(None, device, None)[0])
-        rho = torch.exp(-(((theta - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
-        mass = float(rho.sum()) * 2 * box / m
+        flat = cls(box, torch.full((m,), 0.5 / box, dtype=torch.float64, device=device))
+        rho = torch.exp(-(((flat.theta - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+        mass = float(rho.sum()) * flat.dx
         if not abs(mass - 1) <= 0.01:
             raise ValueError(f"the box must hold the mass 1 +- 0.01 of the start, got {mass:g}")
         return cls(box, rho / mass)
@@ -90,7 +88,8 @@ class Density:
     @property
     def theta(self) -> Tensor:
         """The grid -box, -box + dx, ..., box - dx, shape (m,), float64."""
-        return _grid(self.box, len(self.rho), self.rho.device)
+        half = len(self.rho) // 2
+        return torch.arange(-half, half, dtype=torch.float64, device=self.rho.device) * self.dx
 
     def cdf(self, x: Tensor) -> Tensor:
         r"""Return the integral of rho from -box to x, of its Fourier series term by term.
@@ -114,34 +113,28 @@ class Density:
         return self.cdf(edges).diff()
 
     def beyond(self, x: float) -> float:
-        """Return P(|theta| > x), 0 <= x <= box, as what the interval [-x, x] does not hold.
+        """Return P(|theta| > x), 0 <= x <= box.
 
-        The images of a stable tail that lie in it take a part of this, for x well below the box
-        alpha times :func:`image_error`.
+        The images of a stable tail take a part of it, for x well below the box alpha times
+        :func:`image_error`.
         """
         x = _check.number("x", x, _check.NONNEGATIVE)
         return 1 - float(self.probability(self.rho.new_tensor([-x, x])))
 
 
-def _grid(box: float, m: int, device: torch.device) -> Tensor:
-    return torch.arange(-m // 2, m // 2, dtype=torch.float64, device=device) * (2 * box / m)
-
-
 def _fault(rho: Tensor, dx: float) -> str:
     """Return what makes this no density, or nothing."""
     mass, least = float(rho.sum()) * dx, float(rho.min())
-    sound = abs(mass - 1) <= 1e-8 and least >= -_BELOW * float(rho.max())
+    sound = abs(mass - 1) <= 1e-8 and least >= -1e-8 * float(rho.max())
     return "" if sound else f"mass {mass:.12g}, least value {least:.3g}"
 
 
 def image_error(alpha: float, x: float, box: float) -> float:
     r"""Return by which part of itself a stable tail at x grows as the line becomes a circle.
 
-    A tail proportional to |x|^{-alpha-1} meets its images at x + 2 box k, which add
+    A tail c |x|^{-alpha-1}, 0 < x < box, meets its images at x + 2 box k; at alpha = 2 there is none:
 
-        sum_{k > 0} ((2 box k - x) / x)^{-alpha-1} + ((2 box k + x) / x)^{-alpha-1},
-
-    0 at alpha = 2; for ``alpha`` in (0, 2] and 0 < x < box.
+        sum_{k > 0} ((2 box k - x) / x)^{-alpha-1} + ((2 box k + x) / x)^{-alpha-1}
     """
     alpha, box = _check.number("alpha", alpha, "(0, 2]"), _check.number("box", box, _check.POSITIVE)
     x = _check.number("x", x, f"(0, {box!r})")
@@ -166,7 +159,7 @@ def box_for(
     for name, value in (("reach", reach), ("tolerance", tolerance), ("std", std)):
         _check.number(name, value, _check.POSITIVE)
     x = max(reach, std + sigma * float(T ** (1 / alpha)))
-    box = max(x / _REACH, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
+    box = max(1.25 * x, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
     while image_error(alpha, x, box) > tolerance:
         box *= 1.01
     return box
@@ -191,14 +184,14 @@ def mean_field_drift(
     if y.dim() != 1 or not len(y) or x.shape != (len(y), 1):
         got = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"x and y must have shapes (N, 1) and (N,), N >= 1, got {got}")
-    known: list[Tensor] = []  # the grid, and h, dh and y there: the same in all steps
+
+    @lru_cache(maxsize=1)  # the grid is the same in all steps
+    def neurons(theta: Tensor) -> tuple[Tensor, Tensor]:
+        return h(x.to(theta), theta), dh(x.to(theta), theta)
 
     def drift(theta: Tensor, density: Tensor, dx: float) -> Tensor:
-        if not known or known[0] is not theta:
-            known[:] = [theta, h(x.to(theta), theta), dh(x.to(theta), theta), y.to(theta)]
-        _, value, slope, target = known
-        b: Tensor = dloss(value @ density * dx, target) @ slope / -len(x)
-        return b
+        value, slope = neurons(theta)
+        return dloss(value @ density * dx, y.to(theta)) @ slope / -len(x)
 
     return drift
 
@@ -216,10 +209,9 @@ def evolve(
         T: time, >= 0.
         steps: number of time steps, >= 1.
 
-    An ``ArithmeticError`` says that after a step rho is below 0 by 1e-8 of its maximum (the grid is
-    too coarse) or the mass off 1 by more than 1e-8 (the steps are too long); that b is so large, or
-    no number, that a step needs more than 10,000 pieces; or that transport has brought to the outer
-    tenth, less what it took away, more than 1e-3 and what start and noise have brought.
+    An ``ArithmeticError`` says that a step ends with rho below 0 by 1e-8 of its maximum or a mass
+    off 1 by 1e-8, that it needs more than 10,000 pieces, or that transport has brought to the outer
+    tenth, less what it took away, more than 1e-3 and what start and noise have brought there.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
@@ -232,10 +224,7 @@ def evolve(
     outer = ((theta.abs() / start.box - _EDGE) / (1 - _EDGE)).clamp(0, 1)
     window = torch.sigmoid(1 / outer - 1 / (1 - outer))  # 1 inside, 0 at the edge, smooth
     beyond, carried = (outer > 0).to(theta) * dx, 0.0
-
-    def filtered(values: Tensor, factor: Tensor) -> Tensor:
-        out: Tensor = torch.fft.irfft(torch.fft.rfft(values) * factor, n=m)
-        return out
+    rfft, irfft = torch.fft.rfft, partial(torch.fft.irfft, n=m)
 
     def velocity(rho: Tensor) -> Tensor:
         found = _check.tensor("the drift", b(theta, rho, dx))
@@ -244,14 +233,15 @@ def evolve(
         return found * window
 
     def change(rho: Tensor) -> Tensor:
-        return filtered(velocity(rho) * rho, derivative)
+        out: Tensor = irfft(rfft(velocity(rho) * rho) * derivative)
+        return out
 
     for step in range(1, steps + 1):
-        rho = filtered(rho, fade)
+        rho = irfft(rfft(rho) * fade)
         carried -= float(beyond @ rho)
         needed = float(velocity(rho).abs().max()) * dt * math.pi / dx / _STABLE
         if not needed <= _MOST_PIECES:
-            got = f"a step needs {needed:.3g} of {_MOST_PIECES:,} pieces"
+            got = f"step {step} needs {needed:.3g} of {_MOST_PIECES:,} pieces"
             raise ArithmeticError(f"the drift is too large, {got}: take more steps")
         pieces = max(1, math.ceil(needed))
         tau = dt / pieces
@@ -262,11 +252,10 @@ def evolve(
             k4 = change(rho + tau * k3)
             rho = rho + tau / 6 * (k1 + 2 * (k2 + k3) + k4)
         carried += float(beyond @ rho)
-        rho = filtered(rho, fade)
+        rho = irfft(rfft(rho) * fade)
         if fault := _fault(rho, dx):
-            why = "is the grid too coarse (see Density.start), or are the steps too long?"
-            raise ArithmeticError(f"no density after step {step}, {fault}: {why}")
+            raise ArithmeticError(f"step {step} ends with {fault}: take more points, or more steps")
         if carried > _CARRIED and 2 * carried > _CARRIED + float(beyond @ rho):
             got = f"the mass {carried:.3g} beyond {_EDGE:g} box = {_EDGE * start.box:g}"
-            raise ArithmeticError(f"step {step}: transport has carried {got}: take a larger box")
+            raise ArithmeticError(f"by step {step} the drift has carried {got}: take a larger box")
     return Density(start.box, rho)

@@ -9,8 +9,8 @@ vector of :func:`heavytail.noise_vectors`. The Euler scheme takes K steps of siz
 
     theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i,
 
-which is gradient descent on the risk with noise, since b is -n times its gradient. As n grows each
-particle approaches its limit, driven by the same noise and the law of the limit instead of mu^n.
+which is gradient descent on the risk with noise. As n grows each particle approaches its limit,
+driven by the same noise and by the law of the limit instead of mu^n.
 
 Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
 neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
@@ -53,24 +53,20 @@ class Scheme:
         self.device, self.dtype = _check.place(None, device, dtype)
         power = torch.tensor(self.eta, dtype=torch.float64, device="cpu") ** (1 / self.alpha)
         self.noise_scale = sigma and sigma * float(power)
+        floats = torch.finfo(self.dtype)
         if sigma:  # 0 would lose the noise, and inf make particles nan
-            floats = torch.finfo(self.dtype)
-            held = f"[{floats.tiny}, {floats.max}]"
-            _check.number("sigma eta^(1/alpha), if not 0,", self.noise_scale, held)
+            _check.number("sigma eta^(1/alpha)", self.noise_scale, f"[{floats.tiny}, {floats.max}]")
 
     def run(
         self, systems: list[System], sources: list[list[System]], generator: torch.Generator
     ) -> Iterator[int]:
-        """Advance the systems, those of a source by the same noise; yield the steps taken, 0 to K.
-
-        A long stride takes its drift at once, and all noise as it comes.
-        """
+        """Advance the systems, those of a source by one noise; yield the steps taken, 0 to K."""
         yield 0
         for k in range(self.steps):
             due = [system for system in systems if k % system.stride == 0]
             for system in due:
                 system.f = system.outputs()
-            # theta <- theta + eta b(theta, mu) + sigma eta^{1/alpha} xi
+            # theta <- theta + eta b(theta, mu) + sigma eta^{1/alpha} xi, b for a stride at once
             for system in due:
                 for block, b in system.drift(system.driver.f):
                     system.theta[block].add_(b, alpha=self.eta * system.stride)
@@ -117,8 +113,7 @@ def simulate(
 ) -> Trajectory:
     r"""Run the Euler scheme theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i.
 
-    Time is linear in n and in the number of data. Memory is that of the particles and a few
-    numbers more a particle, whatever the number of steps and of data.
+    Memory is that of a few numbers a particle, whatever the number of steps and of data.
 
     Args:
         problem: neuron, loss, data and initial law.
@@ -126,9 +121,8 @@ def simulate(
         T: end time, > 0.
         steps: number of steps, in [1, 10^9]; eta = T / steps.
         alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}; sigma
-            eta^{1/alpha}, which is small where alpha is, must be a float of the dtype. Particles
-            that leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
+        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}. Particles that
+            leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
         kind: of the noise, as in :func:`heavytail.noise_vectors`.
         seed: in [0, 2^64): starts and noise. Same seed, same device, same bits.
         systems: number of independent systems at once; None is one, without that dimension.
@@ -144,9 +138,9 @@ def simulate(
     generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     times = [T * j / 10 for j in range(11)] if times is None else times
     wanted = times.tolist() if isinstance(times, Tensor) else times
-    most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32
-    wanted = [_check.number("each of times", time, f"[0, {most!r}]") for time in wanted]
-    marks = {min(round(time / T * steps), steps) for time in wanted}
+    most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32, or the last of the default's, may be above T
+    shares = [_check.number("each of times", time, most) / T for time in wanted]
+    marks = {min(round(share * steps), steps) for share in shares}
     seen: list[Tensor] = []
     with torch.no_grad():
         theta = problem._starts(rows, generator, scheme.dtype).unflatten(0, (-1, n))

@@ -13,32 +13,26 @@ Source: Wan et al. 2024, as for :mod:`heavytail.limit.particles`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
 
-Neuron: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
-Law: TypeAlias = Callable[[int, torch.Generator], Tensor]
-Signs: TypeAlias = str | Tensor | None
+Function = Callable[[Tensor, Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 
 # Neurons' outputs in a block: they stay in the cache. On a device a block only bounds the memory.
 _BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 25
 _KEPT = 1 << 22  # outputs are kept for the gradient up to this many, and computed again beyond
 
 
-def _logistic_slope(s: Tensor) -> Tensor:
-    return torch.addcmul(s, s, s, value=-1)
-
-
 # Named neurons, h(z) = outer g(inner z) + shift: g, written over its argument; its slope as a
 # function of g; inner, outer, shift. With the logistic g, tanh takes a fifth of torch's time.
-_NAMED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int, int, int]] = {
-    "tanh": (Tensor.sigmoid_, _logistic_slope, 2, 2, -1),
-    "sigmoid": (Tensor.sigmoid_, _logistic_slope, 1, 1, 0),
+_LOGISTIC: tuple[Map, Map] = (Tensor.sigmoid_, lambda s: torch.addcmul(s, s, s, value=-1))
+_NAMED: dict[str, tuple[Map, Map, int, int, int]] = {
+    "tanh": (*_LOGISTIC, 2, 2, -1),
+    "sigmoid": (*_LOGISTIC, 1, 1, 0),
     "relu": (Tensor.relu_, torch.sign, 1, 1, 0),
     "linear": (lambda z: z, torch.ones_like, 1, 1, 0),
 }
@@ -62,16 +56,15 @@ class MeanField:
         signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
             of which a system of n particles has the first n.
 
-    A function that returns inf or nan for finite arguments, or a tensor of another shape, is a
-    ValueError in use.
+    What functions return is checked in use: its shape, and that it is finite for finite arguments.
     """
 
     x: Tensor = field(repr=False)
     y: Tensor = field(repr=False)
-    h: str | Neuron = "tanh"
-    loss: Loss = "squared"
-    start: Tensor | Law | None = None
-    signs: Signs = None
+    h: str | Function = "tanh"
+    loss: str | Function = "squared"
+    start: Tensor | Callable[[int, torch.Generator], Tensor] | None = None
+    signs: str | Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
@@ -204,7 +197,7 @@ class System:
         return H
 
 
-def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
+def _signs(signs: str | Tensor | None, n: int, like: Tensor) -> Tensor:
     """Return a_1, ..., a_n."""
     if signs is None:
         return like.new_ones(n)
@@ -215,7 +208,7 @@ def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
     return signs.detach()[:n].to(like)
 
 
-def _loss_slope(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+def _loss_slope(loss: str | Function, f: Tensor, y: Tensor) -> Tensor:
     """Return l'(f, y), the shape of f."""
     if not callable(loss):
         return f - y if loss == "squared" else -y * torch.sigmoid(-y * f)

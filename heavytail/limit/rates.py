@@ -15,7 +15,6 @@ from torch import Tensor
 from heavytail import _check
 
 STATISTICS = ("mean", "geometric", "median")
-
 _RESAMPLES = 1000
 
 
