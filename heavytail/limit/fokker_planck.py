@@ -132,7 +132,7 @@ def _fault(rho: Tensor, dx: float) -> str:
 def image_error(alpha: float, x: float, box: float) -> float:
     r"""Return by which part of itself a stable tail at x grows as the line becomes a circle.
 
-    A tail c |x|^{-alpha-1}, 0 < x < box, meets its images at x + 2 box k; at alpha = 2 there is none:
+    A tail c |x|^{-alpha-1}, 0 < x < box, meets its images at x + 2 box k; none at alpha = 2:
 
         sum_{k > 0} ((2 box k - x) / x)^{-alpha-1} + ((2 box k + x) / x)^{-alpha-1}
     """
