@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -282,7 +282,7 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
         ),
         (lambda: hill_curve(ONES, torch.tensor([0, 3])), ValueError, r"must be in \[1, 99\]"),
         (lambda: hill_curve(ONES, []), ValueError, "ks must hold an integer, .*, 100, got none"),
-        (lambda: hill_curve(ONES, 3), TypeError, "ks must be a sequence"),
+        (lambda: hill_curve(ONES, cast(Any, 3)), TypeError, "ks must be a sequence"),
         (lambda: hill_curve(ONES, ONES), TypeError, r"each of ks, .* integer, got 1\.0"),
         (
             lambda: hill_curve(0 * ONES),
