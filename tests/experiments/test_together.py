@@ -141,8 +141,10 @@ def test_no_steps():
 
 
 def test_what_is_global_is_left_alone():
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    company(task(), EVERYONE)
+    data, state, threads = task(), torch.get_rng_state(), torch.get_num_threads()
+    with torch.device("meta"):  # nothing is made on the default device
+        found = company(data, EVERYONE)
+    assert torch.equal(found[0][1].losses, company(data, EVERYONE)[0][1].losses)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -160,7 +162,7 @@ def frozen(data):
 
 
 DATA = task()
-PAIR = [network(DATA, 0), network(DATA, 1)]
+PAIR = [network(DATA, 0), network(DATA, 1).eval()]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,6 @@ PAIR = [network(DATA, 0), network(DATA, 1)]
         ({"models": [PAIR[0], masked(DATA)]}, "models must have no masks"),
         ({"models": [PAIR[0], frozen(DATA)]}, "no weights that are frozen"),
         ({"models": [PAIR[0], torch.nn.Linear(13, 3)]}, "must hold FullyConnected .*, got Linear"),
-        ({"data": task(n=0)}, "needs at least one example, got none"),
         ({"noises": [None]}, "noises must be one for each of 2, got 1"),
         ({"noises": [None, Noise(alpha=2.5, scale=0.1, seed=0)]}, r"alpha must be in \(0, 2\]"),
         ({"seeds": [1, -1]}, "each of seeds must be"),
@@ -192,3 +193,4 @@ def test_bad_arguments_change_nothing(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         train_together(**options)
     assert all(map(torch.equal, before, [w for model in PAIR for w in model.parameters()]))
+    assert [model.training for model in PAIR] == [True, False]
