@@ -210,7 +210,7 @@ def _resume(
 class Score:
     """How well a model does on some examples."""
 
-    loss: float  #: mean cross-entropy in nats
+    loss: float  #: mean cross-entropy in nats, infinite where a label has probability 0
     accuracy: float  #: share of the examples whose largest logit is at their label, in [0, 1]
 
 

@@ -97,7 +97,7 @@ def heartbeats(tmp_path, monkeypatch):
             rows = np.column_stack([y, x])
             text = "\n".join("".join(f"{value:16.7e}" for value in row) for row in rows)
             archive.writestr(f"ECG5000_{part.upper()}.txt", text)
-    every = b"".join(array.tobytes() for array in arrays.values())
+    every = b"".join(repr(array.shape).encode() + array.tobytes() for array in arrays.values())
     monkeypatch.setattr(module, "_ECG5000", hashlib.sha256(every).hexdigest())
     (tmp_path / "ecg5000").mkdir()
     return arrays, packed.getvalue()
@@ -124,6 +124,7 @@ def test_ecg5000_has_two_classes(form, heartbeats, tmp_path):
         {"y_train": lambda y: y + 0.4},  # the same as integers
         {"X_train": lambda x: x + 1j},
         {"X_test": lambda x: x + np.float32(1e-6)},
+        {"X_train": lambda x: x.reshape(10, 70, 2)},  # the same bytes
         {"y_test": lambda y: y[:-1]},
         {"X_test": lambda x: x.astype(object)},  # a pickle
     ],
