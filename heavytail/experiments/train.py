@@ -117,8 +117,7 @@ def train(
     model.train()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
-            due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
-            if due and taken not in accuracies:  # as after resuming
+            if taken > 0 and (taken % evaluate_every == 0 or taken == steps):
                 accuracies[taken] = found = _measured(losses[:taken], model, x, y)
                 bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{found:.3f}")
                 if stop_accuracy is not None and found >= stop_accuracy:

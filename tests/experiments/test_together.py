@@ -49,7 +49,7 @@ def network(data, i, width=37, **options):
 
 def company(data, members, form=None, **options):
     """Train these of NOISES, each always with the same start and batches."""
-    models = [network(data, i, **(form or {})) for i in members]
+    models = [network(data, i, **(form or {})).eval() for i in members]
     options = OPTIONS | options
     noises, seeds = [NOISES[i] for i in members], [40 + i for i in members]
     found = train_together(models, data, noises=noises, seeds=seeds, **options)
@@ -69,6 +69,7 @@ def alone(data, i, form=None, noise=None, seed=None):
 def assert_close(run, other):
     (model, history), (twin, record) = run, other
     close = CLOSE[history.losses.dtype]
+    assert model.training == twin.training
     torch.testing.assert_close(history.losses, record.losses, **close)
     for weight, same in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(weight, same, **close)
