@@ -69,13 +69,13 @@ def train(
     is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes), on the device of the data.
+        model: maps examples (N, ...) to logits (N, classes); left with the last step's noise.
         optimizer: holds the parameters to train.
-        data: the task.
+        data: the task, on the device of the model.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
         seed: of the permutations, in [0, 2^64).
-        stop_accuracy: stop when a measured accuracy reaches this, in [0, 1]; None never stops.
+        stop_accuracy: stop when a measured training accuracy is as high, in [0, 1]; or None.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
         checkpoint: file for the state of the training, left behind at the end. If it is there at
