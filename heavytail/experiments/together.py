@@ -68,8 +68,6 @@ def train_together(
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
     x, y = data.x_train, data.y_train
-    if len(x) == 0:
-        raise ValueError("training needs at least one example, got none")
     _check_alike(models)
     own = [dict(model.named_parameters()) for model in models]
     weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}

@@ -6,6 +6,7 @@ An argument outside its set is a TypeError or ValueError, and changes nothing.
 import copy
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -68,13 +69,13 @@ def train(
     is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes), on the device of the data.
+        model: maps examples (N, ...) to logits (N, classes); left with the last step's noise.
         optimizer: holds the parameters to train.
-        data: the task, with one training example or more.
+        data: the task, on the device of the model.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
         seed: of the permutations, in [0, 2^64).
-        stop_accuracy: stop when a measured accuracy reaches this, in [0, 1]; None never stops.
+        stop_accuracy: stop when a measured training accuracy is as high, in [0, 1]; or None.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
         checkpoint: file for the state of the training, left behind at the end. If it is there at
@@ -95,14 +96,13 @@ def train(
     if stop_accuracy is not None:
         stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
     x, y = data.x_train, data.y_train
-    if len(x) == 0:
-        raise ValueError("training needs at least one example, got none")
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    if clash := parts.keys() & (resumable or {}):
-        raise ValueError(f"resumable must have other names, got {sorted(clash)}")
-    parts |= resumable or {}
-    # With the types of the weights, which loading would cast without a word.
-    weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()}
+    for name, part in (resumable or {}).items():
+        if name in parts or not hasattr(part, "load_state_dict"):
+            raise ValueError(f"resumable must hold states by other names, got {name}={part!r:.60}")
+        parts[name] = part
+    tensors = (*model.named_parameters(), *model.named_buffers())  # loading would cast their types
+    weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in tensors}
     identity = {"data": (data.name, len(x)), "batch_size": batch_size, "seed": seed}
     identity |= {"optimizer": type(optimizer).__name__, "weights": weights, "parts": sorted(parts)}
     path = None if checkpoint is None else Path(checkpoint)
@@ -117,8 +117,7 @@ def train(
     model.train()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
-            due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
-            if due and taken not in accuracies:  # as after resuming
+            if taken > 0 and (taken % evaluate_every == 0 or taken == steps):
                 accuracies[taken] = found = _measured(losses[:taken], model, x, y)
                 bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{found:.3f}")
                 if stop_accuracy is not None and found >= stop_accuracy:
@@ -147,14 +146,17 @@ def _batches(x: Tensor, size: int, seed: int) -> Iterator[Tensor]:
 
 
 def _measured(losses: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the accuracy after steps with these losses; all must have stayed finite."""
+    """Return the accuracy after steps with these losses; all numbers must have stayed finite."""
     bad = ~losses.isfinite()
     if bad.any():
         step = int(bad.nonzero()[0])
         raise DivergenceError(step + 1, f"the loss was {float(losses[step])}")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise DivergenceError(len(losses), "a weight was not finite")
-    return accuracy(model, x, y)
+    try:
+        return accuracy(model, x, y)
+    except FloatingPointError as failure:
+        raise DivergenceError(len(losses), str(failure)) from failure
 
 
 def _write(path: Path, state: dict[str, Any], parts: Mapping[str, Any]) -> None:
@@ -183,13 +185,14 @@ def _resume(
         if hashlib.sha256(written[32:]).digest() != written[:32]:
             raise ValueError("bytes with another checksum")
         state = _loaded(written[32:])
-    except (UnpicklingError, ValueError) as failure:
+        theirs, losses, accuracies = (state[key] for key in ("identity", "losses", "accuracies"))
+    except (UnpicklingError, ValueError, KeyError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
-        if (found := state["identity"].get(name)) != mine:
+        if (found := theirs.get(name)) != mine:
             raise ValueError(f"{path} must be of a training with the {name} {mine}, got {found}")
-    if (taken := len(state["losses"])) > steps:
-        raise ValueError(f"steps must be >= those of the checkpoint, {taken}, got {steps}")
+    if len(losses) > steps:
+        raise ValueError(f"steps must be >= those of the checkpoint, {len(losses)}, got {steps}")
     before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
     try:
         for name, part in parts.items():
@@ -199,20 +202,20 @@ def _resume(
             with suppress(Exception):  # of one that takes no state
                 part.load_state_dict(before[other])
         raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
-    return state["losses"], state["accuracies"]
+    return losses, accuracies
 
 
 @dataclass(frozen=True)
 class Score:
     """How well a model does on some examples."""
 
-    loss: float  #: mean cross-entropy in nats
+    loss: float  #: mean cross-entropy in nats, infinite where a label has probability 0
     accuracy: float  #: share of the examples whose largest logit is at their label, in [0, 1]
 
 
 @torch.no_grad()
 def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
-    """Measure a model.
+    """Measure a model; outputs that are nan, or infinite and the largest, raise FloatingPointError.
 
     Args:
         model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
@@ -232,9 +235,11 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
     finally:
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
-    # Summed in double precision: a pruned net's losses may lie far apart.
-    loss = nn.functional.cross_entropy(logits, y, reduction="none").double().sum()
-    return Score(float(loss) / len(x), int((logits.argmax(1) == y).sum()) / len(x))
+    # As cross_entropy, which leaves out the label -100; a pruned net's losses may lie far apart.
+    loss = float(-logits.log_softmax(1).gather(1, y[:, None]).double().sum()) / len(x)
+    if math.isnan(loss):
+        raise FloatingPointError("the loss was nan")
+    return Score(loss, int((logits.argmax(1) == y).sum()) / len(x))
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
