@@ -1,8 +1,17 @@
-"""Which layers are meant, by module or name and never guessed from shapes; what a column is."""
+"""Which layers are meant, by module or name and never guessed from shapes; what a column is.
 
-from collections.abc import Iterable
+A column is what feeds one unit of a layer. The layer's kind says where in the weight that stands.
+"""
 
+import re
+import warnings
+from collections.abc import Iterable, MutableMapping
+from typing import NamedTuple
+from weakref import WeakSet
+
+import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Layer = nn.Module | str
 Layers = Layer | Iterable[Layer]
@@ -10,19 +19,103 @@ Layers = Layer | Iterable[Layer]
 COLUMNS = ("filter", "kernel")  # what a column of a convolution may be
 
 
-def as_columns(weight: Tensor, column: str) -> Tensor:
-    """Return the columns of a weight as rows (columns, d): a view, if it is contiguous.
+class Kind(NamedTuple):
+    """Where the columns of a layer's weights are."""
+
+    dim: int = 0  # along which the units lie
+    groups: int = 1  # of units, whose inputs are apart along dimension 0, if units lie along 1
+    kernels: bool = False  # whether a column has a kernel for each of its inputs
+    inputs: bool = False  # whether its units are inputs, not outputs: meant only by name
+
+
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Linear: Kind(),
+    nn.Bilinear: Kind(),
+    nn.MultiheadAttention: Kind(),
+    nn.RNNBase: Kind(),  # a column feeds a gate of a unit
+    nn.RNNCellBase: Kind(),
+    nn.modules.conv._ConvTransposeNd: Kind(dim=1, kernels=True),
+    nn.modules.conv._ConvNd: Kind(kernels=True),
+    nn.Embedding: Kind(inputs=True),
+    nn.EmbeddingBag: Kind(inputs=True),
+}
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several dimensions
+_NO_WEIGHT = re.compile("bias|_g$|original0$")  # the last two are magnitudes of weight norm
+
+
+def kind_of(layer: nn.Module, weight: Tensor) -> Kind | None:
+    """Return the kind of a layer with this weight; None if it is not known."""
+    for known, kind in _KINDS.items():
+        if isinstance(layer, known):
+            return kind._replace(groups=getattr(layer, "groups", 1)) if kind.dim else kind
+    # GPT-2's linear layer, of the library transformers: its weight is (inputs, outputs).
+    named = any(base.__name__ == "Conv1D" for base in type(layer).__mro__)
+    return Kind(dim=1) if named and weight.shape[1:] == (getattr(layer, "nf", None),) else None
+
+
+def units_first(weight: Tensor, kind: Kind) -> Tensor:
+    """Return a view (groups, units of a group, inputs, ...) of a weight."""
+    split = weight.unflatten(0, (kind.groups, -1)) if kind.dim else weight[None]
+    return split.transpose(1, 2) if kind.dim else split
+
+
+def as_columns(weight: Tensor, column: str, kind: Kind) -> Tensor:
+    """Return the columns of a weight as rows (columns, d): a view, if they are laid out so.
 
     ``column`` is what a column of a convolution is, see :class:`heavytail.StableNoise`.
     """
-    leading = 2 if column == "kernel" and weight.dim() > 2 else 1
-    return weight.contiguous().flatten(leading).flatten(0, leading - 1)
+    leading = 3 if column == "kernel" and kind.kernels else 2
+    return units_first(weight, kind).contiguous().flatten(leading).flatten(0, leading - 1)
+
+
+class Home(NamedTuple):
+    """What a parameter does not know of itself: its layers, for their masks, and their kind."""
+
+    kind: Kind
+    layers: WeakSet[nn.Module]
+
+
+_HOMES: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()  # of weights met in their layers
+
+
+def meet(weight: Tensor, kind: Kind, layer: nn.Module) -> None:
+    """Let :func:`home_of` know that a layer of this kind has this weight."""
+    home = _HOMES.setdefault(weight, Home(kind, WeakSet()))
+    home.layers.add(layer)
+    if home.kind[:3] != kind[:3]:
+        raise ValueError(f"a weight has columns of two kinds: {home.kind} and {kind}, in {layer}")
+
+
+def home_of(weight: Tensor) -> Home:
+    """Return what is known of a weight; one never met is a linear layer's or a convolution's."""
+    return _HOMES.get(weight) or Home(Kind(kernels=weight.dim() > 2), WeakSet())
+
+
+def movable(weight: Tensor) -> Tensor | None:
+    """Return the mask of what is not pruned, and no embedding's padding; None is all of it."""
+    masks: list[Tensor | None] = []
+    padding: list[int] = []
+    for layer in home_of(weight).layers:
+        for name in [name for name, own in layer._parameters.items() if own is weight]:
+            masks.append(layer._buffers.get(f"{name.removesuffix('_orig')}_mask"))
+            padding += [row for row in [getattr(layer, "padding_idx", None)] if row is not None]
+    seen = [mask.bool() for mask in masks if mask is not None]
+    # Of layers that share a weight, one without a mask shows all of it.
+    mask = torch.stack(seen).any(0) if seen and len(seen) == len(masks) else None
+    for row in padding:
+        mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
+        mask[row] = False
+    return mask
 
 
 def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[nn.Parameter]:
-    """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
+    """Return the weights that get noise: all that have columns but those of ``exclude``.
 
-    Each stands once, in the order of ``model.named_modules()``; it is an error if none is left.
+    They are those of linear and bilinear layers, convolutions, transposed ones too, ``Conv1D`` of
+    the library transformers, recurrent layers, and the projections of attention. An embedding, the
+    rows of which are inputs, is left out unless it is ``model`` itself; so are norms, magnitudes of
+    weight norm and, with a warning, layers of other kinds. Each weight stands once, in the order of
+    ``model.named_modules()``; it is an error if none is left.
 
     Args:
         model: any module.
@@ -30,13 +123,35 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
             they share. None leaves out ``model.head``, which must be there; () leaves out nothing.
     """
     inside = hidden(model, exclude)
-    outside = (layer for name, layer in weighted(model).items() if name not in inside)
-    shared = {p for layer in outside for p in layer.parameters(recurse=False)}
-    own = (p for layer in inside.values() for p in layer.parameters(recurse=False))
-    weights = dict.fromkeys(p for p in own if p.dim() >= 2 and p not in shared)
-    if not weights:
-        raise ValueError(f"every weight is shared with a layer left out: {listed(inside)}")
-    return list(weights)
+    weights: dict[nn.Parameter, None] = {}
+    shared, unknown = set(), {}
+    for name, layer in weighted(model).items():
+        _, owner = owner_of(model, name)
+        for called, weight in layer.named_parameters(recurse=False):
+            kind = kind_of(owner, weight)
+            left_out = name not in inside or (kind and kind.inputs and owner is not model)
+            if left_out:
+                shared.add(weight)
+            if weight.dim() < 2 or _NO_WEIGHT.search(called) or isinstance(owner, _NORMS):
+                continue
+            if kind is not None:
+                meet(weight, kind, layer)
+                weights[weight] = None
+            elif not left_out:
+                unknown[name] = owner
+    found = [weight for weight in weights if weight not in shared]
+    unnamed = f"columns are not known of layers of this kind: {listed(unknown)}" if unknown else ""
+    if not found:
+        raise ValueError(unnamed or f"no weight with columns is left of {listed(inside)}")
+    if unknown:
+        warnings.warn(f"no noise here: {unnamed}", stacklevel=2)
+    return found
+
+
+def owner_of(model: nn.Module, name: str) -> tuple[str, nn.Module]:
+    """Return a layer by its name; for "layer.parametrizations.weight" the layer parametrized."""
+    name = f".{name}".split(".parametrizations.")[0][1:]
+    return name, model.get_submodule(name)
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:

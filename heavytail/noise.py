@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from heavytail import _check
 from heavytail.laws.draws import draw, tail_constant
 from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
-from heavytail.layers import COLUMNS, as_columns
+from heavytail.layers import COLUMNS, as_columns, home_of, movable, units_first
 from heavytail.layers import hidden_weights as hidden_weights
 
 KINDS = ("shared", "independent", "isotropic")
@@ -149,13 +149,18 @@ def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float |
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
-    """Return lr^exponent, inf where it leaves the floats; lr is not looked at on an accelerator."""
+    """Return lr^exponent, inf where it leaves the floats; nan if a device's lr is no rate."""
     if isinstance(lr, Tensor) and lr.device.type != "cpu":
-        return lr**exponent
+        return _device_power(lr, exponent)
     try:
         return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
+
+
+def _device_power(lr: Tensor, exponent: float) -> Tensor:
+    """Return lr^exponent, which nobody looks at: nan is what makes a wrong rate seen."""
+    return torch.where((lr >= 0) & lr.isfinite(), lr**exponent, math.nan)
 
 
 # What defines a noise, each with its check.
@@ -176,7 +181,12 @@ class StableNoise:
         W_i + scale * lr^{1/alpha} * xi_i,
 
     with the ``lr`` of the parameter's group at that step and fresh :func:`noise_vectors` xi_i. A
-    step that a ``GradScaler`` skips adds no noise. A parameter needs dimension >= 2.
+    step that a ``GradScaler`` skips adds no noise.
+
+    A parameter needs dimension >= 2. One that :func:`hidden_weights` or :func:`prune` has met has
+    the columns of its layer's kind, and no noise where the layer's mask of torch.nn.utils.prune
+    hides it, nor in the padding row of an embedding. Of a bare one a column is what dimension 0
+    counts, and one of more than two dimensions is a convolution's.
 
         >>> model = torch.nn.Linear(140, 2000, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -221,15 +231,19 @@ class StableNoise:
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
         self._update(alpha=alpha, scale=scale, kind=kind, column=column, seed=seed)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        self._chosen = {_with_columns(parameter, held) for parameter in params}
+        chosen = (_with_columns(parameter, held) for parameter in params)
+        self._chosen = {parameter: home_of(parameter).kind for parameter in chosen}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
         for hook in optimizer._optimizer_step_post_hooks.values():
             other = getattr(hook, "__self__", None)
-            if isinstance(other, StableNoise) and other._chosen & self._chosen:
+            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen:
                 warnings.warn(f"two noises on one parameter add up: there is {other}", stacklevel=2)
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._handle = optimizer.register_step_post_hook(self._after_step)
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
 
     def __repr__(self) -> str:
         return f"StableNoise({', '.join(f'{name}={getattr(self, name)!r}' for name in _SETTINGS)})"
@@ -244,7 +258,8 @@ class StableNoise:
 
     def remove(self) -> None:
         """Detach from the optimizer. A second call does nothing."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
@@ -265,10 +280,19 @@ class StableNoise:
         }
         self._update(**{name: state[name] for name in _SETTINGS}, _generators=generators)
 
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Refuse what the noise cannot go with, before anything has moved."""
+        held: set[Tensor] = set()
+        for group in optimizer.param_groups:
+            held.update(group["params"])
+            if self.scale:
+                _power(group["lr"], 1.0)
+        for parameter in self._chosen.keys() - held:
+            shape = tuple(parameter.shape)
+            raise ValueError(f"a noisy parameter of shape {shape} left the optimizer: attach again")
+
     @torch.no_grad()
-    def _after_step(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Add scale * lr^{1/alpha} * xi_i to each column of each chosen parameter."""
         if self.scale == 0:
             return
@@ -282,7 +306,9 @@ class StableNoise:
                         self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
-        columns, device = as_columns(parameter, self.column), parameter.device
+        kind, device = self._chosen[parameter], parameter.device
+        columns, mask = as_columns(parameter, self.column, kind), movable(parameter)
+        before = None if mask is None else parameter.clone()
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
@@ -291,8 +317,11 @@ class StableNoise:
             if skipped is not None:
                 xi.masked_fill_(skipped.to(device).bool(), 0)
             add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
-        if not parameter.is_contiguous():  # the columns are a copy
-            parameter.copy_(columns.view(parameter.shape))
+        weight = units_first(parameter, kind)
+        if not weight.is_contiguous():  # the columns are a copy
+            weight.copy_(columns.view(weight.shape))
+        if mask is not None and before is not None:
+            parameter.copy_(torch.where(mask, parameter, before))
 
 
 def _with_columns(parameter: object, held: set[Tensor]) -> Tensor:

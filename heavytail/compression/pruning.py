@@ -20,7 +20,6 @@ from torch.nn.utils import prune as torch_prune
 from heavytail import _check
 from heavytail import layers as _layers
 
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # pruned unless others are named
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
 
@@ -206,29 +205,26 @@ def _chosen(
     inside = {part for layer in named or [model] for part in layer.modules()}
     uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     chosen: dict[nn.Parameter, dict[str, nn.Module]] = {}
-    for name, module in pool.items():
-        # A parametrized weight is a layer of its own, "layer.parametrizations.weight".
-        of = f".{name}".split(".parametrizations.")[0][1:]
-        owner = model.get_submodule(of)
-        if module in uncalled:
-            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            reason = "has its inputs, not its units, along its weight's first dimension"
-        else:
-            reason = ""
-        if reason and module in named:
-            raise ValueError(f"{_layers.listed({name: module})} {reason}")
-        if reason or module not in inside or not (isinstance(owner, _KINDS) or owner in named):
-            continue
-        if parametrize.is_parametrized(owner):
-            how = "call torch.nn.utils.parametrize.remove_parametrizations on it first"
-            raise ValueError(f"{_layers.listed({of: owner})} is parametrized: {how}")
+    for part, module in pool.items():
+        name, owner = _layers.owner_of(model, part)
         weight = module._parameters.get("weight_orig", module._parameters.get("weight"))
-        if weight is None or weight.dim() < 2 or not weight.numel():
-            raise ValueError(f"no parameter 'weight' in {_layers.listed({name: module})}")
-        chosen.setdefault(weight, {})[name] = module
+        some = weight if weight is not None else next(module.parameters(recurse=False))
+        kind, meant, reason = _layers.kind_of(owner, some), owner in named, ""
+        if owner in uncalled:
+            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
+        elif kind is None:
+            reason = "is of a kind whose columns are not known"
+        elif parametrize.is_parametrized(owner):
+            reason, meant = "is parametrized: call parametrize.remove_parametrizations first", True
+        elif weight is None or not weight.numel():
+            reason, meant = "has no parameter 'weight'", meant or "weight" in vars(module)
+        elif module in inside and (meant or not kind.inputs):
+            _layers.meet(weight, kind, module)
+            chosen.setdefault(weight, {})[name] = module
+        if reason and meant and module in inside:
+            raise ValueError(f"{_layers.listed({name: owner})} {reason}")
     if not chosen:
-        raise ValueError(f"no linear layer or convolution to prune: {_layers.listed(pool)}")
+        raise ValueError(f"no layer with columns to prune: {_layers.listed(pool)}")
     return chosen
 
 
@@ -236,22 +232,25 @@ class _Weight:
     """A weight to prune: its layers, and the sizes of its units as earlier masks leave them."""
 
     def __init__(self, whole: nn.Parameter, layers: dict[str, nn.Module], unit: str) -> None:
-        self.layers = layers
+        self.layers, self._kind = layers, _layers.home_of(whole).kind
         self._alive = torch.ones_like(whole, dtype=torch.bool)
         for layer in layers.values():
             if "weight_mask" in layer._buffers:
                 self._alive &= layer.get_buffer("weight_mask").bool()
-        axes = {"column": 1, "kernel": min(2, whole.dim() - 1), "weight": whole.dim()}[unit]
-        self._shape = (*whole.shape[:axes], *(1,) * (whole.dim() - axes))
-        units = torch.where(self._alive, whole, 0).reshape(math.prod(self._shape), -1)
+        visible = _layers.units_first(torch.where(self._alive, whole, 0), self._kind)
+        axes = {"column": 2, "kernel": 2 + self._kind.kernels, "weight": visible.dim()}[unit]
+        self._shape = (*visible.shape[:axes], *(1,) * (visible.dim() - axes))
+        units = visible.reshape(math.prod(self._shape), -1)
         # On the CPU, since layers may lie on several devices.
         self.sizes = finite_norms(f"the weight of {next(iter(layers))}", units).cpu()
 
     def prune(self, kept: Tensor) -> LayerReport:
-        mask = self._alive & kept.view(self._shape).to(self._alive.device)
+        mask = self._alive.clone()
+        units = _layers.units_first(mask, self._kind)  # a view
+        units &= kept.view(self._shape).to(mask.device)
         for layer in self.layers.values():
             torch_prune.custom_from_mask(layer, "weight", mask)
-        left = mask.reshape(len(kept), -1).any(1)
+        left = units.reshape(len(kept), -1).any(1)
         counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
         return LayerReport(next(iter(self.layers)), *counts, _error(self.sizes, kept))
 
