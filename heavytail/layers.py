@@ -93,16 +93,15 @@ def home_of(weight: Tensor) -> Home:
 
 def movable(weight: Tensor) -> Tensor | None:
     """Return the mask of what is not pruned, and no embedding's padding; None is all of it."""
-    masks: list[Tensor | None] = []
-    padding: list[int] = []
+    masks, padding = [], []
     for layer in home_of(weight).layers:
         for name in [name for name, own in layer._parameters.items() if own is weight]:
             masks.append(layer._buffers.get(f"{name.removesuffix('_orig')}_mask"))
-            padding += [row for row in [getattr(layer, "padding_idx", None)] if row is not None]
+            padding.append(getattr(layer, "padding_idx", None))
     seen = [mask.bool() for mask in masks if mask is not None]
     # Of layers that share a weight, one without a mask shows all of it.
     mask = torch.stack(seen).any(0) if seen and len(seen) == len(masks) else None
-    for row in padding:
+    for row in set(padding) - {None}:
         mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
         mask[row] = False
     return mask
@@ -129,22 +128,20 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
         _, owner = owner_of(model, name)
         for called, weight in layer.named_parameters(recurse=False):
             kind = kind_of(owner, weight)
-            left_out = name not in inside or (kind and kind.inputs and owner is not model)
-            if left_out:
+            if name not in inside or (kind and kind.inputs and owner is not model):
                 shared.add(weight)
             if weight.dim() < 2 or _NO_WEIGHT.search(called) or isinstance(owner, _NORMS):
                 continue
             if kind is not None:
                 meet(weight, kind, layer)
                 weights[weight] = None
-            elif not left_out:
+            elif name in inside:
                 unknown[name] = owner
     found = [weight for weight in weights if weight not in shared]
-    unnamed = f"columns are not known of layers of this kind: {listed(unknown)}" if unknown else ""
     if not found:
-        raise ValueError(unnamed or f"no weight with columns is left of {listed(inside)}")
+        raise ValueError(f"no weight whose columns are known is left of {listed(inside)}")
     if unknown:
-        warnings.warn(f"no noise here: {unnamed}", stacklevel=2)
+        warnings.warn(f"no noise where columns are not known: {listed(unknown)}", stacklevel=2)
     return found
 
 
@@ -168,20 +165,15 @@ def weighted(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def hidden(
-    model: nn.Module, exclude: Layers | None, argument: str = "exclude"
-) -> dict[str, nn.Module]:
-    """Return the weighted layers outside ``exclude``; None excludes ``model.head``.
-
-    ``argument`` is the caller's own, by which its user may say which layers are meant.
-    """
+def hidden(model: nn.Module, exclude: Layers | None) -> dict[str, nn.Module]:
+    """Return the weighted layers outside ``exclude``; None excludes ``model.head``."""
     layers = weighted(model)
     if exclude is None:
         exclude = getattr(model, "head", None)
         if not isinstance(exclude, nn.Module) or all(p.dim() < 2 for p in exclude.parameters()):
             raise ValueError(
                 "which layers are hidden? The model has no last layer named 'head' to leave out; "
-                f"say it by {argument}=. Its layers: {listed(layers)}"
+                f"name some, by exclude= or layers=. Its layers: {listed(layers)}"
             )
     outside = {part for layer in find(model, exclude) for part in layer.modules()}
     left = {name: module for name, module in layers.items() if module not in outside}

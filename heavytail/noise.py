@@ -149,18 +149,13 @@ def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float |
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
-    """Return lr^exponent, inf where it leaves the floats; nan if a device's lr is no rate."""
-    if isinstance(lr, Tensor) and lr.device.type != "cpu":
-        return _device_power(lr, exponent)
+    """Return lr^exponent, inf where it leaves the floats."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":  # not looked at: nan if it is no rate
+        return torch.where((lr >= 0) & lr.isfinite(), lr**exponent, math.nan)
     try:
         return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
-
-
-def _device_power(lr: Tensor, exponent: float) -> Tensor:
-    """Return lr^exponent, which nobody looks at: nan is what makes a wrong rate seen."""
-    return torch.where((lr >= 0) & lr.isfinite(), lr**exponent, math.nan)
 
 
 # What defines a noise, each with its check.

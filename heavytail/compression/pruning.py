@@ -196,7 +196,7 @@ def _chosen(
     """Return the weights that ``layers`` means, each with its layers by name."""
     named, pool = [], _layers.weighted(model)
     if layers is None:
-        pool = _layers.hidden(model, None, "layers")
+        pool = _layers.hidden(model, None)
     elif not (named := _layers.find(model, layers)):
         raise ValueError("layers must name at least one layer, got none")
     for layer in named:
