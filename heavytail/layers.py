@@ -55,8 +55,7 @@ def kind_of(layer: nn.Module, weight: Tensor) -> Kind | None:
 
 def units_first(weight: Tensor, kind: Kind) -> Tensor:
     """Return a view (groups, units of a group, inputs, ...) of a weight."""
-    split = weight.unflatten(0, (kind.groups, -1)) if kind.dim else weight[None]
-    return split.transpose(1, 2) if kind.dim else split
+    return weight.unflatten(0, (kind.groups, -1)).transpose(1, 2) if kind.dim else weight[None]
 
 
 def as_columns(weight: Tensor, column: str, kind: Kind) -> Tensor:
@@ -79,11 +78,8 @@ _HOMES: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()  # of weights m
 
 
 def meet(weight: Tensor, kind: Kind, layer: nn.Module) -> None:
-    """Let :func:`home_of` know that a layer of this kind has this weight."""
-    home = _HOMES.setdefault(weight, Home(kind, WeakSet()))
-    home.layers.add(layer)
-    if home.kind[:3] != kind[:3]:
-        raise ValueError(f"a weight has columns of two kinds: {home.kind} and {kind}, in {layer}")
+    """Let :func:`home_of` know a layer of this weight; the first to be met decides on the kind."""
+    _HOMES.setdefault(weight, Home(kind, WeakSet())).layers.add(layer)
 
 
 def home_of(weight: Tensor) -> Home:
@@ -191,11 +187,9 @@ def find(model: nn.Module, layers: Layers) -> list[nn.Module]:
     for layer in layers:
         if not isinstance(layer, Layer):
             raise TypeError(f"a layer is a module or its name, got {layer!r}")
-        if isinstance(layer, str) and layer not in modules:
+        module = modules.get(layer) if isinstance(layer, str) else layer
+        if module is None or module not in modules.values():
             raise ValueError(f"no layer {layer!r} in the model: {listed(weighted(model))}")
-        module = modules[layer] if isinstance(layer, str) else layer
-        if module not in modules.values():
-            raise ValueError(f"this layer is not in the model: {module}")
         found.append(module)
     return found
 

@@ -38,6 +38,7 @@ NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
 _Place = tuple[torch.Generator | None, torch.device, torch.dtype]
+_OfStep = Callable[[int], float]
 
 
 def noise_vectors(
@@ -178,19 +179,19 @@ class StableNoise:
     with the ``lr`` of the parameter's group at that step and fresh :func:`noise_vectors` xi_i. A
     step that a ``GradScaler`` skips adds no noise.
 
-    A parameter needs dimension >= 2. One that :func:`hidden_weights` or :func:`prune` has met has
-    the columns of its layer's kind, and no noise where the layer's mask of torch.nn.utils.prune
-    hides it, nor in the padding row of an embedding. Of a bare one a column is what dimension 0
-    counts, and one of more than two dimensions is a convolution's.
+    A parameter needs dimension >= 2. One that :func:`heavytail.hidden_weights` or ``prune`` has met
+    has the columns of its layer's kind, and no noise in a padding row or where a mask of
+    torch.nn.utils.prune hides it. Any other is taken for the weight of a linear layer or, of more
+    than two dimensions, of a convolution: dimension 0 counts the columns.
 
         >>> model = torch.nn.Linear(140, 2000, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         >>> noise = StableNoise(optimizer, [model.weight], alpha=1.75, scale=0.003, seed=0)
 
     Parameters are visited in the order of the optimizer's groups, frozen ones and those without a
-    gradient too. One generator for each device is all the randomness there is, and nothing is read
-    back from the device. float16 and bfloat16 weights get noise drawn in float32, added and rounded
-    once. A copy of the optimizer has no hooks: attach again. Replicas of a model (DDP) on
+    gradient too. Each device has its generator, and nothing is read back from it: a tensor lr there
+    that is no rate makes nan. float16 and bfloat16 weights get noise drawn in float32, added and
+    rounded once. A copy of the optimizer has no hooks: attach again. Replicas of a model (DDP) on
     processors of one kind stay equal to the bit if each attaches the noise with the same seed.
 
     Attributes:
@@ -303,7 +304,7 @@ class StableNoise:
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
         kind, device = self._chosen[parameter], parameter.device
         columns, mask = as_columns(parameter, self.column, kind), movable(parameter)
-        before = None if mask is None else parameter.clone()
+        before = parameter if mask is None else parameter.clone()
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
@@ -315,7 +316,7 @@ class StableNoise:
         weight = units_first(parameter, kind)
         if not weight.is_contiguous():  # the columns are a copy
             weight.copy_(columns.view(weight.shape))
-        if mask is not None and before is not None:
+        if mask is not None:
             parameter.copy_(torch.where(mask, parameter, before))
 
 
@@ -361,11 +362,7 @@ class LambdaNoise:
     """
 
     def __init__(
-        self,
-        noise: StableNoise,
-        *,
-        scale: Callable[[int], float] | None = None,
-        alpha: Callable[[int], float] | None = None,
+        self, noise: StableNoise, *, scale: _OfStep | None = None, alpha: _OfStep | None = None
     ) -> None:
         if not isinstance(noise, StableNoise):
             raise TypeError(f"noise must be a StableNoise, got {noise!r}")

@@ -47,7 +47,7 @@ def test_a_shared_weight_is_listed_once_and_left_out_with_the_head():
         (nn.Sequential(), None, ValueError, "no weight of dimension >= 2"),
         (nn.BatchNorm1d(3), (), ValueError, "no weight of dimension >= 2"),
         (Headed(), "hed", ValueError, r"no layer 'hed' in the model: .*head \(Linear\)"),
-        (Headed(), [nn.Linear(2, 2)], ValueError, "not in the model"),
+        (Headed(), [nn.Linear(2, 2)], ValueError, r"no layer Linear\(.* in the model"),
         (Headed(), ["body", "head"], ValueError, "nothing is left"),
         (Headed(), [3], TypeError, "a layer is a module or its name, got 3"),
         (Headed(), 3, TypeError, "a layer is a module or its name, got 3"),
@@ -144,10 +144,3 @@ def test_what_gets_noise_is_decided_by_kind():
     for nothing in (model.positions, model.norm):
         with pytest.raises(ValueError, match="no weight whose columns are known is left of"):
             hidden_weights(nothing, exclude=())
-
-
-def test_a_weight_of_two_kinds_is_refused():
-    model = nn.Sequential(nn.Linear(4, 4), Conv1D(4, 4))
-    model[1].weight = model[0].weight
-    with pytest.raises(ValueError, match="columns of two kinds"):
-        hidden_weights(model, exclude=())

@@ -1,7 +1,7 @@
 """Pruning: what to cut (criterion), the cut (action), and what it cost (report).
 
-A column is a hidden unit's incoming weights, index i of the first dimension of a weight: a filter
-of a convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
+A column is a hidden unit's incoming weights: a row of a linear layer's weight, a filter of a
+convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
@@ -42,20 +42,16 @@ def finite_norms(name: str, weight: Tensor) -> Tensor:
     return norms
 
 
-def squared_errors(squares: Tensor) -> Tensor:
-    """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
+def removable(squares: Tensor, error: float) -> Tensor:
+    """Return how many of the first units can go while eps^2 = (sum dropped) / (sum of all) allows.
 
-    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; entry j
-    is the squared error after j + 1 of them went. Where all squares are 0, nothing is lost.
+    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; where
+    all of them are 0, nothing is lost.
     """
     dropped = squares.cumsum(-1)
     everything = dropped[..., -1:]
-    return torch.where(everything > 0, dropped / everything, 0.0)
-
-
-def removable(squares: Tensor, error: float) -> Tensor:
-    """Return how many of the first units can go at a relative error (the norm, not its square)."""
-    return (squared_errors(squares) <= (1 + _SLACK) * error**2).sum(-1)
+    errors = torch.where(everything > 0, dropped / everything, 0.0)
+    return (errors <= (1 + _SLACK) * error**2).sum(-1)
 
 
 def relative_error(weight: Tensor, kept: Tensor) -> float:
@@ -162,11 +158,10 @@ def prune(
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
         keep: as for :func:`kept_columns`, a fraction of the units.
         error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
-        layers: what to prune, as modules or names. One that holds others stands for the linear
-            layers and convolutions inside; a layer of another kind, as an embedding, is pruned only
-            if it is named itself, a parametrized one, a transposed convolution and the projection
-            of an ``nn.MultiheadAttention`` never. None is all outside ``model.head``, which must be
-            there.
+        layers: what to prune, as modules or names, with all inside them that has columns, as for
+            :func:`heavytail.hidden_weights`; never the weights of an ``nn.MultiheadAttention`` or
+            a recurrent layer, and no parametrized one. An embedding must be named itself. None is
+            all outside ``model.head``, which must be there.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
@@ -274,24 +269,19 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
 
 
 def _error(sizes: Tensor, kept: Tensor) -> float:
-    """Return the relative error of keeping some units."""
-    gone = int((~kept).sum())
-    squares = _squares(torch.cat([sizes[~kept], sizes[kept]]))
-    return math.sqrt(squared_errors(squares)[gone - 1]) if gone else 0.0
+    """Return ||W - W_kept|| / ||W||, of the norms of the units."""
+    lost, whole = (float(_norms(part[None])) for part in (sizes[~kept], sizes))
+    return min(lost / whole, 1.0) if whole else 0.0
 
 
 def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
     """Choose the units to keep by their sizes: (units,); one of the criteria is given."""
     n, order = len(sizes), sizes.argsort(stable=True)
     if error is not None:
-        cut = int(removable(_squares(sizes[order]), error))
+        largest = float(sizes.max()) or 1.0  # relative to it no square overflows
+        cut = int(removable((sizes[order] / largest).square(), error))
     else:
         cut = n - (min(n, max(1, round(keep * n))) if keep else 0)
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
     kept[order[:cut]] = False
     return kept
-
-
-def _squares(sizes: Tensor) -> Tensor:
-    """Return squares relative to the largest: none overflows."""
-    return (sizes / (float(sizes.max()) or 1.0)).square()
