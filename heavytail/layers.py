@@ -123,7 +123,8 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
     for name, layer in weighted(model).items():
         _, owner = owner_of(model, name)
         for called, weight in layer.named_parameters(recurse=False):
-            kind = kind_of(owner, weight)
+            plain = "weight" in called or "original" in called  # not the factors of a LoRA
+            kind = kind_of(owner, weight) if plain else None
             if name not in inside or (kind and kind.inputs and owner is not model):
                 shared.add(weight)
             if weight.dim() < 2 or _NO_WEIGHT.search(called) or isinstance(owner, _NORMS):
@@ -132,7 +133,7 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
                 meet(weight, kind, layer)
                 weights[weight] = None
             elif name in inside:
-                unknown[name] = owner
+                unknown[f"{name}.{called}".lstrip(".")] = owner
     found = [weight for weight in weights if weight not in shared]
     if not found:
         raise ValueError(f"no weight whose columns are known is left of {listed(inside)}")

@@ -154,7 +154,8 @@ def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
     if isinstance(lr, Tensor) and lr.device.type != "cpu":  # not looked at: nan if it is no rate
         return torch.where((lr >= 0) & lr.isfinite(), lr**exponent, math.nan)
     try:
-        return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
+        rate = float(lr) if isinstance(lr, Tensor) else lr
+        return float(_check.number("lr", rate, "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
 

@@ -96,6 +96,14 @@ class Positions(nn.Module):
         self.table = nn.Parameter(torch.ones(1, 5, 4))
 
 
+class LowRank(nn.Linear):
+    """A linear layer that has more than its weight."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.factor = nn.Parameter(torch.ones(4, 1))
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -128,8 +136,8 @@ def test_what_gets_noise_is_decided_by_kind():
     model.conv = nn.utils.parametrizations.spectral_norm(nn.Conv1d(4, 6, 3))
     model.recurrent, model.step = nn.LSTM(4, 3, proj_size=2), nn.GRUCell(4, 3)
     names = {weight: name for name, weight in model.named_parameters()}
-    found = [names[weight] for weight in hidden_weights(model, exclude=())]
-    assert found == [
+    before = hidden_weights(model, exclude=())
+    assert [names[weight] for weight in before] == [
         "attention.in_proj_weight",
         "attention.out_proj.weight",
         "linear.parametrizations.weight.original1",
@@ -138,9 +146,10 @@ def test_what_gets_noise_is_decided_by_kind():
         *(f"step.weight_{part}" for part in ("ih", "hh")),
     ]
     assert ids(hidden_weights(model.embed, exclude=())) == ids([model.embed.weight])  # by name
-    model.positions = Positions()
-    with pytest.warns(UserWarning, match=r"no noise where .* not known: positions \(Positions\)"):
-        assert [names[weight] for weight in hidden_weights(model, exclude=())] == found
+    model.positions, model.low = Positions(), LowRank()
+    unknown = r"not known: positions.table \(Positions\), low.factor \(LowRank\)$"
+    with pytest.warns(UserWarning, match=unknown):
+        assert ids(hidden_weights(model, exclude=())) == [*map(id, before), id(model.low.weight)]
     for nothing in (model.positions, model.norm):
         with pytest.raises(ValueError, match="no weight whose columns are known is left of"):
             hidden_weights(nothing, exclude=())
