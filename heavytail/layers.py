@@ -22,10 +22,10 @@ COLUMNS = ("filter", "kernel")  # what a column of a convolution may be
 class Kind(NamedTuple):
     """Where the columns of a layer's weights are."""
 
-    dim: int = 0  # along which the units lie
-    groups: int = 1  # of units, whose inputs are apart along dimension 0, if units lie along 1
+    dim: int = 0  # along which the units lie, 0 or 1
+    groups: int = 1  # into which the inputs along dimension 0 fall, if the units lie along 1
     kernels: bool = False  # whether a column has a kernel for each of its inputs
-    inputs: bool = False  # whether its units are inputs, not outputs: meant only by name
+    inputs: bool = False  # whether the units are inputs, and meant only if they are named
 
 
 _KINDS: dict[type[nn.Module], Kind] = {
@@ -106,10 +106,10 @@ def movable(weight: Tensor) -> Tensor | None:
 def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[nn.Parameter]:
     """Return the weights that get noise: all that have columns but those of ``exclude``.
 
-    They are those of linear and bilinear layers, convolutions, transposed ones too, ``Conv1D`` of
-    the library transformers, recurrent layers, and the projections of attention. An embedding, the
-    rows of which are inputs, is left out unless it is ``model`` itself; so are norms, magnitudes of
-    weight norm and, with a warning, layers of other kinds. Each weight stands once, in the order of
+    Columns are known of linear and bilinear layers, convolutions and transposed ones, ``Conv1D`` of
+    the library transformers, recurrent layers, and projections of attention. An embedding, whose
+    rows are inputs, is left out unless it is ``model`` itself; so are norms, magnitudes of weight
+    norm and, with a warning, all else of dimension >= 2. Each weight stands once, in the order of
     ``model.named_modules()``; it is an error if none is left.
 
     Args:
@@ -123,8 +123,8 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
     for name, layer in weighted(model).items():
         _, owner = owner_of(model, name)
         for called, weight in layer.named_parameters(recurse=False):
-            plain = "weight" in called or "original" in called  # not the factors of a LoRA
-            kind = kind_of(owner, weight) if plain else None
+            own = "weight" in called or "original" in called  # not the factors of a low rank
+            kind = kind_of(owner, weight) if own else None
             if name not in inside or (kind and kind.inputs and owner is not model):
                 shared.add(weight)
             if weight.dim() < 2 or _NO_WEIGHT.search(called) or isinstance(owner, _NORMS):

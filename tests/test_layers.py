@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.prune import custom_from_mask
 
 from heavytail import hidden_weights
-from heavytail.layers import as_columns, hidden, home_of
+from heavytail.layers import as_columns, hidden, home_of, movable
 
 
 class Headed(nn.Module):
@@ -126,6 +127,19 @@ def test_a_column_is_all_that_feeds_one_output(layer, shape):
         fed = weight.detach()[slope != 0]
         assert torch.equal(columns[i].sort().values, fed.sort().values)
     assert len(columns) == 6
+
+
+def test_a_shared_weight_may_move_where_one_of_its_layers_shows_it():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    (weight,) = hidden_weights(model, exclude=())
+    masks = torch.eye(3), torch.ones(3, 3).tril()
+    assert movable(weight) is None
+    custom_from_mask(model[0], "weight", masks[0])
+    assert movable(weight) is None
+    custom_from_mask(model[1], "weight", masks[1])
+    assert torch.equal(movable(weight), masks[1].bool())
+    assert movable(weight.clone()) is None  # another, of which nothing is known
 
 
 def test_what_gets_noise_is_decided_by_kind():

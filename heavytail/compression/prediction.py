@@ -68,10 +68,10 @@ def predict_pruning(
 ) -> Prediction:
     """Predict, before training, which fraction of the columns pruning will be able to remove.
 
-    It is that of all columns of the hidden weights, each weight pruned by itself.
+    It is that of all columns of :func:`heavytail.hidden_weights`, each weight pruned by itself.
 
     Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
+        model: the model at its start; or one weight, shape (n, ...), n columns. Finite, no masks.
         alpha: stability index in (0, 2].
         scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
