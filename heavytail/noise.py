@@ -279,14 +279,11 @@ class StableNoise:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Refuse what the noise cannot go with, before anything has moved."""
-        held: set[Tensor] = set()
-        for group in optimizer.param_groups:
-            held.update(group["params"])
-            if self.scale:
-                _power(group["lr"], 1.0)
-        for parameter in self._chosen.keys() - held:
-            shape = tuple(parameter.shape)
-            raise ValueError(f"a noisy parameter of shape {shape} left the optimizer: attach again")
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if lost := [tuple(parameter.shape) for parameter in self._chosen.keys() - held]:
+            raise ValueError(f"parameters of shape {lost} left the optimizer: attach noise again")
+        for group in optimizer.param_groups if self.scale else ():
+            _power(group["lr"], 1.0)
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
