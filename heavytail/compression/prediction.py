@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from heavytail import _check
 from heavytail.compression.pruning import finite_norms, removable
-from heavytail.layers import COLUMNS, Layers, as_columns, hidden_weights
+from heavytail.layers import COLUMNS, Layers, as_columns, hidden_weights, home_of, movable
 from heavytail.noise import KINDS, noise_blocks
 
 _Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
@@ -68,10 +68,10 @@ def predict_pruning(
 ) -> Prediction:
     """Predict, before training, which fraction of the columns pruning will be able to remove.
 
-    It is that of all columns of the hidden weights, each weight pruned by itself.
+    It is that of all columns of :func:`heavytail.hidden_weights`, each weight pruned by itself.
 
     Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
+        model: the model at its start; or one weight, shape (n, ...), n columns. Finite, no masks.
         alpha: stability index in (0, 2].
         scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
@@ -166,9 +166,10 @@ def _accumulated(
 def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
     if isinstance(value, Sequence | np.ndarray | Tensor):
-        value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).cpu()
+        value = value.cpu() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
         value = value if value.is_complex() else value.double()
-    numbers = torch.as_tensor(_check.numbers(name, value, _check.NONNEGATIVE), dtype=torch.float64)
+    numbers = _check.numbers(name, value, _check.NONNEGATIVE)
+    numbers = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
     if numbers.shape in ((), (steps,)):
         return numbers.expand(steps)
     got = tuple(numbers.shape)
@@ -223,11 +224,14 @@ def _drawn(
     drawn = []
     for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
         finite_norms("a weight", weight)
-        W = as_columns(weight.detach().double(), column) * left
+        if movable(weight) is not None:
+            raise ValueError(f"a weight must have no mask, got one of shape {tuple(weight.shape)}")
+        kind, W = home_of(weight).kind, weight.detach().double()
+        units, W = len(as_columns(W, "filter", kind)), as_columns(W, column, kind) * left
         terms = noise_terms(W, draws * len(W), len(W), *law)
         # The terms of a filter are the sums of its kernels'.
-        along, size = (term.view(draws, len(weight), -1).sum(-1) for term in terms)
-        drawn.append((W.view(len(weight), -1).square().sum(1), along, size))
+        along, size = (term.view(draws, units, -1).sum(-1) for term in terms)
+        drawn.append((W.view(units, -1).square().sum(1), along, size))
     return drawn
 
 

@@ -1,7 +1,7 @@
 """Pruning: what to cut (criterion), the cut (action), and what it cost (report).
 
-A column is a hidden unit's incoming weights, index i of the first dimension of a weight: a filter
-of a convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
+A column is a hidden unit's incoming weights: a row of a linear layer's weight, a filter of a
+convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
@@ -20,7 +20,6 @@ from torch.nn.utils import prune as torch_prune
 from heavytail import _check
 from heavytail import layers as _layers
 
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # pruned unless others are named
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
 
@@ -43,20 +42,16 @@ def finite_norms(name: str, weight: Tensor) -> Tensor:
     return norms
 
 
-def squared_errors(squares: Tensor) -> Tensor:
-    """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
+def removable(squares: Tensor, error: float) -> Tensor:
+    """Return how many of the first units can go while eps^2 = (sum dropped) / (sum of all) allows.
 
-    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; entry j
-    is the squared error after j + 1 of them went. Where all squares are 0, nothing is lost.
+    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; where
+    all of them are 0, nothing is lost.
     """
     dropped = squares.cumsum(-1)
     everything = dropped[..., -1:]
-    return torch.where(everything > 0, dropped / everything, 0.0)
-
-
-def removable(squares: Tensor, error: float) -> Tensor:
-    """Return how many of the first units can go at a relative error (the norm, not its square)."""
-    return (squared_errors(squares) <= (1 + _SLACK) * error**2).sum(-1)
+    errors = torch.where(everything > 0, dropped / everything, 0.0)
+    return (errors <= (1 + _SLACK) * error**2).sum(-1)
 
 
 def relative_error(weight: Tensor, kept: Tensor) -> float:
@@ -163,11 +158,10 @@ def prune(
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
         keep: as for :func:`kept_columns`, a fraction of the units.
         error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
-        layers: what to prune, as modules or names. One that holds others stands for the linear
-            layers and convolutions inside; a layer of another kind, as an embedding, is pruned only
-            if it is named itself, a parametrized one, a transposed convolution and the projection
-            of an ``nn.MultiheadAttention`` never. None is all outside ``model.head``, which must be
-            there.
+        layers: what to prune, as modules or names, with all inside them that has columns, as for
+            :func:`heavytail.hidden_weights`; never the weights of an ``nn.MultiheadAttention`` or
+            a recurrent layer, and no parametrized one. An embedding must be named itself. None is
+            all outside ``model.head``, which must be there.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
@@ -197,7 +191,7 @@ def _chosen(
     """Return the weights that ``layers`` means, each with its layers by name."""
     named, pool = [], _layers.weighted(model)
     if layers is None:
-        pool = _layers.hidden(model, None, "layers")
+        pool = _layers.hidden(model, None)
     elif not (named := _layers.find(model, layers)):
         raise ValueError("layers must name at least one layer, got none")
     for layer in named:
@@ -206,29 +200,26 @@ def _chosen(
     inside = {part for layer in named or [model] for part in layer.modules()}
     uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     chosen: dict[nn.Parameter, dict[str, nn.Module]] = {}
-    for name, module in pool.items():
-        # A parametrized weight is a layer of its own, "layer.parametrizations.weight".
-        of = f".{name}".split(".parametrizations.")[0][1:]
-        owner = model.get_submodule(of)
-        if module in uncalled:
-            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            reason = "has its inputs, not its units, along its weight's first dimension"
-        else:
-            reason = ""
-        if reason and module in named:
-            raise ValueError(f"{_layers.listed({name: module})} {reason}")
-        if reason or module not in inside or not (isinstance(owner, _KINDS) or owner in named):
-            continue
-        if parametrize.is_parametrized(owner):
-            how = "call torch.nn.utils.parametrize.remove_parametrizations on it first"
-            raise ValueError(f"{_layers.listed({of: owner})} is parametrized: {how}")
+    for part, module in pool.items():
+        name, owner = _layers.owner_of(model, part)
         weight = module._parameters.get("weight_orig", module._parameters.get("weight"))
-        if weight is None or weight.dim() < 2 or not weight.numel():
-            raise ValueError(f"no parameter 'weight' in {_layers.listed({name: module})}")
-        chosen.setdefault(weight, {})[name] = module
+        some = weight if weight is not None else next(module.parameters(recurse=False))
+        kind, meant, reason = _layers.kind_of(owner, some), owner in named, ""
+        if owner in uncalled:
+            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
+        elif kind is None:
+            reason = "is of a kind whose columns are not known"
+        elif parametrize.is_parametrized(owner):
+            reason, meant = "is parametrized: call parametrize.remove_parametrizations first", True
+        elif weight is None or not weight.numel():
+            reason, meant = "has no parameter 'weight'", meant or "weight" in vars(module)
+        elif module in inside and (meant or not kind.inputs):
+            _layers.meet(weight, kind, module)
+            chosen.setdefault(weight, {})[name] = module
+        if reason and meant and module in inside:
+            raise ValueError(f"{_layers.listed({name: owner})} {reason}")
     if not chosen:
-        raise ValueError(f"no linear layer or convolution to prune: {_layers.listed(pool)}")
+        raise ValueError(f"no layer with columns to prune: {_layers.listed(pool)}")
     return chosen
 
 
@@ -236,22 +227,25 @@ class _Weight:
     """A weight to prune: its layers, and the sizes of its units as earlier masks leave them."""
 
     def __init__(self, whole: nn.Parameter, layers: dict[str, nn.Module], unit: str) -> None:
-        self.layers = layers
+        self.layers, self._kind = layers, _layers.home_of(whole).kind
         self._alive = torch.ones_like(whole, dtype=torch.bool)
         for layer in layers.values():
             if "weight_mask" in layer._buffers:
                 self._alive &= layer.get_buffer("weight_mask").bool()
-        axes = {"column": 1, "kernel": min(2, whole.dim() - 1), "weight": whole.dim()}[unit]
-        self._shape = (*whole.shape[:axes], *(1,) * (whole.dim() - axes))
-        units = torch.where(self._alive, whole, 0).reshape(math.prod(self._shape), -1)
+        visible = _layers.units_first(torch.where(self._alive, whole, 0), self._kind)
+        axes = {"column": 2, "kernel": 2 + self._kind.kernels, "weight": visible.dim()}[unit]
+        self._shape = (*visible.shape[:axes], *(1,) * (visible.dim() - axes))
+        units = visible.reshape(math.prod(self._shape), -1)
         # On the CPU, since layers may lie on several devices.
         self.sizes = finite_norms(f"the weight of {next(iter(layers))}", units).cpu()
 
     def prune(self, kept: Tensor) -> LayerReport:
-        mask = self._alive & kept.view(self._shape).to(self._alive.device)
+        mask = self._alive.clone()
+        units = _layers.units_first(mask, self._kind)  # a view
+        units &= kept.view(self._shape).to(mask.device)
         for layer in self.layers.values():
             torch_prune.custom_from_mask(layer, "weight", mask)
-        left = mask.reshape(len(kept), -1).any(1)
+        left = units.reshape(len(kept), -1).any(1)
         counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
         return LayerReport(next(iter(self.layers)), *counts, _error(self.sizes, kept))
 
@@ -275,24 +269,19 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
 
 
 def _error(sizes: Tensor, kept: Tensor) -> float:
-    """Return the relative error of keeping some units."""
-    gone = int((~kept).sum())
-    squares = _squares(torch.cat([sizes[~kept], sizes[kept]]))
-    return math.sqrt(squared_errors(squares)[gone - 1]) if gone else 0.0
+    """Return ||W - W_kept|| / ||W||, of the norms of the units."""
+    lost, whole = (float(_norms(part[None])) for part in (sizes[~kept], sizes))
+    return min(lost / whole, 1.0) if whole else 0.0
 
 
 def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
     """Choose the units to keep by their sizes: (units,); one of the criteria is given."""
     n, order = len(sizes), sizes.argsort(stable=True)
     if error is not None:
-        cut = int(removable(_squares(sizes[order]), error))
+        largest = float(sizes.max()) or 1.0  # relative to it no square overflows
+        cut = int(removable((sizes[order] / largest).square(), error))
     else:
         cut = n - (min(n, max(1, round(keep * n))) if keep else 0)
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)
     kept[order[:cut]] = False
     return kept
-
-
-def _squares(sizes: Tensor) -> Tensor:
-    """Return squares relative to the largest: none overflows."""
-    return (sizes / (float(sizes.max()) or 1.0)).square()
