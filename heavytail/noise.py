@@ -261,14 +261,19 @@ class StableNoise:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
         states = {str(device): g.get_state() for device, g in self._generators.items()}
-        return {name: getattr(self, name) for name in _SETTINGS} | {"generators": states}
+        return {
+            **{name: getattr(self, name) for name in _SETTINGS},
+            "shapes": sorted(list(parameter.shape) for parameter in self._chosen),
+            "generators": states,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
-        state = _complete(state, self.state_dict())
-        for name, mine in (("kind", self.kind), ("column", self.column)):
-            if state[name] != mine:
-                raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
+        own = self.state_dict()
+        state = _complete(state, own)
+        for name in ("kind", "column", "shapes"):  # the last of the weights that get the noise
+            if state[name] != own[name]:
+                raise ValueError(f"{name} must be {own[name]!r}, got {state[name]!r}")
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
         generators = {

@@ -309,7 +309,12 @@ def test_a_refused_state_changes_nothing():
     _, _, noise = attached()
     good, before = attached(kind="shared")[2].state_dict(), str(noise.state_dict())
     for state, error, message in (
-        (good, ValueError, "kind must be 'isotropic', the state's is 'shared'"),
+        (good, ValueError, "kind must be 'isotropic', got 'shared'"),
+        (
+            good | {"kind": "isotropic", "shapes": []},
+            ValueError,
+            r"shapes must be \[\[.*, got \[\]",
+        ),
         ([], TypeError, "must be a dictionary"),
         ({"kind": "isotropic"}, ValueError, r"lacks \['alpha'"),
         ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be >= 0"),
