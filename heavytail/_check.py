@@ -130,7 +130,7 @@ def place(
     """Return where a draw is made and in which precision.
 
     Without ``device`` a draw is made where its generator lives, else on torch's default device;
-    without ``dtype`` in torch's default dtype.
+    without ``dtype`` in torch's default dtype. On mps torch draws no 64 bits.
     """
     if dtype is None:
         dtype = torch.get_default_dtype()
@@ -138,13 +138,17 @@ def place(
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    if generator is None:
-        return torch.get_default_device() if device is None else torch.device(device), dtype
-    if not isinstance(generator, torch.Generator):
+    if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-    if device is not None and torch.device(device).type != generator.device.type:
+    if device is None:
+        there = torch.get_default_device() if generator is None else generator.device
+    else:
+        there = torch.device(device)
+    if generator is not None and there.type != generator.device.type:
         raise ValueError(
             f"the generator must live on the draw's device: got a generator on "
-            f"{generator.device} and device {torch.device(device)}"
+            f"{generator.device} and device {there}"
         )
-    return generator.device if device is None else torch.device(device), dtype
+    if there.type == "mps":
+        raise ValueError("device must be one that draws 64 bits, as cpu and cuda do, got mps")
+    return there, dtype

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from heavytail import stable as skewed
 from heavytail import symmetric_stable
@@ -134,7 +135,8 @@ def test_log_moment_by_hand():
 
 def test_log_moment_is_for_stable_terms_only(generator):
     n = 200_000
-    shifted = log_moment(stable(1.8, n, generator) + 2, 50)
+    with pytest.warns(UserWarning, match="not centred at 0: 9.% of its values are positive, 100%"):
+        shifted = log_moment(stable(1.8, n, generator) + 2, 50)
     assert abs(shifted.alpha - 1.8) > 10 * shifted.stderr
     assert shifted.alpha < 1.3
     # Pareto terms are not stable, and their sums are only slowly.
@@ -210,6 +212,52 @@ def test_mle_at_the_ends(generator):
     heavy = stable_mle(x.sign() * x.abs() ** 20)
     assert heavy.alpha == pytest.approx(0.3)
     assert math.isnan(heavy.stderr)
+
+
+# From end to end.
+
+
+def test_the_tail_index_of_gradient_noise(generator):
+    """Dead units make exact zeros, which are counted, and without which all three go through."""
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(8 * 4 * 4, 10)),
+    ).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    nn.init.constant_(model[2].bias[:2], -100.0)
+    nn.init.constant_(model[2].bias[2:], 3.0)  # those are alive
+    images = torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(10, (32,), generator=generator)
+    one, other = (
+        torch.autograd.grad(nn.functional.cross_entropy(model(images[s]), labels[s]), [*weights])
+        for s, weights in ((slice(16), model.parameters()), (slice(16, 32), model.parameters()))
+    )
+    noise = torch.cat([(a - b).flatten() for a, b in zip(one, other, strict=True)])
+    dead = 2 * (4 * 9 + 1) + 2 * 4 * 4 * 10  # two filters with their biases, and what reads them
+    message = rf"no value 0, got {dead} of \d+: .* take x\[x != 0\]"
+    for estimator in (lambda x: log_moment(x, 5), stable_mle):
+        with pytest.raises(ValueError, match=message):
+            estimator(noise)
+        estimate = estimator(noise[noise != 0])
+        assert 0 < estimate.stderr < 0.2 * estimate.alpha
+    assert hill(noise, 50).alpha == hill(noise[noise != 0], 50).alpha
+
+
+def test_the_tail_index_of_log_returns(generator):
+    """Days without a trade, and a drift: what messages ask for gives the index."""
+    x = stable(1.6, 3000, generator) + 1
+    x[::20] = 0
+    for estimator in (lambda x: log_moment(x, 6), stable_mle):
+        with pytest.raises(ValueError, match=r"no value 0, got 150 of 3000: .* x\[x != 0\]"):
+            estimator(x)
+        traded = x[x != 0]
+        with pytest.warns(UserWarning, match=r"(at|about) 0: .*centre x, as x - x.median\(\)"):
+            shifted = estimator(traded)
+        assert abs(shifted.alpha - 1.6) > 3 * shifted.stderr
+        centred = traded - traded.median()
+        estimate = estimator(centred[centred != 0])
+        assert abs(estimate.alpha - 1.6) < 3 * estimate.stderr
 
 
 # All three.
