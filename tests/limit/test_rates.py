@@ -38,7 +38,7 @@ def test_errors_near_the_largest_float():
         assert large.slope == pytest.approx(rates.slope)
 
 
-X = torch.tensor([10.0, 20.0, 80.0], dtype=torch.float64)
+X = torch.tensor([10.0, 30.0, 50.0], dtype=torch.float64)
 SIZE = torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64)
 ERRORS = torch.tensor([[16.0, 4.0, 2.0], [2.0, 4.0, 0.5], [2.0, 0.5, 1.0]], dtype=torch.float64)
 
