@@ -27,7 +27,7 @@ def number(name: str, value: object, interval: str = FINITE) -> float:
     try:
         plain = float(value)
     except OverflowError:
-        plain = math.copysign(math.inf, value)
+        plain = -math.inf if value < 0 else math.inf
     if not _inside(plain, interval):
         raise ValueError(f"{name} must be in {interval}, got {plain:g}")
     return plain
@@ -71,16 +71,18 @@ def tensor(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} must be a floating-point tensor, got {value!r:.60}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    if value.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
     return value
 
 
 def count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
-    """Return an integer in [least, most]; None is no bound."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    plain = int(value)
+    """Return an integer in [least, most]; None is any that torch can count to."""
+    plain = _integer(name, value)
     if most is None and plain < least:
         raise ValueError(f"{name} must be >= {least}, got {plain}")
+    if most is None and plain >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {plain}")
     if most is not None and not least <= plain <= most:
         raise ValueError(f"{name} must be in [{least}, {most}], got {plain}")
     return plain
@@ -88,10 +90,23 @@ def count(name: str, value: object, least: int = 0, most: int | None = None) -> 
 
 def seed(name: str, value: object) -> int:
     """Return a seed in [0, 2^64), what a generator takes."""
-    plain = count(name, value)
-    if plain >= 2**64:
+    plain = _integer(name, value)
+    if not 0 <= plain < 2**64:
         raise ValueError(f"{name} must be in [0, 2^64), got {plain}")
     return plain
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return value
 
 
 def shape(name: str, value: object) -> torch.Size:
@@ -140,10 +155,7 @@ def place(
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-    if device is None:
-        there = torch.get_default_device() if generator is None else generator.device
-    else:
-        there = torch.device(device)
+    there = generator.device if device is None and generator is not None else where(device)
     if generator is not None and there.type != generator.device.type:
         raise ValueError(
             f"the generator must live on the draw's device: got a generator on "
@@ -152,3 +164,15 @@ def place(
     if there.type == "mps":
         raise ValueError("device must be one that draws 64 bits, as cpu and cuda do, got mps")
     return there, dtype
+
+
+def where(device: object) -> torch.device:
+    """Return a device; None is torch's default."""
+    if device is None:
+        return torch.get_default_device()
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be a torch.device or its name, got {device!r}")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from None
