@@ -12,10 +12,9 @@ import re
 import resource
 import signal
 import sys
-import time
 import warnings
 from contextlib import chdir, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -39,11 +38,11 @@ from heavytail.limit.rates import STATISTICS
 SHORT, LONG, SECONDS, MEMORY = 60, 3000, 20.0, 4 << 30
 
 
-def G():
+def G():  # noqa: N802
     return torch.Generator().manual_seed(0)
 
 
-def X(*shape, dtype=torch.float64):
+def X(*shape, dtype=torch.float64):  # noqa: N802
     return torch.randn(shape, generator=G(), dtype=dtype)
 
 
@@ -70,7 +69,7 @@ def noise(model):
 
 
 def schedule(last):
-    return ht.LambdaNoise(noise(net()), alpha=lambda k: (1.5, last)[k])
+    return ht.LambdaNoise(noise(net()), alpha=lambda k: last if k else 1.5)
 
 
 def task():
@@ -85,6 +84,10 @@ def law(form):
 
 def problem(**changes):
     return ht.MeanField(X(4, 2), X(4), **changes)
+
+
+def neuron(x, theta):
+    return x.sum() * theta.sum().sin()
 
 
 def density():
@@ -136,7 +139,7 @@ CALLS = [
     lambda: partial(ht.MeanField, x=X(4, 2), y=X(4).sign(), h="tanh", loss="squared", start=X(2),
                     signs=X(8)),
     lambda: partial(problem().drift, theta=X(5, 2), system=X(3, 2)),
-    lambda: partial(problem(h=lambda x, theta: (x @ theta).sin()).drift, theta=X(5, 2), system=None),
+    lambda: partial(problem(h=neuron).drift, theta=X(5, 2), system=None),
     lambda: partial(problem(signs="alternating").predict, theta=X(3, 5, 2)),
     lambda: partial(ht.Prediction(torch.linspace(0, 1, 5).double(), 0.1).quantile, p=0.5),
     lambda: partial(ERROR.cdf, error=X(3).sigmoid()),
@@ -147,14 +150,16 @@ CALLS = [
     lambda: partial(ht.Stable, alpha=X(2).sigmoid(), beta=0.5, loc=X(2), scale=2.0,
                     parameterization="S1", validate_args=None),
     lambda: partial(law("S1").cdf, value=X(3, 2)),
-    lambda: partial(law("S1").expand, batch_shape=(3, 2), _instance=None),
+    lambda: partial(law("S1").expand, batch_shape=(3, 2)),
     lambda: partial(law("S1").icdf, value=X(2).sigmoid()),
     lambda: partial(law("S0").log_prob, value=X(3, 2)),
     lambda: partial(law("S1").rsample, sample_shape=(3,)),
     lambda: partial(law("S0").sf, value=X(2)),
     lambda: partial(ht.StableNoise, optimizer=sgd(m := net()), params=[m.body[0].weight], **NOISE,
                     column="filter", seed=0),
-    lambda: partial(noise(net()).__setattr__, name="alpha", value=1.2),
+    lambda: partial(noise(net()).__setattr__, "alpha", value=1.2),
+    lambda: partial(noise(net()).__setattr__, "scale", value=0.2),
+    lambda: partial(noise(net()).__setattr__, "seed", value=1),
     lambda: partial(noise(net()).load_state_dict, state=noise(net()).state_dict()),
     lambda: partial(noise(net()).state_dict),
     lambda: partial(noise(net()).remove),
@@ -176,7 +181,7 @@ CALLS = [
     lambda: partial(ht.log_moment, x=X(60), block=4),
     lambda: partial(ht.noise_tail_constant, **LAW, d=3),
     lambda: partial(ht.noise_vectors, **LAW, n=2, d=3, generator=G(), **PLACE),
-    lambda: partial(ht.plan_scale, model=net(), **LAW, **PLAN, ratio=0.5, exclude="head",
+    lambda: partial(ht.plan_scale, model=net(), **LAW, **PLAN, ratio=0.2, exclude="head",
                     generator=G()),
     lambda: partial(ht.positive_stable, alpha=0.7, size=(2, 3), generator=G(), **PLACE),
     lambda: partial(ht.predict_pruning, model=net(), **NOISE, **PLAN, exclude=None, generator=G()),
@@ -259,10 +264,22 @@ NAN = {
     "Stable.expand": {"mean"},
     "Stable.icdf": {"icdf"},  # the iteration fails
     "simulate": {"particles", "observed"},  # particles that leave the floats
+    "compact": {"compact"},  # a copy of a model, with the nan that it had
+    "mean_field": {"mean_field"},
+    "replay": {"replay"},
 }
 
+# What is made by others, and takes what it is given.
+ANSWERS = {"Certificate", "HillCurve", "LayerReport", "Prediction", "PruneReport"}
+ANSWERS |= {"PruningErrorLaw", "TailEstimate", "Trajectory"}
+
 # Names that say of what a message may speak, where it is no argument.
-SPEAKS_OF = {"StableNoise.__setattr__": ["alpha", "scale", "kind", "column", "seed"]}
+SPEAKS_OF = {
+    "StableNoise.__setattr__": ["alpha", "scale", "seed"],
+    "MeanField.drift": ["h", "loss"],  # which are called
+    "chaos_error": ["an error has no logarithm"],
+    "euler_error": ["an error has no logarithm"],
+}
 
 # What takes the place of an argument: of any; of one of a type; of one of a name.
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1, 2, 3, 7, 0.5, 1e308, -1e308, 1e-308, 5e-324]
@@ -270,10 +287,11 @@ NUMBERS += [10**30, -(10**30), 10**400, True, 1j, np.float32(0.5), np.float64("n
 THINGS = [None, "?!", "", b"?!", [], (), {}, {"?!": 1}, object(), float, len, np.ones(2), "cpu"]
 MAKERS = [lambda: torch.tensor(0.5), lambda: torch.ones(0), lambda: torch.ones(3).long(), G, net]
 MAKERS += [lambda: X(2, 3), lambda: X(2, 3, 2), lambda: X(3), lambda: X(3) * 1j, lambda: X(3) > 0]
-CHANGES = [Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.long, Tensor.cfloat, Tensor.flatten]
-CHANGES += [lambda t, c=c: t * c for c in (-1, 0, 1e30, 1e-30, 1e300, 1e-300)]
-CHANGES += [lambda t, v=v: t.masked_fill(X(*t.shape) == X(*t.shape).max(), v) for v in NUMBERS[:12]]
-CHANGES += [lambda t: t[..., :0], lambda t: t[..., :1], lambda t: t[None], lambda t: t.to("meta")]
+VALUES = [Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.long, Tensor.cfloat]
+VALUES += [lambda t, c=c: t * c for c in (-1, 0, 1e30, 1e-30, 1e300, 1e-300)]
+VALUES += [lambda t, v=v: t.masked_fill(X(*t.shape) == X(*t.shape).max(), v) for v in NUMBERS[:12]]
+SHAPES = [lambda t: t[..., :0], lambda t: t[..., :1], lambda t: t[None], Tensor.flatten]
+CHANGES = [*VALUES, *SHAPES, lambda t: t.to("meta")]
 RETURNED = [None, math.nan, -1.0, 1e308, "?!", 1j]
 OTHERS = {
     "alpha": (2.0, 1.0, 1 - 1e-9, 0.3, 0.05, 1e-3),
@@ -292,20 +310,23 @@ OTHERS = {
     "reference": ("limit", "twins"),
     "scaling": models.SCALINGS,
     "network": ("vgg11",),
-    "name": ("scale", "kind", "column", "seed", *data.NAMES),
+    "name": data.NAMES,
     "layers": ("head", "", ["body.0", "body.0"], ["body", "?!"]),
     "exclude": ((), "body", ["body.0", "head"], ["?!"]),
 }
-ONLY = {"processes": [-1, 1.0, math.nan, "?!", True, [], 1j]}  # others begin processes
+ONLY = {
+    ("sweep", "processes"): [-1, 1.0, math.nan, "?!", True, [], 1j],  # others begin processes
+    ("VGG11", "width"): [-1, 0, 0.02, math.nan, math.inf, 1e308, "?!", True, [], 1j],  # or are huge
+}
 
 
 def changed(value, change):
-    """Return a value with its tensors, or those of a model's first weight, changed."""
-    if isinstance(value, nn.Module):
-        for weight in [*value.parameters()][:1]:
-            weight.data = changed(weight.data, change)
-    elif isinstance(value, Tensor):
-        with suppress(RuntimeError, IndexError):  # no such change of this one
+    """Return a value with its tensors, or the values of a model's first weight, changed."""
+    with suppress(RuntimeError, IndexError):  # no such change of this one
+        if isinstance(value, nn.Module) and change in VALUES:
+            for weight in [*value.parameters()][:1]:
+                weight.data = change(weight.data)
+        elif isinstance(value, Tensor):
             return change(value.detach())
     return value
 
@@ -319,19 +340,22 @@ def parts_of(value):
 
 def built(kind, parts):
     """Return a container of a kind from its parts."""
-    return kind(**parts) if kind is data.Dataset else kind(parts if kind is dict else parts.values())
+    if kind is data.Dataset:
+        return kind(**parts)
+    return kind(parts if kind is dict else parts.values())
 
 
 def bad(name, value):
     """Return a strategy for what takes the place of a good argument."""
-    if name in ONLY:
-        return st.sampled_from(ONLY[name])
-    found = [st.sampled_from(NUMBERS), st.floats(), st.floats(0, 2), st.sampled_from(THINGS)]
-    found += [st.sampled_from(MAKERS).map(lambda make: make())]
+    anything = st.sampled_from(THINGS) | st.sampled_from(MAKERS).map(lambda make: make())
+    if value is None or callable(value):  # a function may raise what it likes
+        anything = anything.filter(lambda thing: not callable(thing))
+    found = [st.sampled_from(NUMBERS), st.floats(), st.floats(0, 2), anything]
     change = st.sampled_from(CHANGES)
     if isinstance(value, Tensor | nn.Module):
         found += 3 * [change.map(lambda c: changed(value, c))]
     elif isinstance(value, FunctionType | BuiltinFunctionType):
+        change = st.sampled_from(VALUES + SHAPES)
         found += [change.map(lambda c: lambda *a: changed(value(*a), c))]
         found += [st.sampled_from(RETURNED).map(lambda v: lambda *a: v)]
     elif isinstance(value, dict | list | tuple | data.Dataset) and (parts := parts_of(value)):
@@ -387,7 +411,7 @@ def portrait(thing, above=()):
 def surroundings():
     """Return what no call may change, and what no refusal may."""
     files = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
-    numbers = np.random.get_state(), random.getstate()
+    numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
     settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     return portrait((numbers, settings)), (files, portrait(torch.get_rng_state()))
 
@@ -405,13 +429,13 @@ def nans(answer, name):
     elif isinstance(answer, nn.Module):
         yield from nans(answer.state_dict(), name)
     elif own:
-        found = [key for kind in own for key, v in vars(kind).items() if hasattr(v, "__get__")]
-        properties = [k for k in found if not callable(getattr(answer, k, None))]
+        parts = [(part, v) for kind in own for part, v in vars(kind).items()]
+        properties = {part for part, v in parts if isinstance(v, property | cached_property)}
         for part in {*vars(answer), *properties}:
             yield from nans(getattr(answer, part), part)
 
 
-def check(call, changes, seconds=SECONDS):
+def check(call, changes):
     """Return whether a call with changed arguments is refused; assert that all is well then."""
     function, arguments = call.func, {**call.keywords, **changes}
     name, owner = function.__qualname__, getattr(function, "__self__", None)
@@ -422,17 +446,18 @@ def check(call, changes, seconds=SECONDS):
     documented = " ".join(filter(None, map(inspect.getdoc, documents)))
     error = answer = None
     try:
-        with limits(seconds), warnings.catch_warnings():
+        with limits(SECONDS), warnings.catch_warnings():
             if "arning" in documented:
                 warnings.simplefilter("ignore", UserWarning)
-            answer = function(**arguments)
+            answer = function(*call.args, **arguments)
             lost = {*nans(answer, function.__name__)} - NAN.get(name, set())
     except TooLong:
-        raise AssertionError(f"{shown} takes more than {seconds} s") from None
+        raise AssertionError(f"{shown} takes more than {SECONDS} s") from None
     except Exception as caught:
         error = caught
     now, after = surroundings()
-    assert now == always, f"{shown} changes threads, a default, numpy's generator or Python's"
+    kept, unchanged = now == always, (after, portrait((owner, arguments))) == before
+    assert kept, f"{shown} changes threads, a default, or a generator that is not torch's"
     if error is None:
         assert not lost, f"{shown} returns nan: {lost}"
         return False
@@ -442,12 +467,12 @@ def check(call, changes, seconds=SECONDS):
         for value in map(call.keywords.get, changes):
             if isinstance(value, dict | data.Dataset):
                 names |= set(parts_of(value))
-        own, every = ("|".join(map(re.escape, some)) for some in (names, call.keywords))
-        words = rf"\b({own})s?\b|^(each of )?({every})\b.* must"  # or one that it does not fit
+        own, every = ("|".join(n.rstrip("s") for n in some) for some in (names, call.keywords))
+        words = rf"\b({own})s?\b|\b({every})s?\b.* must"  # or another, which it does not fit
         assert re.search(words, str(error)), f"{said}, which names no argument"
     else:  # one that is documented
         assert any(kind.__name__ in documented for kind in type(error).__mro__[:-3]), said
-    assert (after, portrait((owner, arguments))) == before, f"{said}, and has changed something"
+    assert unchanged, f"{said}, and has changed something"
     return True
 
 
@@ -460,10 +485,11 @@ def fuzz(make, examples, **options):
         with TemporaryDirectory() as folder, chdir(folder):
             call = make()
             names = st.lists(st.sampled_from([*call.keywords]), min_size=1, max_size=3, unique=True)
-            changes = {
-                name: source.draw(bad(name, call.keywords[name]), name)
-                for name in (source.draw(names) if call.keywords else ())
-            }
+            changes = {}
+            for name in source.draw(names) if call.keywords else ():
+                few = ONLY.get((call.func.__qualname__, name))
+                new = st.sampled_from(few) if few else bad(name, call.keywords[name])
+                changes[name] = source.draw(new, name)
             check(call, changes)
 
     one()
@@ -474,13 +500,14 @@ def title(make):
         return make().func.__qualname__
 
 
-of_every_function = pytest.mark.parametrize("make", CALLS, ids=title)
+TITLES = [title(make) for make in CALLS]
+of_every_function = pytest.mark.parametrize("make", CALLS, ids=TITLES)
 
 
 @pytest.fixture(autouse=True)
 def _no_downloads(monkeypatch):
     def refuse(*_, **__):
-        raise OSError("no network")
+        raise OSError("there is no network")
 
     monkeypatch.setattr(pooch, "retrieve", refuse)
 
@@ -494,3 +521,61 @@ def test_bad_values(make):
 @of_every_function
 def test_many_bad_values(make):
     fuzz(make, LONG)
+
+
+@of_every_function
+def test_good_values(make, tmp_path, monkeypatch):
+    """All arguments are given, and the call is answered."""
+    monkeypatch.chdir(tmp_path)
+    call = make()
+    parameters = [*inspect.signature(call.func).parameters.values()][len(call.args) :]
+    names = {p.name for p in parameters if p.name[0] != "_" and p.kind != p.VAR_KEYWORD}
+    assert names == {*call.keywords}
+    assert check(call, {}) <= (call.func.__qualname__ in REFUSED)
+
+
+def test_all_that_is_public_is_called():
+    named = {name: getattr(ht, name) for name in ht.__all__} | vars(fokker_planck)
+    own = [v for v in named.values() if str(getattr(v, "__module__", "")).startswith("heavytail")]
+    names = {v.__qualname__ for v in own if isinstance(v, type | FunctionType)}
+    for kind in (v for v in own if isinstance(v, type)):
+        methods = [k for k, v in vars(kind).items() if isinstance(v, FunctionType | classmethod)]
+        names |= {f"{kind.__qualname__}.{name}" for name in methods}
+    public = {name for name in names if not re.search(r"(^|\.)_", name)}
+    assert public - {*TITLES} == ANSWERS
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "returns nan",
+        "takes more",
+        "KeyError",
+        "names no argument",
+        "changed something",
+        "a generator that is not torch's",
+    ],
+)
+def test_planted_faults_are_found(fault, monkeypatch):
+    def planted(x):
+        if type(x) is list and len(x) == 1 and type(x[0]) is float and x[0] > 0:
+            return None
+        match fault:
+            case "returns nan":
+                return {"a": [1.0, torch.tensor([1.0, math.nan])]}
+            case "takes more":
+                while True:
+                    pass
+            case "KeyError":
+                raise KeyError("x must be a list of a number")
+            case "names no argument":
+                raise ValueError("this must be a list of a number")
+            case "changed something" if isinstance(x, list):
+                x.append(1)
+            case "a generator that is not torch's":
+                random.random()
+        raise ValueError("x must be a list of a number")
+
+    monkeypatch.setitem(globals(), "SECONDS", 0.1)
+    with pytest.raises(AssertionError, match=fault):
+        fuzz(lambda: partial(planted, x=[1.0]), SHORT, derandomize=True)
