@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import walk_tb
 from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pooch
@@ -88,12 +89,15 @@ DENSITY = fokker_planck.Density.start(6.0, points=32)
 EXAMPLES = X(6, 2, dtype=torch.float32), torch.arange(6) % 3
 TASK = data.Dataset("toy", *EXAMPLES, *EXAMPLES, 3)
 CONFIG, ANOTHER = (results.Config(data="digits", seed=seed) for seed in (0, 1))
-PLACE, LAW = {"device": "cpu", "dtype": torch.float64}, {"alpha": 1.5, "kind": "isotropic"}
-EULER, NOISE = {"T": 0.5, "sigma": 0.1, **LAW, **PLACE}, {"scale": 0.1, **LAW}
-PLAN = {"lr": 0.1, "steps": 3, "error": 0.3, "weight_decay": 0.1, "column": "filter", "draws": 5}
-TRAINED = {"steps": 2, "batch_size": 3, "progress": False}
-GAP = {"n": 10, "T": 1.0, "alpha": 1.5, "sigma": 0.1, "curvature": 1.0}
-SCORED = {"x": TASK.x_test, "y": TASK.y_test, "batch_size": 4}
+PLACE: Any = {"device": "cpu", "dtype": torch.float64}
+LAW: Any = {"alpha": 1.5, "kind": "isotropic"}
+NOISE: Any = {"scale": 0.1, **LAW}
+EULER: Any = {"T": 0.5, "sigma": 0.1, **LAW, **PLACE}
+PLAN: Any = {"lr": 0.1, "steps": 3, "error": 0.3, "weight_decay": 0.1, "column": "filter"}
+PLAN |= {"draws": 5}
+TRAINED: Any = {"steps": 2, "batch_size": 3, "progress": False}
+GAP: Any = {"n": 10, "T": 1.0, "alpha": 1.5, "sigma": 0.1, "curvature": 1.0}
+SCORED: Any = {"x": TASK.x_test, "y": TASK.y_test, "batch_size": 4}
 
 # fmt: off
 # Good calls, made anew each time in an empty folder, and cheap.
@@ -254,12 +258,13 @@ SPEAKS_OF = {
 }
 
 # What takes the place of an argument: of any; of one of a type; of one of a name.
-NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1, 2, 3, 7, 0.5, 1e308, -1e308, 1e-308, 5e-324]
+NUMBERS: Any = [math.nan, math.inf, -math.inf, -1, 0, 1, 2, 7, 0.5, 1e308, -1e308, 1e-308, 5e-324]
 NUMBERS += [10**30, -(10**30), 10**400, True, 1j, np.float32(0.5), np.float64("nan"), np.int64(3)]
-THINGS = [None, "?!", "", b"?!", [], (), {}, {"?!": 1}, object(), float, len, np.ones(2), "cpu"]
-MAKERS = [lambda: torch.tensor(0.5), lambda: torch.ones(0), lambda: torch.ones(3).long(), G, net]
+THINGS: Any = [None, "?!", "", b"?!", [], (), {}, {"?!": 1}, object(), float, np.ones(2), "cpu"]
+MAKERS: Any = [lambda: torch.tensor(0.5), lambda: torch.ones(0), lambda: torch.ones(3).long(), G]
 MAKERS += [lambda: X(2, 3), lambda: X(2, 3, 2), lambda: X(3), lambda: X(3) * 1j, lambda: X(3) > 0]
-VALUES = [Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.long, Tensor.cfloat]
+MAKERS += [net, lambda: sgd(net())]
+VALUES: Any = [Tensor.half, Tensor.bfloat16, Tensor.double, Tensor.long, lambda t: t * 1j]
 VALUES += [lambda t, c=c: t * c for c in (-1, 0, 1e30, 1e-30, 1e300, 1e-300)]
 VALUES += [lambda t, v=v: t.masked_fill(X(*t.shape) == X(*t.shape).max(), v) for v in NUMBERS[:12]]
 SHAPES = [lambda t: t[..., :0], lambda t: t[..., :1], lambda t: t[None], Tensor.flatten]
