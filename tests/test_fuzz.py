@@ -122,7 +122,8 @@ CALLS = [
     lambda: partial(ERROR.cdf, error=X(3).sigmoid()),
     lambda: partial(ERROR.quantile, p=X(3).sigmoid()),
     lambda: partial(ERROR.sample, size=3, generator=G()),
-    lambda: partial(ht.Rates, **vars(RATES) | {"sup": RATES}),
+    lambda: partial(ht.Rates, x=X(3).exp(), errors=X(3, 3).exp(), size=X(3).exp(), sup=RATES,
+                    statistic="mean"),
     lambda: partial(RATES.between, low=1.0, high=5.0),
     lambda: partial(ht.Stable, alpha=X(2).sigmoid(), beta=0.5, loc=X(2), scale=2.0,
                     parameterization="S1", validate_args=None),
@@ -439,7 +440,7 @@ def check(call, changes):
     names = [*changes, *SPEAKS_OF.get(name, ()), *REFUSED.get(name, ())]
     for value in map(call.keywords.get, changes):
         names += parts_of(value) if isinstance(value, dict | data.Dataset) else ()
-    own, every = ("|".join(n.rstrip("s") for n in some) for some in (names, call.keywords))
+    own, every = ("|".join(n.removesuffix("s") for n in some) for some in (names, call.keywords))
     words = rf"\b({own})s?\b|\b({every})s?\b.* must"  # or another, which it does not fit
     assert re.search(words, str(error)), f"{said}, which names no argument"
     assert unchanged, f"{said}, and has changed something"
