@@ -25,7 +25,7 @@ import numpy as np
 import pooch
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ from heavytail.experiments import data, models, records, results, runs, sweep, t
 from heavytail.limit.rates import STATISTICS
 
 # Examples a function, in the suite and of the long version; seconds and bytes for one.
-SHORT, LONG, SECONDS, MEMORY = 60, 3000, 20.0, 4 << 30
+SHORT, LONG, SECONDS, MEMORY = 40, 2000, 20.0, 4 << 30
 
 
 def G():  # noqa: N802
@@ -450,7 +450,10 @@ def check(call, changes):
 def fuzz(make, examples, **options):
     """Check a function with up to three of its arguments changed."""
 
-    @settings(max_examples=examples, deadline=None, database=None, **options)
+    options |= {"deadline": None, "database": None, "report_multiple_bugs": False}
+    options |= {"phases": (Phase.generate, Phase.shrink)}
+
+    @settings(max_examples=examples, **options)
     @given(st.data())
     def one(source):
         with TemporaryDirectory() as folder, chdir(folder):
