@@ -27,7 +27,7 @@ def number(name: str, value: object, interval: str = FINITE) -> float:
     try:
         plain = float(value)
     except OverflowError:
-        plain = math.copysign(math.inf, value)
+        plain = math.inf if value > 0 else -math.inf
     if not _inside(plain, interval):
         raise ValueError(f"{name} must be in {interval}, got {plain:g}")
     return plain
@@ -96,10 +96,11 @@ def seed(name: str, value: object) -> int:
 
 def shape(name: str, value: object) -> torch.Size:
     """Return an integer or a sequence of integers as a shape."""
+    most = 2**63 - 1
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return torch.Size([count(f"each entry of {name}", entry) for entry in value])
+        return torch.Size([count(f"each entry of {name}", entry, 0, most) for entry in value])
     if isinstance(value, Integral):
-        return torch.Size([count(name, value)])
+        return torch.Size([count(name, value, 0, most)])
     raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
 
 
