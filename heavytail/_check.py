@@ -27,7 +27,7 @@ def number(name: str, value: object, interval: str = FINITE) -> float:
     try:
         plain = float(value)
     except OverflowError:
-        plain = math.inf if value > 0 else -math.inf
+        plain = -math.inf if value < 0 else math.inf
     if not _inside(plain, interval):
         raise ValueError(f"{name} must be in {interval}, got {plain:g}")
     return plain
@@ -113,10 +113,8 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     return value
 
 
-def broadcasts(name: str, value: object, size: torch.Size) -> None:
+def broadcasts(name: str, value: Tensor, size: torch.Size) -> None:
     """Refuse a tensor that does not broadcast to ``size``."""
-    if not isinstance(value, Tensor):
-        return
     with suppress(RuntimeError):
         if torch.broadcast_shapes(value.shape, size) == size:
             return
