@@ -111,10 +111,11 @@ def flag(name: str, value: object) -> bool:
 
 def shape(name: str, value: object) -> torch.Size:
     """Return an integer or a sequence of integers as a shape."""
+    most = 2**63 - 1
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return torch.Size([count(f"each entry of {name}", entry) for entry in value])
+        return torch.Size([count(f"each entry of {name}", entry, 0, most) for entry in value])
     if isinstance(value, Integral):
-        return torch.Size([count(name, value)])
+        return torch.Size([count(name, value, 0, most)])
     raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
 
 
@@ -127,10 +128,8 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     return value
 
 
-def broadcasts(name: str, value: object, size: torch.Size) -> None:
+def broadcasts(name: str, value: Tensor, size: torch.Size) -> None:
     """Refuse a tensor that does not broadcast to ``size``."""
-    if not isinstance(value, Tensor):
-        return
     with suppress(RuntimeError):
         if torch.broadcast_shapes(value.shape, size) == size:
             return

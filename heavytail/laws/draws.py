@@ -236,7 +236,8 @@ def _one_thread() -> Iterator[None]:
 
     Threads that meet at each sine and logarithm wait for each other, and bits would depend on where
     a block is cut. A young Python thread takes over torch's number from any other: so each of those
-    that draw at a time sets again what was there first.
+    that draw at a time sets again what was there first. One that first asks torch for threads while
+    another draws, and does not draw itself, keeps the 1 that it finds: torch offers no way round.
     """
     with _lock:
         _threads.append(_threads[0] if _threads else torch.get_num_threads())

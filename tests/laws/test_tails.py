@@ -134,13 +134,8 @@ def test_log_moment_by_hand():
 
 
 def test_log_moment_is_for_stable_terms_only(generator):
-    n = 200_000
-    with pytest.warns(UserWarning, match="not centred at 0: 9.% of its values are positive, 100%"):
-        shifted = log_moment(stable(1.8, n, generator) + 2, 50)
-    assert abs(shifted.alpha - 1.8) > 10 * shifted.stderr
-    assert shifted.alpha < 1.3
     # Pareto terms are not stable, and their sums are only slowly.
-    small, large = (log_moment(pareto(1.5, n, generator), block) for block in (4, 400))
+    small, large = (log_moment(pareto(1.5, 200_000, generator), block) for block in (4, 400))
     assert abs(small.alpha - 1.5) > 10 * small.stderr
     assert abs(large.alpha - 1.5) < abs(small.alpha - 1.5)
     # Values of both signs in turn: a sum is no larger than its terms.
@@ -227,12 +222,10 @@ def test_the_tail_index_of_gradient_noise(generator):
         nn.init.normal_(parameter, std=0.3, generator=generator)
     nn.init.constant_(model[2].bias[:2], -100.0)
     nn.init.constant_(model[2].bias[2:], 3.0)  # those are alive
-    images = torch.randn(32, 1, 8, 8, generator=generator, dtype=torch.float64)
-    labels = torch.randint(10, (32,), generator=generator)
-    one, other = (
-        torch.autograd.grad(nn.functional.cross_entropy(model(images[s]), labels[s]), [*weights])
-        for s, weights in ((slice(16), model.parameters()), (slice(16, 32), model.parameters()))
-    )
+    images = torch.randn(2, 16, 1, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(10, (2, 16), generator=generator)
+    losses = (nn.functional.cross_entropy(model(x), y) for x, y in zip(images, labels, strict=True))
+    one, other = (torch.autograd.grad(loss, [*model.parameters()]) for loss in losses)
     noise = torch.cat([(a - b).flatten() for a, b in zip(one, other, strict=True)])
     dead = 2 * (4 * 9 + 1) + 2 * 4 * 4 * 10  # two filters with their biases, and what reads them
     message = rf"no value 0, got {dead} of \d+: .* take x\[x != 0\]"
@@ -318,25 +311,13 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
         *((lambda f=f: f(ONES[:1]), ValueError, "x must have at least") for f in ESTIMATORS),
         (lambda: hill(ONES, WRONG), TypeError, "k, .* must be an integer, got '5'"),
         (lambda: hill(ONES, 100), ValueError, r"must be in \[1, 99\], got 100"),
-        (
-            lambda: hill(TEN_ZEROS, 20),
-            ValueError,
-            r"values that are not 0, must be in \[1, 19\], got 20",
-        ),
-        (
-            lambda: hill_curve(TEN_ZEROS, [3, 20]),
-            ValueError,
-            r"each of ks, below .* \[1, 19\], got 20",
-        ),
+        (lambda: hill(TEN_ZEROS, 20), ValueError, r"not 0, must be in \[1, 19\], got 20"),
+        (lambda: hill_curve(TEN_ZEROS, [3, 20]), ValueError, r"each of .* \[1, 19\], got 20"),
         (lambda: hill_curve(ONES, torch.tensor([0, 3])), ValueError, r"must be in \[1, 99\]"),
         (lambda: hill_curve(ONES, []), ValueError, "ks must hold an integer, .*, 100, got none"),
         (lambda: hill_curve(ONES, cast(Any, 3)), TypeError, "ks must be a sequence"),
         (lambda: hill_curve(ONES, ONES), TypeError, r"each of ks, .* integer, got 1\.0"),
-        (
-            lambda: hill_curve(0 * ONES),
-            ValueError,
-            "ks must hold an integer, below .* not 0, 0, got none",
-        ),
+        (lambda: hill_curve(0 * ONES), ValueError, "ks must hold .* not 0, 0, got none"),
         (lambda: log_moment(ONES, 51), ValueError, r"block must be in \[2, 50\], got 51"),
         (lambda: log_moment(TEN_ZEROS, 2), ValueError, r"no value 0, got 10 of 30: .* x\[x != 0\]"),
         (lambda: stable_mle(TEN_ZEROS), ValueError, r"no value 0, got 10 of 30: .* x\[x != 0\]"),
