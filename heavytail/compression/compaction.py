@@ -14,7 +14,7 @@ import copy
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product, zip_longest
@@ -30,10 +30,16 @@ from heavytail import _check
 _FAST = 16  # a size that the matrix products of most machines like
 _WORTH = 64
 _Known = list["_Channels | None"]  # what is known of the inputs of a step
+_each_leaf: Any = fx.node.map_aggregate
 
 
 @torch.no_grad()
-def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
+def compact(
+    model: nn.Module,
+    *,
+    multiple_of: int | None = None,
+    inputs: tuple[Any, ...] | Mapping[str, Any] = (),
+) -> nn.Module:
     """Return a smaller copy of a pruned model that computes the same function in eval mode.
 
     Units whose incoming weights are all zero, by a mask or by themselves, are cut. The copy has the
@@ -54,40 +60,46 @@ def compact(model: nn.Module, *, multiple_of: int | None = None) -> nn.Module:
             setattr(layer, own, nn.Parameter(value) if own in layer._parameters else value)
 
     Args:
-        model: any module that torch.fx can trace, optional arguments of ``forward`` at their
-            defaults; left alone. Examples lie along the first dimension of every tensor.
+        model: any module that torch.fx can trace; left alone. Examples lie along the first
+            dimension of every tensor.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, since
             matrix products are fastest at round sizes. None is 16 where at most one part in 64
             stays for it, so from some hundred channels on, else 1.
+        inputs: arguments of ``forward`` by place or by name, such as ``{"input_ids": ids}``: the
+            copy takes other tensors in their place, but no other values. Arguments left out keep
+            their defaults; those without one are tensors.
 
     Returns:
-        A new model. It refuses what it might get wrong: optional arguments other than the defaults;
-        in batch-norm and PReLU between linear layers, inputs that are not (N, features).
+        A new model. It refuses what it might get wrong: arguments other than those; in batch-norm
+        and PReLU between linear layers, inputs that are not (N, features).
 
     Raises:
-        ValueError: if the model cannot be traced, if dead channels reach or lie in a step that is
-            not followed or a layer that is called twice or shares a parameter, or if ``forward``
-            computes with the number of channels.
+        ValueError: if the model cannot be traced, or if dead channels reach or lie in a step that
+            is not followed, a layer that is called twice or shares a parameter, or their number.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(inputs, tuple | Mapping):
+        raise TypeError(f"inputs must be a tuple or a mapping, got {type(inputs).__name__}")
     if multiple_of is not None:
         _check.count("multiple_of", multiple_of, least=1)
     _expect(not hasattr(model, "_orig_mod"), "model is compiled: take model._orig_mod")
     small = _unmasked_copy(model)
-    optional = inspect.signature(small.forward).parameters.values()
-    fixed = {p.name: p.default for p in optional if p.default is not p.empty}
-    exact, graph = _trace(small, fixed)
+    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+    traced = _arguments(small, args, kwargs)
+    exact, graph = _trace(small, traced)
     walk = _Walk(exact.double().cpu(), graph, multiple_of)  # not every device has float64
-    for name, *cut in walk.cuts:
-        _cut(small.get_submodule(name), exact.get_submodule(name), multiple_of, *cut)
+    for name, channels, constants, outputs in walk.cuts:
+        gone = None if channels is None else _gone(channels.may_go, multiple_of)
+        keep = ~_gone(outputs.may_go, multiple_of)
+        _cut(small.get_submodule(name), exact.get_submodule(name), gone, constants, keep)
     for name in walk.flat:
         small.get_submodule(name).register_forward_pre_hook(_refuse_other_shapes)
-    after = _trace(small, fixed)[1]
+    after = _trace(small, traced)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
-    if fixed:
-        small.register_forward_pre_hook(partial(_refuse_other_calls, fixed), with_kwargs=True)
+    if len(traced) > 1:
+        small.register_forward_pre_hook(partial(_refuse_other_calls, traced), with_kwargs=True)
     return small
 
 
@@ -107,12 +119,10 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _cut(
-    layer: Any, exact: Any, multiple_of: int | None, inputs: Any, constants: Any, outputs: Any
-) -> None:
-    """Cut out of a layer inputs and outputs; its bias takes over the constants of the inputs."""
-    keep, drop = ~_gone(outputs.may_go, multiple_of), torch.zeros_like(constants).bool()
-    if inputs is not None and (gone := _gone(inputs.may_go, multiple_of)).any():
+def _cut(layer: Any, exact: Any, gone: Tensor | None, constants: Tensor, keep: Tensor) -> None:
+    """Cut inputs out of a layer, whose bias takes over their constants, and keep some outputs."""
+    drop = torch.zeros_like(constants).bool()
+    if gone is not None and gone.any():
         drop = gone.repeat_interleave(len(constants) // len(gone))
         folded = exact.weight[..., None].flatten(2).sum(2)[:, drop] @ constants[drop]
         layer.weight = _like(layer.weight, layer.weight[:, ~drop])
@@ -135,13 +145,21 @@ def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.to(parameter), requires_grad=parameter.requires_grad)
 
 
-def _refuse_other_calls(fixed: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
+def _arguments(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of forward; the class Tensor is in place of tensors and of no value."""
+    call = inspect.signature(model.forward).bind_partial(*args, **kwargs)
+    call.apply_defaults()
+    values = {name: call.arguments.get(name, Tensor) for name in call.signature.parameters}
+    return _each_leaf(values, lambda v: Tensor if isinstance(v, Tensor) else v)
+
+
+def _refuse_other_calls(traced: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Refuse arguments that may take another path than the one that was traced."""
-    call = inspect.signature(model.forward).bind(*args, **kwargs)
-    for name in fixed.keys() & call.arguments.keys():
-        given, default = call.arguments[name], fixed[name]
-        if given is not default and (given == default) is not True:
-            raise ValueError(f"{name} must be {default!r}, its default, got {given!r:.60}")
+    for name, given in _arguments(model, args, kwargs).items():
+        expected = traced[name]
+        same = given is not None if expected is Tensor else given is expected or given == expected
+        if same is not True:
+            raise ValueError(f"{name} must be {expected!r}, as when compacted, got {given!r:.60}")
 
 
 def _refuse_other_shapes(module: nn.Module, args: tuple[Tensor]) -> None:
@@ -151,29 +169,38 @@ def _refuse_other_shapes(module: nn.Module, args: tuple[Tensor]) -> None:
         raise ValueError(f"{name} of a compact model must get shape (N, features), got {shape}")
 
 
-class _Proxy(fx.Proxy):
-    """A tensor to be, which records what is written in place: torch.fx takes x += y for x + y."""
-
-
-def _record(write: Callable[..., Any]) -> Callable[[fx.Proxy, object], Any]:
+def _in_place(name: str) -> Callable[[fx.Proxy, object], Any]:
+    write = getattr(operator, name)
     return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
 
 
-for _name in ("iadd", "isub", "imul", "itruediv"):
-    setattr(_Proxy, f"__{_name}__", _record(getattr(operator, _name)))
+class _Proxy(fx.Proxy):
+    """A tensor to be; torch.fx takes x += y for x + y."""
+
+    __iadd__, __isub__ = _in_place("iadd"), _in_place("isub")
+    __imul__, __itruediv__ = _in_place("imul"), _in_place("itruediv")
 
 
 class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Put a tensor to be in place of the class Tensor."""
+        values = _each_leaf(
+            concrete_args,
+            lambda v: self.create_proxy("placeholder", "x", (), {}) if v is Tensor else v,
+        )
+        call = inspect.BoundArguments(inspect.signature(self.root.forward), values)
+        return lambda: root_fn(self.root, *call.args, **call.kwargs), []
 
-def _trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
+
+def _trace(model: nn.Module, traced: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
     """Return a copy in eval mode and its graph; tracing may leave marks on what it traces."""
     scratch = copy.deepcopy(model).eval()
     try:
         _expect("forward" not in vars(model), "its forward is not that of its class")
-        return scratch, _Tracer().trace(scratch, concrete_args=fixed or None)
+        return scratch, _Tracer().trace(scratch, traced)
     except Exception as error:  # forward is anyone's code
         raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
 
@@ -232,19 +259,19 @@ class _Walk:
             theirs.may_go.logical_and_(mine.may_go)
         for name, inputs, _, outputs in self.cuts:
             if any(reads[tensor] > 1 for tensor in _state(model.get_submodule(name))):
-                reason = f"parameters of {name} are read more than once"
-                self._obstacles += [(x.layer, x.may_go, reason) for x in (inputs, outputs) if x]
+                self._block([inputs, outputs], f"parameters of {name} are read more than once")
         for name, may_go, reason in self._obstacles:
             if _gone(may_go, multiple_of).any():
                 raise ValueError(f"dead channels of {name} cannot be cut: {reason}")
 
+    def _block(self, channels: _Known, reason: str) -> None:
+        self._obstacles += [(x.layer, x.may_go, reason) for x in channels if x]
+
     def _visit(self, node: fx.Node) -> _Channels | None:
         """Return the channels of what a node puts out; None: they are not followed."""
         known = [self._known[source] for source in node.all_input_nodes]
-        operands = [x for x in known if x is not None]
         if node.op == "output":
-            for x in operands:
-                x.may_go.zero_()
+            self._vary(known)
         if not node.op.startswith("call"):
             return None
         kind = run = node.target
@@ -260,16 +287,22 @@ class _Walk:
             return _RULES[kind](self, node, run, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
-            for x in operands:
-                self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
-                x.values.fill_(torch.nan)  # it may have been written to
-            self._known.update(dict.fromkeys(node.all_input_nodes))
-            if isinstance(run, nn.Module):
-                for name, layer in run.named_modules(prefix=str(node.target)):
-                    if isinstance(layer, _LAYERS) and layer is not run:
-                        dead = ~layer.weight.flatten(1).any(1)
-                        self._obstacles.append((name, dead, f"they lie in {step}"))
-            return None
+        self._block(known, f"they reach {step}")
+        for x in filter(None, known):
+            x.values.fill_(torch.nan)  # it may have been written to
+        self._known.update(dict.fromkeys(node.all_input_nodes))
+        for name, layer in self._model.named_modules() if isinstance(run, nn.Module) else ():
+            if name.startswith(f"{node.target}.") and isinstance(layer, _LAYERS):
+                dead = ~layer.weight.flatten(1).any(1)
+                self._obstacles.append((name, dead, f"they lie in {step}"))
+        return None
+
+    @staticmethod
+    def _vary(channels: _Known) -> None:
+        """Keep channels, of which nothing is known any longer."""
+        for x in filter(None, channels):
+            x.may_go.zero_()
+            x.values.fill_(torch.nan)  # they may be written in place
 
     # The rules: what a node does to the channels of its inputs; None are those not followed.
 
@@ -302,12 +335,10 @@ class _Walk:
 
     def alone(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
-        operands = [x for x in known if x is not None]
-        if len(operands) < len(known):  # nothing is constant in the other tensor
-            for x in operands:
-                x.may_go.zero_()
-                x.values.fill_(torch.nan)  # it may be written in place
+        if None in known:  # nothing is constant in the other tensor
+            self._vary(known)
             return None
+        operands = [x for x in known if x]
         _expect(not node.kwargs.get("training"), "which is active in eval mode")
         first = operands[0]
         _expect(all(x.values.shape == first.values.shape for x in operands))
@@ -341,11 +372,12 @@ class _Walk:
     def flatten(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Follow x.flatten(1), and x.view(N, -1), N being the number of examples."""
         given: Any = (*node.args[1:], *node.kwargs.values())
+        if isinstance(run, nn.Flatten):
+            given = (run.start_dim, run.end_dim)
         if run in _VIEWS:
-            given = given[0] if len(given) == 1 else given
-            flat = len(given) == 2 and given[0] in self._batch and given[1] == -1
+            first, *others = given[0] if len(given) == 1 else given
+            flat = first in self._batch and others == [-1]
         else:
-            given = (run.start_dim, run.end_dim) if isinstance(run, nn.Module) else given
             flat = given in ((1,), (1, -1))
         _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
         _expect(known[0] is None or known[0].values.dim() > 2)
