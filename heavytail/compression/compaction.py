@@ -16,7 +16,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, partialmethod
 from itertools import product, zip_longest
 from typing import Any
 
@@ -27,8 +27,7 @@ from torch.nn.utils import prune
 
 from heavytail import _check
 
-_FAST = 16  # a size that the matrix products of most machines like
-_WORTH = 64
+_FAST, _WORTH = 16, 64  # a size that matrix products like, where one part in so many stays for it
 _Known = list["_Channels | None"]  # what is known of the inputs of a step
 _each_leaf: Any = fx.node.map_aggregate
 
@@ -44,8 +43,9 @@ def compact(
 
     Units whose incoming weights are all zero, by a mask or by themselves, are cut. The copy has the
     same class, ``forward`` and parameter names, and no masks; a layer gets a bias where a constant
-    is folded into it. Outputs agree to rounding, but not in training mode, where batch-norm takes
-    the statistics of the batch.
+    is folded into it. Outputs agree to rounding, but not where batch-norm is in training mode. The
+    copy refuses arguments that were not traced, and shapes other than (N, features) in batch-norm
+    and PReLU between linear layers.
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
@@ -60,18 +60,11 @@ def compact(
             setattr(layer, own, nn.Parameter(value) if own in layer._parameters else value)
 
     Args:
-        model: any module that torch.fx can trace; left alone. Examples lie along the first
-            dimension of every tensor.
-        multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, since
-            matrix products are fastest at round sizes. None is 16 where at most one part in 64
-            stays for it, so from some hundred channels on, else 1.
-        inputs: arguments of ``forward`` by place or by name, such as ``{"input_ids": ids}``: the
-            copy takes other tensors in their place, but no other values. Arguments left out keep
-            their defaults; those without one are tensors.
-
-    Returns:
-        A new model. It refuses what it might get wrong: arguments other than those; in batch-norm
-        and PReLU between linear layers, inputs that are not (N, features).
+        model: any module that torch.fx can trace; left alone. Examples lie along dimension 0.
+        multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, which is fast
+            in matrix products. None is 16 where at most one part in 64 stays for it, else 1.
+        inputs: arguments of ``forward``, by place or by name: ``{"input_ids": ids}``. The copy
+            takes other tensors for these, no other values. Those left out are at their defaults.
 
     Raises:
         ValueError: if the model cannot be traced, or if dead channels reach or lie in a step that
@@ -81,8 +74,7 @@ def compact(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(inputs, tuple | Mapping):
         raise TypeError(f"inputs must be a tuple or a mapping, got {type(inputs).__name__}")
-    if multiple_of is not None:
-        _check.count("multiple_of", multiple_of, least=1)
+    _check.count("multiple_of", 1 if multiple_of is None else multiple_of, 1)
     _expect(not hasattr(model, "_orig_mod"), "model is compiled: take model._orig_mod")
     small = _unmasked_copy(model)
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
@@ -90,11 +82,11 @@ def compact(
     exact, graph = _trace(small, traced)
     walk = _Walk(exact.double().cpu(), graph, multiple_of)  # not every device has float64
     for name, channels, constants, outputs in walk.cuts:
+        layer, keep = small.get_submodule(name), ~_gone(outputs.may_go, multiple_of)
         gone = None if channels is None else _gone(channels.may_go, multiple_of)
-        keep = ~_gone(outputs.may_go, multiple_of)
-        _cut(small.get_submodule(name), exact.get_submodule(name), gone, constants, keep)
-    for name in walk.flat:
-        small.get_submodule(name).register_forward_pre_hook(_refuse_other_shapes)
+        _cut(layer, exact.get_submodule(name), gone, constants, keep)
+        if channels is None and constants.dim() == 2 and constants.isfinite().any():
+            layer.register_forward_pre_hook(_refuse_other_shapes)
     after = _trace(small, traced)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
@@ -149,8 +141,8 @@ def _arguments(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     """Return the arguments of forward; the class Tensor is in place of tensors and of no value."""
     call = inspect.signature(model.forward).bind_partial(*args, **kwargs)
     call.apply_defaults()
-    values = {name: call.arguments.get(name, Tensor) for name in call.signature.parameters}
-    return _each_leaf(values, lambda v: Tensor if isinstance(v, Tensor) else v)
+    given = {name: call.arguments.get(name, Tensor) for name in call.signature.parameters}
+    return dict(_each_leaf(given, lambda v: Tensor if isinstance(v, Tensor) else v))
 
 
 def _refuse_other_calls(traced: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -163,22 +155,22 @@ def _refuse_other_calls(traced: dict[str, Any], model: nn.Module, args: Any, kwa
 
 
 def _refuse_other_shapes(module: nn.Module, args: tuple[Tensor]) -> None:
-    """Refuse inputs of batch-norm or PReLU whose channels are not along the last dimension."""
+    """Refuse inputs of batch-norm or PReLU, which act on the second dimension, not on the last."""
     if args[0].dim() != 2:
         name, shape = type(module).__name__, tuple(args[0].shape)
         raise ValueError(f"{name} of a compact model must get shape (N, features), got {shape}")
 
 
-def _in_place(name: str) -> Callable[[fx.Proxy, object], Any]:
-    write = getattr(operator, name)
-    return lambda self, other: self.tracer.create_proxy("call_function", write, (self, other), {})
-
-
 class _Proxy(fx.Proxy):
     """A tensor to be; torch.fx takes x += y for x + y."""
 
-    __iadd__, __isub__ = _in_place("iadd"), _in_place("isub")
-    __imul__, __itruediv__ = _in_place("imul"), _in_place("itruediv")
+    def _write(self, write: Callable[..., Any], other: object) -> Any:
+        return self.tracer.create_proxy("call_function", write, (self, other), {})
+
+    __iadd__ = partialmethod(_write, operator.iadd)
+    __isub__ = partialmethod(_write, operator.isub)
+    __imul__ = partialmethod(_write, operator.imul)
+    __itruediv__ = partialmethod(_write, operator.itruediv)
 
 
 class _Tracer(fx.Tracer):
@@ -187,10 +179,8 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Put a tensor to be in place of the class Tensor."""
-        values = _each_leaf(
-            concrete_args,
-            lambda v: self.create_proxy("placeholder", "x", (), {}) if v is Tensor else v,
-        )
+        proxy = partial(self.create_proxy, "placeholder", "x", (), {})
+        values = _each_leaf(concrete_args, lambda v: proxy() if v is Tensor else v)
         call = inspect.BoundArguments(inspect.signature(self.root.forward), values)
         return lambda: root_fn(self.root, *call.args, **call.kwargs), []
 
@@ -223,25 +213,23 @@ class _Channels:
 
 def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
     """Return the mask of the channels that go; one stays in any case."""
-    gone, alive = may_go.clone(), int((~may_go).sum())
+    alive = int((~may_go).sum())
     left = max(alive, 1)
     more = -left % (multiple_of or _FAST)
-    if multiple_of is not None or more * _WORTH <= left:
+    if multiple_of or more * _WORTH <= left:
         left += more
-    gone[gone.nonzero()[: left - alive, 0]] = False
-    return gone
+    return may_go & (may_go.cumsum(0) > left - alive)
 
 
 class _Walk:
     """A walk through the graph of a model in float64.
 
-    ``cuts`` are layers by name, their inputs, what is constant of these, and their outputs; a layer
-    that acts on each channel alone has no inputs. ``flat`` are layers that must get (N, features).
+    ``cuts`` are layers by name, their inputs and the constants of these, and their outputs; where a
+    layer acts on each channel alone, no inputs and the constants of the outputs.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, multiple_of: int | None) -> None:
         self.cuts: list[tuple[str, _Channels | None, Tensor, _Channels]] = []
-        self.flat: set[str] = set()
         self._model = model
         self._known: dict[fx.Node, _Channels | None] = {}
         self._together: list[tuple[_Channels, _Channels]] = []
@@ -251,33 +239,30 @@ class _Walk:
         for node in graph.nodes:
             self._known[node] = self._visit(node)
             if node.op == "call_module":
-                reads.update(_state(model.get_submodule(node.target)))
+                reads.update(model.get_submodule(node.target).state_dict(keep_vars=True).values())
             elif node.op == "get_attr":
                 reads[operator.attrgetter(node.target)(model)] += 1
         for _, (mine, theirs) in product(self._together, self._together):
             mine.may_go.logical_and_(theirs.may_go)
             theirs.may_go.logical_and_(mine.may_go)
         for name, inputs, _, outputs in self.cuts:
-            if any(reads[tensor] > 1 for tensor in _state(model.get_submodule(name))):
-                self._block([inputs, outputs], f"parameters of {name} are read more than once")
+            own = model.get_submodule(name).state_dict(keep_vars=True)
+            if any(reads[tensor] > 1 for tensor in own.values()):
+                reason = f"parameters of {name} are read more than once"
+                for x in filter(None, (inputs, outputs)):
+                    self._obstacles.append((x.layer, x.may_go, reason))
         for name, may_go, reason in self._obstacles:
             if _gone(may_go, multiple_of).any():
                 raise ValueError(f"dead channels of {name} cannot be cut: {reason}")
 
-    def _block(self, channels: _Known, reason: str) -> None:
-        self._obstacles += [(x.layer, x.may_go, reason) for x in channels if x]
-
     def _visit(self, node: fx.Node) -> _Channels | None:
         """Return the channels of what a node puts out; None: they are not followed."""
-        known = [self._known[source] for source in node.all_input_nodes]
-        if node.op == "output":
-            self._vary(known)
-        if not node.op.startswith("call"):
+        if node.op in ("placeholder", "get_attr"):
             return None
-        kind = run = node.target
-        if node.op == "call_module":
-            run = self._model.get_submodule(str(run))
-            kind = type(run)
+        known = [self._known[source] for source in node.all_input_nodes]
+        kind: Any = node.target
+        run = self._model.get_submodule(kind) if node.op == "call_module" else kind
+        kind = type(run) if isinstance(run, nn.Module) else run
         try:
             _expect(kind in _RULES, "which is not followed")
             if isinstance(run, nn.Module):
@@ -287,8 +272,8 @@ class _Walk:
             return _RULES[kind](self, node, run, known)
         except Exception as clause:  # of torch too, where a step is run on constants
             step = f"{node.name} ({getattr(kind, '__name__', kind)}), {clause}"
-        self._block(known, f"they reach {step}")
         for x in filter(None, known):
+            self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
             x.values.fill_(torch.nan)  # it may have been written to
         self._known.update(dict.fromkeys(node.all_input_nodes))
         for name, layer in self._model.named_modules() if isinstance(run, nn.Module) else ():
@@ -297,23 +282,21 @@ class _Walk:
                 self._obstacles.append((name, dead, f"they lie in {step}"))
         return None
 
-    @staticmethod
-    def _vary(channels: _Known) -> None:
-        """Keep channels, of which nothing is known any longer."""
-        for x in filter(None, channels):
-            x.may_go.zero_()
-            x.values.fill_(torch.nan)  # they may be written in place
-
     # The rules: what a node does to the channels of its inputs; None are those not followed.
+
+    def output(self, node: fx.Node, _: object, known: _Known) -> None:
+        """Keep all channels, and follow none."""
+        for x in filter(None, known):
+            x.may_go.zero_()
+            x.values.fill_(torch.nan)
 
     def layer(self, node: fx.Node, layer: Any, known: _Known) -> _Channels:
         """Follow out_i = b_i + sum_j W_ij in_j: a constant if all in_j with W_ij != 0 are."""
         inputs, weight, name = known[0], layer.weight, str(node.target)
-        _expect(isinstance(weight, nn.Parameter), "whose weight is no parameter")
         _expect(getattr(layer, "groups", 1) == 1, "which has groups")
         taps = weight[..., None].flatten(2)  # (outputs, inputs, taps); a linear layer has one tap
         used, width, spatial = taps.ne(0).any(2), weight.shape[1], weight.dim() - 2
-        constants = torch.full((width,), torch.nan, dtype=torch.float64)
+        constants = weight.new_full((width,), torch.nan)
         if inputs:
             values, n = inputs.values.flatten(), max(inputs.values.numel(), 1)
             _expect(inputs.values.dim() == spatial + 2)
@@ -335,25 +318,24 @@ class _Walk:
 
     def alone(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Run a step that acts on each channel alone on the constants."""
-        if None in known:  # nothing is constant in the other tensor
-            self._vary(known)
+        if None in known:  # nothing is constant in the other tensor, nor in what is written
+            self.output(node, run, known)
             return None
-        operands = [x for x in known if x]
         _expect(not node.kwargs.get("training"), "which is active in eval mode")
-        first = operands[0]
-        _expect(all(x.values.shape == first.values.shape for x in operands))
+        first, *others = operands = [x for x in known if x]
+        _expect(all(x.values.shape == first.values.shape for x in others))
         varies = ~torch.stack([x.values for x in operands]).isfinite().all(0)
-        by_channel = isinstance(run, nn.Module) and any(t.numel() > 1 for t in _state(run))
-        if by_channel and first.values.dim() == 2 and not varies.all():
-            self.flat.add(str(node.target))  # it acts on the second dimension, not on the last
+        by_channel = isinstance(run, nn.Module) and any(
+            t.numel() > 1 for t in run.state_dict().values()
+        )
         constants = dict(zip(node.all_input_nodes, (x.values for x in operands), strict=True))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
         values = (getattr(Tensor, run) if isinstance(run, str) else run)(*args, **kwargs)
         _expect(values.shape[:2] == first.values.shape[:2], "which is not along the channels")
         values.view(-1)[varies.view(-1)] = torch.nan  # should a step not hand nan on
-        self._together += [(first, x) for x in operands[1:]]
+        self._together += [(first, x) for x in others]
         if by_channel:
-            self.cuts.append((str(node.target), None, values, first))
+            self.cuts.append((str(node.target), None, values.clone(), first))
         return replace(first, values=values)
 
     def pool(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
@@ -363,7 +345,8 @@ class _Walk:
             return None
         values, space = channels.values.clone(), channels.values.dim() - 2
         _expect(getattr(run, "__name__", type(run).__name__).endswith(f"{space}d"))
-        ones = run(torch.ones(1, 1, *[2 ** (16 // space)] * space), *node.args[1:], **node.kwargs)
+        ones = values.new_ones(1, 1, *[2 ** (16 // space)] * space)
+        ones = run(ones, *node.args[1:], **node.kwargs)
         _expect(isinstance(ones, Tensor), "which returns more than a tensor")
         if (ones != 1).any():
             values[values != 0] = torch.nan
@@ -397,16 +380,12 @@ def _expect(condition: bool, otherwise: str = "whose inputs are laid out in anot
         raise ValueError(otherwise)
 
 
-def _state(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
 def _forms(names: str, *homes: Any) -> Iterator[Any]:
     """Yield methods, functions and classes by their names in lower case, written in place too."""
     classes = {name.lower(): value for name, value in vars(nn).items() if isinstance(value, type)}
     for name in names.split():
-        yield from (name, f"{name}_", classes.get(name.replace("_", ""), name))
         forms = (name, f"{name}_", f"i{name}")
+        yield from (*forms, classes.get(name.replace("_", ""), name))
         yield from (getattr(home, form) for home in homes for form in forms if hasattr(home, form))
 
 
@@ -428,4 +407,5 @@ _RULES: dict[Any, Callable[[_Walk, fx.Node, Any, _Known], _Channels | None]] = {
     **dict.fromkeys(_forms("".join(map(_POOLS.format, (1, 2, 3))), functional), _Walk.pool),
     **dict.fromkeys((*_VIEWS, nn.Flatten, torch.flatten, "flatten"), _Walk.flatten),
     **dict.fromkeys(("size", getattr), _Walk.size),
+    "output": _Walk.output,
 }
