@@ -33,19 +33,13 @@ _each_leaf: Any = fx.node.map_aggregate
 
 
 @torch.no_grad()
-def compact(
-    model: nn.Module,
-    *,
-    multiple_of: int | None = None,
-    inputs: tuple[Any, ...] | Mapping[str, Any] = (),
-) -> nn.Module:
+def compact(model: nn.Module, *, multiple_of: int | None = None, inputs: Any = ()) -> nn.Module:
     """Return a smaller copy of a pruned model that computes the same function in eval mode.
 
-    Units whose incoming weights are all zero, by a mask or by themselves, are cut. The copy has the
-    same class, ``forward`` and parameter names, and no masks; a layer gets a bias where a constant
-    is folded into it. Outputs agree to rounding, but not where batch-norm is in training mode. The
-    copy refuses arguments that were not traced, and shapes other than (N, features) in batch-norm
-    and PReLU between linear layers.
+    Units whose incoming weights are all zero are cut. The copy has the same class, ``forward`` and
+    parameter names, and no masks; a layer gets a bias where a constant is folded into it. Outputs
+    agree to rounding, but not where batch-norm is in training mode. The copy refuses arguments that
+    were not traced, and shapes but (N, features) in batch-norm and PReLU between linear layers.
 
     A dead channel stays if it is an output of the model, if it meets a tensor that is not followed
     (an input, a parameter), if it is not 0 and is padded with zeros, or if no other is left in its
@@ -63,8 +57,8 @@ def compact(
         model: any module that torch.fx can trace; left alone. Examples lie along dimension 0.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, which is fast
             in matrix products. None is 16 where at most one part in 64 stays for it, else 1.
-        inputs: arguments of ``forward``, by place or by name: ``{"input_ids": ids}``. The copy
-            takes other tensors for these, no other values. Those left out are at their defaults.
+        inputs: arguments of ``forward``, a tuple or a mapping such as ``{"input_ids": ids}``. The
+            copy takes other tensors for them, no other values; others are at their defaults.
 
     Raises:
         ValueError: if the model cannot be traced, or if dead channels reach or lie in a step that
@@ -182,14 +176,13 @@ class _Tracer(fx.Tracer):
         proxy = partial(self.create_proxy, "placeholder", "x", (), {})
         values = _each_leaf(concrete_args, lambda v: proxy() if v is Tensor else v)
         call = inspect.BoundArguments(inspect.signature(self.root.forward), values)
-        return lambda: root_fn(self.root, *call.args, **call.kwargs), []
+        return lambda: self.root.forward(*call.args, **call.kwargs), []
 
 
 def _trace(model: nn.Module, traced: dict[str, Any]) -> tuple[nn.Module, fx.Graph]:
     """Return a copy in eval mode and its graph; tracing may leave marks on what it traces."""
     scratch = copy.deepcopy(model).eval()
     try:
-        _expect("forward" not in vars(model), "its forward is not that of its class")
         return scratch, _Tracer().trace(scratch, traced)
     except Exception as error:  # forward is anyone's code
         raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
@@ -197,14 +190,12 @@ def _trace(model: nn.Module, traced: dict[str, Any]) -> tuple[nn.Module, fx.Grap
 
 @dataclass(frozen=True, eq=False)
 class _Channels:
-    """The channels of one tensor.
-
-    ``values`` are float64, of shape (1, n, 1, ...) with as many dimensions as the tensor, or (1, n)
-    if channels are last, in any number of dimensions; they share memory where the tensors do.
-    """
+    """The channels of one tensor."""
 
     layer: str  # that made the channels; what it is summed with goes together with them
     may_go: Tensor  # shape (n,), bool; shared by all tensors of the layer, only ever loses entries
+    # float64, shape (1, n, 1, ...) with as many dimensions as the tensor, or (1, n) if channels are
+    # last, in any number of dimensions; they share memory where the tensors do
     values: Tensor
 
     def __post_init__(self) -> None:
@@ -216,13 +207,12 @@ def _gone(may_go: Tensor, multiple_of: int | None) -> Tensor:
     alive = int((~may_go).sum())
     left = max(alive, 1)
     more = -left % (multiple_of or _FAST)
-    if multiple_of or more * _WORTH <= left:
-        left += more
-    return may_go & (may_go.cumsum(0) > left - alive)
+    stay = left - alive + (more if multiple_of or more * _WORTH <= left else 0)
+    return may_go & (may_go.cumsum(0) > stay)
 
 
 class _Walk:
-    """A walk through the graph of a model in float64.
+    """A walk through the graph of a model in float64, by rules for what a node does to channels.
 
     ``cuts`` are layers by name, their inputs and the constants of these, and their outputs; where a
     layer acts on each channel alone, no inputs and the constants of the outputs.
@@ -249,8 +239,7 @@ class _Walk:
             own = model.get_submodule(name).state_dict(keep_vars=True)
             if any(reads[tensor] > 1 for tensor in own.values()):
                 reason = f"parameters of {name} are read more than once"
-                for x in filter(None, (inputs, outputs)):
-                    self._obstacles.append((x.layer, x.may_go, reason))
+                self._obstacles += [(x.layer, x.may_go, reason) for x in (inputs, outputs) if x]
         for name, may_go, reason in self._obstacles:
             if _gone(may_go, multiple_of).any():
                 raise ValueError(f"dead channels of {name} cannot be cut: {reason}")
@@ -281,8 +270,6 @@ class _Walk:
                 dead = ~layer.weight.flatten(1).any(1)
                 self._obstacles.append((name, dead, f"they lie in {step}"))
         return None
-
-    # The rules: what a node does to the channels of its inputs; None are those not followed.
 
     def output(self, node: fx.Node, _: object, known: _Known) -> None:
         """Keep all channels, and follow none."""

@@ -83,9 +83,9 @@ class ColumnLaw:
                 dimension d >= 1, for noise alone.
             kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
             alpha: stability index in (0, 2].
-            scale: s of all noise together, in [1e-100, 1e100]: sigma t^{1/alpha} after a time t,
-                see :func:`heavytail.compression.prediction.accumulated_scale`.
-            samples: N, number of draws, >= 1000.
+            scale: that of all noise together, in [1e-100, 1e100], see
+                :func:`heavytail.compression.prediction.accumulated_scale`.
+            samples: number of draws, >= 1000.
             generator: source of the random bits, on the start's device; None is the global one.
         """
         scale = _check.number("scale", scale, _SCALES)
@@ -111,8 +111,7 @@ class ColumnLaw:
         ``light`` is read off at the z that 3 in 1000 columns exceed.
 
         Args:
-            columns: shape (N, d), N >= 1000, finite and independent, such as the particles of a
-                mean-field simulation at time t.
+            columns: shape (N, d), N >= 1000, finite and independent: particles at time t, say.
             alpha: stability index in (1, 2].
             tail: c > 0, not read at alpha = 2; under a bounded drift, sigma^alpha t times
                 :func:`heavytail.noise_tail_constant`.
@@ -152,14 +151,14 @@ class ColumnLaw:
     def _log_needed(self, keep: float, error: Tensor) -> Tensor:
         """Return log(m(keep) / error^2 - b), -inf where that is not positive."""
         root = math.sqrt(self.dropped(keep)) / error  # its square may leave the floats
-        root = root.nan_to_num(0, posinf=math.inf)
+        root = root.nan_to_num(0, posinf=math.inf)  # 0 / 0: nothing is lost
         light = torch.where(root > 0, self.light / root / root, 1.0).clamp_max(1)
         return 2 * root.log() + torch.log1p(-light)
 
     @property
     def strength(self) -> float:
         """(c Gamma(1 - alpha/2))^{2/alpha}: what multiplies n^{2/alpha} A; 0 at alpha = 2."""
-        return _exp(self._log_strength)
+        return float(_double(self._log_strength).exp())
 
     @property
     def _log_strength(self) -> float:
@@ -255,7 +254,7 @@ def required_width(
     else:
         needed -= columns._log_strength + math.log(_low_quantile(alpha, delta))
         logarithm = max(0.0, needed * alpha / (2 - alpha))
-    return logarithm / math.log(10) if log10 else _exp(logarithm)
+    return logarithm / math.log(10) if log10 else float(_double(logarithm).exp())
 
 
 @dataclass(frozen=True)
@@ -302,10 +301,8 @@ def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
 
 @lru_cache(maxsize=1024)
 def _stable_bulk(alpha: float, keep: float) -> float:
-    """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1.
-
-    By parts: the integral of 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}.
-    """
+    """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
+    # By parts: the integral of 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}.
     law = Stable(_double(alpha))
     top = -law.icdf(_double(keep / 2))
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(160))
@@ -327,15 +324,10 @@ def _heavy_law(alpha: float) -> Stable:
 
 
 def _double(value: float | Tensor) -> Tensor:
-    device = value.device if isinstance(value, Tensor) else "cpu"
-    return torch.as_tensor(value, dtype=torch.float64, device=device)
+    return torch.as_tensor(value, dtype=torch.float64, device=getattr(value, "device", "cpu"))
 
 
 def _found(name: str, alpha: float, value: Tensor) -> Tensor:
     if value.isnan().any():
         raise ArithmeticError(f"{name} leaves the floats at alpha = {alpha:g}")
     return value
-
-
-def _exp(logarithm: float) -> float:
-    return math.exp(logarithm) if logarithm < 709 else math.inf
