@@ -57,8 +57,9 @@ def compact(model: nn.Module, *, multiple_of: int | None = None, inputs: Any = (
         model: any module that torch.fx can trace; left alone. Examples lie along dimension 0.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, which is fast
             in matrix products. None is 16 where at most one part in 64 stays for it, else 1.
-        inputs: arguments of ``forward``, a tuple or a mapping such as ``{"input_ids": ids}``. The
-            copy takes other tensors for them, no other values; others are at their defaults.
+        inputs: an example of all that ``forward`` is given, a tuple or a mapping by name, on which
+            the copy is tried; it takes other tensors, no other values. () is all the defaults, for
+            a ``forward`` that does not ask for the types of tensors.
 
     Raises:
         ValueError: if the model cannot be traced, or if dead channels reach or lie in a step that
@@ -66,25 +67,28 @@ def compact(model: nn.Module, *, multiple_of: int | None = None, inputs: Any = (
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(inputs, tuple | Mapping):
-        raise TypeError(f"inputs must be a tuple or a mapping, got {type(inputs).__name__}")
     _check.count("multiple_of", 1 if multiple_of is None else multiple_of, 1)
     _expect(not hasattr(model, "_orig_mod"), "model is compiled: take model._orig_mod")
     small = _unmasked_copy(model)
-    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+    given = inputs if isinstance(inputs, tuple | Mapping) else (inputs,)
+    args, kwargs = ((), given) if isinstance(given, Mapping) else (given, {})
+    before = _outputs(small, args, kwargs) if given else []
     traced = _arguments(small, args, kwargs)
     exact, graph = _trace(small, traced)
     walk = _Walk(exact.double().cpu(), graph, multiple_of)  # not every device has float64
     for name, channels, constants, outputs in walk.cuts:
         layer, keep = small.get_submodule(name), ~_gone(outputs.may_go, multiple_of)
-        gone = None if channels is None else _gone(channels.may_go, multiple_of)
+        gone = _gone(channels.may_go, multiple_of) if channels else keep.new_zeros(1)
         _cut(layer, exact.get_submodule(name), gone, constants, keep)
         if channels is None and constants.dim() == 2 and constants.isfinite().any():
             layer.register_forward_pre_hook(_refuse_other_shapes)
     after = _trace(small, traced)[1]
     for old, new in zip_longest(*(str(steps).split("\n    ") for steps in (graph, after))):
         _expect(old == new, f"forward computes with the number of channels: {old} becomes {new}")
-    if len(traced) > 1:
+    for old, new in zip(before, _outputs(small, args, kwargs) if given else [], strict=True):
+        rounding = float(old.abs().nan_to_num().amax()) * torch.finfo(old.dtype).eps ** 0.5
+        _expect(torch.allclose(old, new, 0, rounding, True), "forward does not do as it was traced")
+    if [*traced.values()] != [Tensor]:
         small.register_forward_pre_hook(partial(_refuse_other_calls, traced), with_kwargs=True)
     return small
 
@@ -105,11 +109,10 @@ def _unmasked_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _cut(layer: Any, exact: Any, gone: Tensor | None, constants: Tensor, keep: Tensor) -> None:
+def _cut(layer: Any, exact: Any, gone: Tensor, constants: Tensor, keep: Tensor) -> None:
     """Cut inputs out of a layer, whose bias takes over their constants, and keep some outputs."""
-    drop = torch.zeros_like(constants).bool()
-    if gone is not None and gone.any():
-        drop = gone.repeat_interleave(len(constants) // len(gone))
+    drop = gone.repeat_interleave(len(constants) // max(len(gone), 1))
+    if drop.any():
         folded = exact.weight[..., None].flatten(2).sum(2)[:, drop] @ constants[drop]
         layer.weight = _like(layer.weight, layer.weight[:, ~drop])
         if layer.bias is not None:
@@ -139,20 +142,27 @@ def _arguments(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     return dict(_each_leaf(given, lambda v: Tensor if isinstance(v, Tensor) else v))
 
 
+def _outputs(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the floating-point tensors that a model puts out in eval mode."""
+    found: list[Any] = []
+    _each_leaf(copy.deepcopy(model).eval()(*args, **kwargs), found.append)
+    return [v for v in found if isinstance(v, Tensor) and v.is_floating_point() and v.numel()]
+
+
 def _refuse_other_calls(traced: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Refuse arguments that may take another path than the one that was traced."""
     for name, given in _arguments(model, args, kwargs).items():
         expected = traced[name]
-        same = given is not None if expected is Tensor else given is expected or given == expected
-        if same is not True:
-            raise ValueError(f"{name} must be {expected!r}, as when compacted, got {given!r:.60}")
+        number = expected is Tensor and type(given) in (int, float)
+        if not number and given is not expected and (given == expected) is not True:
+            words = f"{name} must be {expected!r}, as when compacted, got {given!r}"
+            raise ValueError(words.replace(repr(Tensor), "a tensor"))
 
 
 def _refuse_other_shapes(module: nn.Module, args: tuple[Tensor]) -> None:
     """Refuse inputs of batch-norm or PReLU, which act on the second dimension, not on the last."""
-    if args[0].dim() != 2:
-        name, shape = type(module).__name__, tuple(args[0].shape)
-        raise ValueError(f"{name} of a compact model must get shape (N, features), got {shape}")
+    name, shape = f"{type(module).__name__} of a compact model", tuple(args[0].shape)
+    _expect(len(shape) == 2, f"{name} must get shape (N, features), got {shape}")
 
 
 class _Proxy(fx.Proxy):
@@ -246,8 +256,6 @@ class _Walk:
 
     def _visit(self, node: fx.Node) -> _Channels | None:
         """Return the channels of what a node puts out; None: they are not followed."""
-        if node.op in ("placeholder", "get_attr"):
-            return None
         known = [self._known[source] for source in node.all_input_nodes]
         kind: Any = node.target
         run = self._model.get_submodule(kind) if node.op == "call_module" else kind
@@ -295,9 +303,7 @@ class _Walk:
                 values = values.where(~uneven, torch.nan)
             constants = values.repeat_interleave(width // n)
         constant = constants.isfinite()
-        values = taps.sum(2)[:, constant] @ constants[constant]
-        if layer.bias is not None:
-            values += layer.bias
+        values = functional.linear(constants[constant], taps.sum(2)[:, constant], layer.bias)
         values[used[:, ~constant].any(1)] = torch.nan
         outputs = _Channels(name, values.isfinite(), values.view(1, -1, *[1] * spatial))
         self.cuts.append((name, inputs, constants, outputs))
@@ -327,8 +333,7 @@ class _Walk:
 
     def pool(self, node: fx.Node, run: Any, known: _Known) -> _Channels | None:
         """Follow pooling: constants stay, unless an average counts padded zeros."""
-        (channels,) = known
-        if channels is None:
+        if (channels := known[0]) is None:
             return None
         values, space = channels.values.clone(), channels.values.dim() - 2
         _expect(getattr(run, "__name__", type(run).__name__).endswith(f"{space}d"))
@@ -344,11 +349,10 @@ class _Walk:
         given: Any = (*node.args[1:], *node.kwargs.values())
         if isinstance(run, nn.Flatten):
             given = (run.start_dim, run.end_dim)
+        flat = given in ((1,), (1, -1))
         if run in _VIEWS:
             first, *others = given[0] if len(given) == 1 else given
             flat = first in self._batch and others == [-1]
-        else:
-            flat = given in ((1,), (1, -1))
         _expect(flat, "which is followed as x.flatten(1) or x.view(x.size(0), -1)")
         _expect(known[0] is None or known[0].values.dim() > 2)
         return known[0] and replace(known[0], values=known[0].values.flatten(1))
@@ -393,6 +397,5 @@ _RULES: dict[Any, Callable[[_Walk, fx.Node, Any, _Known], _Channels | None]] = {
     **dict.fromkeys(_forms(_EVAL, functional), _Walk.alone),
     **dict.fromkeys(_forms("".join(map(_POOLS.format, (1, 2, 3))), functional), _Walk.pool),
     **dict.fromkeys((*_VIEWS, nn.Flatten, torch.flatten, "flatten"), _Walk.flatten),
-    **dict.fromkeys(("size", getattr), _Walk.size),
-    "output": _Walk.output,
+    **{"size": _Walk.size, getattr: _Walk.size, "output": _Walk.output},
 }
