@@ -67,6 +67,15 @@ def as_columns(weight: Tensor, column: str, kind: Kind) -> Tensor:
     return units_first(weight, kind).contiguous().flatten(leading).flatten(0, leading - 1)
 
 
+def dead_units(layer: nn.Module) -> Tensor:
+    """Return which units of a layer have only zeros as weights, (n,); (0,) if it has no columns."""
+    weight = getattr(layer, "weight", None)
+    kind = kind_of(layer, weight) if isinstance(weight, Tensor) else None
+    if weight is None or kind is None or kind.inputs:
+        return torch.zeros(0, dtype=torch.bool)
+    return ~units_first(weight, kind).flatten(0, 1).flatten(1).any(1)
+
+
 class Home(NamedTuple):
     """What a parameter does not know of itself: its layers, for their masks, and their kind."""
 

@@ -596,3 +596,12 @@ def test_networks_at_random():
         assert torch.allclose(output(model, x), output(small, x), rtol=1e-10, atol=1e-12), seed
         smaller += shapes(small) != shapes(model)
     assert smaller > 30
+
+
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2)])
+def test_dead_units_of_layers_that_are_not_followed_are_no_secret(layer):
+    model = nn.Sequential(copy.deepcopy(layer), nn.ReLU(), nn.Conv2d(6, 3, 3)).eval()
+    assert list(compact(model).state_dict()) == list(model.state_dict())
+    prune(model, keep=0.5, layers="0")
+    with pytest.raises(ValueError, match="dead channels of 0 cannot be cut: they lie in _0"):
+        compact(model)
