@@ -317,7 +317,11 @@ def test_a_refused_state_changes_nothing():
         ),
         ([], TypeError, "must be a dictionary"),
         ({"kind": "isotropic"}, ValueError, r"lacks \['alpha'"),
-        ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be >= 0"),
+        (
+            {**noise.state_dict(), "scale": 0.5, "seed": -1},
+            ValueError,
+            r"seed must be in \[0, 2\^64\)",
+        ),
         ({**noise.state_dict(), "scale": 0.5, "generators": 3}, TypeError, "generators must be"),
     ):
         with pytest.raises(error, match=message):

@@ -85,7 +85,7 @@ def test_the_ratio_lies_inside_its_band():
         ({"steps": 0}, "steps must be >= 1"),
         ({"lr": math.nan}, r"lr must be in \(0, inf\), got nan"),
         ({"scale": -1.0}, r"scale must be in \[0, inf\), got -1"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^64\)"),
         ({"stop_accuracy": 95}, r"stop_accuracy must be in \[0, 1\], got 95"),
         ({"alpha": None}, r"alpha must be a real number in \(0, 2\], got None"),
         ({"alpha": 2.5}, r"alpha must be in \(0, 2\], got 2.5"),
