@@ -136,7 +136,7 @@ def test_noise_beyond_the_floats_is_seen_in_the_weights():
 def test_no_steps():
     data = task()
     ((model, history),) = company(data, [0], steps=0)
-    assert history == History(history.losses, (), ())
+    assert history.evaluated == history.train_accuracies == ()
     assert len(history.losses) == 0
     assert all(map(torch.equal, model.parameters(), network(data, 0).parameters()))
 
