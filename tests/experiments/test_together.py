@@ -9,7 +9,7 @@ from heavytail import StableNoise, hidden_weights
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.together import Noise, train_together
-from heavytail.experiments.train import DivergenceError, History, train
+from heavytail.experiments.train import DivergenceError, train
 
 LR = 0.05
 OPTIONS = {"lr": LR, "steps": 11, "batch_size": 10, "progress": False}
