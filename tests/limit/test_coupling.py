@@ -241,7 +241,7 @@ def test_a_scheme_that_blows_up_says_where():
     ("changed", "error", "message"),
     [
         ({"widths": [10]}, ValueError, "widths must be 2 to 100000 different integers"),
-        ({"widths": 10}, TypeError, "widths must be 2 to 100000 different integers, got 10"),
+        ({"widths": 10}, TypeError, "widths must be a sequence of numbers, got 10"),
         (
             {"widths": [10, 40]},
             ValueError,
@@ -252,6 +252,7 @@ def test_a_scheme_that_blows_up_says_where():
         ({"reference": "exact"}, ValueError, r"reference must be one of \['limit', 'twins'\]"),
         ({"reference": None}, TypeError, "reference, if not 'limit' or 'twins', must be an int"),
         ({"reference": "limit"}, ValueError, "needs h = 'linear', .* got MeanField.*'tanh'"),
+        ({"coupled": np.ones(2)}, TypeError, "coupled must be True or False"),
         ({"statistic": "mode"}, ValueError, "statistic must be one of"),
     ],
 )
