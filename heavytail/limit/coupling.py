@@ -228,4 +228,5 @@ def linear_gap_scale(
         K = _check.count("steps", steps, 1, 10**7)
         left = (1 - A * T / K) ** torch.arange(K, dtype=torch.float64, device="cpu")
         total = T / K * float((1 - left).abs().pow(alpha).sum())
-    return _check.number("the scale", sigma * n ** (1 / alpha - 1) * total ** (1 / alpha))
+    scale = sigma * n ** (1 / alpha - 1) * total ** (1 / alpha)
+    return _check.number("the scale for T, steps, alpha, sigma and curvature", scale)

@@ -75,8 +75,7 @@ class Rates:
 
     def between(self, low: float, high: float) -> "Rates":
         """Return the rates of low <= x <= high, at least two; -inf and inf are no bounds."""
-        for name, bound in (("low", low), ("high", high)):
-            _check.number(name, bound, "[-inf, inf]")
+        low, high = (_check.number(*v, "[-inf, inf]") for v in (("low", low), ("high", high)))
         inside = (self.x >= low) & (self.x <= high)
         if inside.sum() < 2:
             raise ValueError(f"low and high must hold two of x or more, got {low:g} and {high:g}")

@@ -278,7 +278,7 @@ def test_bad_steps(steps, reference, message):
 
 
 def test_a_scale_beyond_the_floats_is_refused():
-    with pytest.raises(ValueError, match=r"the scale must be .*, got inf"):
+    with pytest.raises(ValueError, match=r"the scale for T, .* got inf"):
         linear_gap_scale(10, T=1.0, steps=1000, alpha=1.5, sigma=1.0, curvature=1e6)
     with pytest.raises(ValueError, match=r"steps must be in \[1, 10000000\], got 10{9}$"):
         linear_gap_scale(10, T=1.0, steps=10**9, alpha=1.5, sigma=1.0)
