@@ -157,7 +157,8 @@ def tail_constant(alpha: float) -> float:
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     # sin(pi alpha / 2) = sin(pi (2 - alpha) / 2), which is exact at alpha = 2.
-    return 2 / math.pi * math.gamma(alpha) * math.sin(math.pi / 2 * min(alpha, 2 - alpha))
+    sine = math.sin(math.pi / 2 * min(alpha, 2 - alpha))
+    return math.gamma(alpha + 1) * sine / (math.pi / 2 * alpha)
 
 
 def draw(
