@@ -318,11 +318,7 @@ def test_a_refused_state_changes_nothing():
         ([], TypeError, "must be a dictionary"),
         ({"kind": "isotropic"}, ValueError, r"lacks \['alpha'"),
         ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be in"),
-        (
-            {**noise.state_dict(), "scale": 0.5, "generators": {"cpu": 0}},
-            ValueError,
-            "generators must be",
-        ),
+        ({**noise.state_dict(), "scale": 0.5, "generators": {"cpu": 0}}, ValueError, "generators"),
     ):
         with pytest.raises(error, match=message):
             noise.load_state_dict(state)

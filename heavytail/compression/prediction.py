@@ -177,7 +177,7 @@ def _schedule(name: str, value: object, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         entries = [_check.number(f"each entry of {name}", x, _check.NONNEGATIVE) for x in value]
         value = torch.tensor(entries, dtype=torch.float64)
     numbers = _check.numbers(name, value, _check.NONNEGATIVE)
