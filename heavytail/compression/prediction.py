@@ -137,7 +137,7 @@ def plan_scale(
         allowed = f"({least:.4g}, {most:.4g}], the medians for the start and for the noise alone"
         raise ValueError(f"ratio must be in {allowed}, got {ratio:g}")
     while high / low > 1 + 1e-6:
-        middle = math.sqrt(low * high)
+        middle = math.sqrt(low) * math.sqrt(high)
         low, high = (middle, high) if median(middle) < ratio else (low, middle)
     return high / unit
 
