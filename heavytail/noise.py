@@ -260,26 +260,25 @@ class StableNoise:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
-        states = {str(device): g.get_state() for device, g in self._generators.items()}
         return {
             **{name: getattr(self, name) for name in _SETTINGS},
             "shapes": sorted(list(parameter.shape) for parameter in self._chosen),
-            "generators": states,
+            "generators": {str(device): g.get_state() for device, g in self._generators.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
-        own = self.state_dict()
-        state = _complete(state, own)
+        state = _complete(state, own := self.state_dict())
         for name in ("kind", "column", "shapes"):  # the last of the weights that get the noise
-            if state[name] != own[name]:
-                raise ValueError(f"{name} must be {own[name]!r}, got {state[name]!r}")
-        if not isinstance(state["generators"], dict):
-            raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
-        generators = {
-            torch.device(name): torch.Generator(name).set_state(bits.cpu())
-            for name, bits in state["generators"].items()
-        }
+            if (got := repr(state[name])) != (wanted := repr(own[name])):
+                raise ValueError(f"{name} must be {wanted}, got {got}")
+        try:
+            generators = {
+                torch.device(name): torch.Generator(name).set_state(bits.cpu())
+                for name, bits in state["generators"].items()
+            }
+        except (AttributeError, RuntimeError, TypeError) as error:  # torch knows what is a state
+            raise ValueError(f"generators must be devices' names with states: {error}") from error
         self._update(**{name: state[name] for name in _SETTINGS}, _generators=generators)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -329,11 +328,11 @@ def _with_columns(parameter: object, held: set[Tensor]) -> Tensor:
         raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
     shape, kind = tuple(parameter.shape), type(parameter)
     if parameter not in held:
-        raise ValueError(f"a parameter of shape {shape} is not in the optimizer")
+        raise ValueError(f"params must be in the optimizer, got one of shape {shape}")
     if len(shape) < 2:
-        raise ValueError(f"columns need dimension >= 2, got shape {shape} (flattened by FSDP?)")
+        raise ValueError(f"params must have dimension >= 2, got {shape} (flattened by FSDP?)")
     if kind.__module__.startswith("torch.distributed"):
-        raise TypeError(f"a parameter must not be spread over devices, got a {kind.__name__}")
+        raise TypeError(f"params must not be spread over devices, got a {kind.__name__}")
     return parameter
 
 
@@ -393,7 +392,9 @@ class LambdaNoise:
 
     def _set(self, steps: int, first: float) -> None:
         """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
-        scale = self._noise.scale if self._scale is None else first * self._scale(steps)
+        scale = self._noise.scale
+        if self._scale is not None:
+            scale = first * _check.number("scale", self._scale(steps), "[0, inf)")
         alpha = self._noise.alpha if self._alpha is None else self._alpha(steps)
         self._noise._update(scale=scale, alpha=alpha)
         self.steps, self._first = steps, first

@@ -241,6 +241,8 @@ NAN = {
     "MeanField.drift": {"drift"},  # of particles that have left the floats
     "MeanField.predict": {"predict"},
     "simulate": {"particles", "observed"},  # particles that leave the floats
+    "column_norms": {"column_norms"},  # of a column that holds nan
+    "hidden_weights": {"hidden_weights"},  # those of the model
     "compact": {"compact"},  # a copy of a model, with the nan that it had
     "mean_field": {"mean_field"},
     "replay": {"replay"},

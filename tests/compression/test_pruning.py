@@ -383,9 +383,9 @@ def without_head(model):
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (None, {"layers": "nothing"}, "no layer 'nothing' in the model"),
+        (None, {"layers": "nothing"}, "layers must be of the model, got 'nothing'"),
         (None, {"layers": []}, "at least one layer"),
-        (None, {"layers": nn.Linear(2, 2)}, r"no layer Linear\(.* in the model"),
+        (None, {"layers": nn.Linear(2, 2)}, r"layers must be of the model, got Linear\("),
         (None, {"unit": "row"}, "unit must be one of"),
         (None, {"scope": "all"}, "scope must be one of"),
         (None, {"layers": ["body", "position"]}, r"position \(OfNoKnownKind\) .* are not known"),
