@@ -9,6 +9,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from tqdm import tqdm
 
 from heavytail import _check
+from heavytail.experiments._arguments import instance
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import DivergenceError, History, _batches, _measured
@@ -54,21 +56,25 @@ def train_together(
     CPU a network of more than some 10^5 weights gains nothing from company.
 
     The models, trained in place, are of one shape, scaling, dtype and device, the data's; none
-    twice or masked, no weight frozen. The step size ``lr`` is >= 0; the rest is as in ``train``.
+    twice or masked, no weight frozen. The step size ``lr`` is >= 0 and finite
+    in their dtype; the rest is as in ``train``.
 
     Returns:
         For each model its history, measured at the end. Where a loss or a weight was not finite,
         the error that ``train`` would raise is in its place: that a member diverges is an outcome,
         and disturbs no other. Its weights are left as they became.
     """
-    lr, steps = _check.number("lr", lr, _check.NONNEGATIVE), _check.count("steps", steps)
-    batch_size = _check.count("batch_size", batch_size, 1)
+    instance("data", data, Dataset)
+    _check_alike(models)
     for name, given in (("noises", noises), ("seeds", seeds)):
-        if len(given) != len(models):
+        if len(instance(name, given, Sequence)) != len(models):
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
+    noises = [instance("each of noises", noise, Noise, NoneType) for noise in noises]
     x, y = data.x_train, data.y_train
-    _check_alike(models)
+    lr = _check.number("lr", lr, f"[0, {torch.finfo(x.dtype).max}]")
+    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
+    quiet = None if _check.flag("progress", progress) else True
     own = [dict(model.named_parameters()) for model in models]
     weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}
     members = [[nn.Parameter(w[i]) for w in [*weights.values()][:-1]] for i in range(len(models))]
@@ -85,7 +91,7 @@ def train_together(
     slopes_and_losses = vmap(grad_and_value(loss))
     batches = [_batches(x, batch_size, seed) for seed in seeds]
     losses = x.new_empty((steps, len(models)))
-    for step in tqdm(range(steps), unit="step", disable=None if progress else True):
+    for step in tqdm(range(steps), unit="step", disable=quiet):
         batch = torch.stack([next(some) for some in batches])
         slopes, losses[step] = slopes_and_losses(weights, x[batch], y[batch])
         for name, weight in weights.items():
@@ -107,7 +113,7 @@ def train_together(
 
 def _check_alike(models: Sequence[FullyConnected]) -> None:
     """Refuse models that differ in form or share a weight, before anything is trained."""
-    for model in models:
+    for model in instance("models", models, Sequence):
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
     forms = {(m.scaling, *((*w.shape, w.dtype, w.device) for w in m.parameters())) for m in models}
