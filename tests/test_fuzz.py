@@ -92,7 +92,7 @@ CONFIG, ANOTHER = (results.Config(data="digits", width=9, steps=2, seed=seed) fo
 PLACE: Any = {"device": "cpu", "dtype": torch.float64}
 LAW: Any = {"alpha": 1.5, "kind": "isotropic"}
 NOISE: Any = {"scale": 0.1, **LAW}
-NOISY = results.Config(data="digits", **NOISE)
+NOISY = results.Config(data="digits", width=9, steps=2, **NOISE)
 EULER: Any = {"T": 0.5, "sigma": 0.1, **LAW, **PLACE}
 PLAN: Any = {"lr": 0.1, "steps": 3, "error": 0.3, "weight_decay": 0.1, "column": "filter"}
 PLAN |= {"draws": 5}
@@ -216,7 +216,7 @@ CALLS = [
     lambda: partial(records.read, path="runs.json", decode=dict),
     lambda: partial(results.Config, **vars(CONFIG) | NOISE),
     lambda: partial(runs.replay, config=NOISY, start=net(), steps=3),
-    lambda: partial(runs.run, config=CONFIG, checkpoint="state", device="cpu"),
+    lambda: partial(runs.run, config=NOISY, checkpoint=Path("state"), device="cpu"),
     lambda: partial(sweep.sweep, run=run, configs=[CONFIG, ANOTHER], store=store(),
                     executor=None, processes=0, progress=False),
     lambda: partial(together.train_together, models=[net(), net()], data=TASK, lr=0.1,

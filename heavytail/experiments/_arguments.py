@@ -9,17 +9,17 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def instance(name: str, value: T, *kinds: Any) -> T:
-    """Return a value of one of some classes, of which a tensor, though iterable, is none."""
-    if isinstance(value, Tensor) or not isinstance(value, kinds):
-        words = " or ".join(kind.__name__ for kind in kinds)
+def instance(name: str, value: T, kind: Any) -> T:
+    """Return a value of a class, or of a union of them; a tensor is of none, not even iterable."""
+    if isinstance(value, Tensor) or not isinstance(value, kind):
+        words = kind.__name__ if isinstance(kind, type) else kind
         raise TypeError(f"{name} must be of type {words}, got {value!r:.60}")
     return value
 
 
 def file(name: str, value: str | os.PathLike[str]) -> Path:
     """Return the path of a file, which need not be there."""
-    path = Path(instance(name, value, str, os.PathLike))
+    path = Path(instance(name, value, str | os.PathLike))
     if path.is_dir():
         raise ValueError(f"{name} must be a file, got the folder {path}")
     return path

@@ -143,10 +143,8 @@ def load(name: str, root: Root = None) -> Dataset:
     Raises:
         FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
-    _check.one_of("name", name, _LOADERS)
-    if root is not None:
-        instance("root", root, str, os.PathLike)
-    *arrays, classes = _LOADERS[name](root)
+    instance("root", root, str | os.PathLike | None)
+    *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
         torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # a copy where it must be
         for array, dtype in zip(arrays, [np.float32, np.int64] * 2, strict=True)

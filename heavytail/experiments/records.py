@@ -35,23 +35,19 @@ def plain(value: Any, digits: int | None = None) -> Any:
     Dataclasses become dictionaries; tuples, tensors and arrays lists; nan and the infinities the
     words that ``float`` reads. Anything else is a TypeError.
     """
-    return _plain(value, digits if digits is None else _check.count("digits", digits, 1, 17))
-
-
-def _plain(value: Any, digits: int | None) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         with suppress(NotImplementedError):  # of a tensor on the device meta
             value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, digits) for name, part in value.items()}
+        return {str(name): plain(part, digits) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part, digits) for part in value]
+        return [plain(part, digits) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, float) and digits is not None:
-        return float(f"{value:.{digits}g}")
+        return float(f"{value:.{_check.count('digits', digits, 1, 17)}g}")
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"a run must hold plain values, got {value!r:.80}")
@@ -101,8 +97,7 @@ class Store:
         name = key(config)
         order = [instance("each of order", n, str) for n in instance("order", order, Iterable)]
         entry = plain({"config": config, **instance("entry", entry, Mapping)})
-        if not isinstance(entry.get("result"), dict):
-            raise ValueError(f"entry must hold a dictionary as its result, got {entry!r:.60}")
+        instance("the result of entry", entry.get("result"), dict)
         named = {_key(e["config"], type(config)): e for e in read(self.path)} | {name: entry}
         names = [name for name in dict.fromkeys((*order, *named)) if name in named]
         lines = [json.dumps(named[name], separators=(",", ":")) for name in names]

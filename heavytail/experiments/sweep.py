@@ -19,7 +19,6 @@ from multiprocessing import connection, get_context, parent_process, resource_tr
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from tqdm import tqdm
@@ -87,8 +86,8 @@ def sweep(
     instance("run", run, Callable)
     wanted = {key(config): config for config in instance("configs", configs, Iterable)}
     instance("store", store, Store)
-    instance("executor", executor, Executor, NoneType)
-    quiet = None if _check.flag("progress", progress) else True
+    instance("executor", executor, Executor | None)
+    _check.flag("progress", progress)
     if executor is not None and processes is not None:
         raise ValueError(f"processes must be None beside an executor, got {processes}")
     processes = _check.count("processes", _CPUS if processes is None else processes)
@@ -106,7 +105,7 @@ def sweep(
             outcomes = ((call[1], _attempt(*call)) for call in calls)
         else:
             outcomes = _on_processes(processes, calls)
-        report = Report(len(wanted) - len(missing))
+        report, quiet = Report(len(wanted) - len(missing)), None if progress else True
         bar = tqdm(total=len(wanted), initial=report.present, unit="run", disable=quiet)
         with bar, closing(outcomes):
             for config, outcome in outcomes:

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from types import NoneType
 
 import torch
 from torch import Tensor, nn
@@ -56,25 +55,23 @@ def train_together(
     CPU a network of more than some 10^5 weights gains nothing from company.
 
     The models, trained in place, are of one shape, scaling, dtype and device, the data's; none
-    twice or masked, no weight frozen. The step size ``lr`` is >= 0 and finite
-    in their dtype; the rest is as in ``train``.
+    twice or masked, no weight frozen. The step size ``lr`` is >= 0 and within
+    their dtype; the rest is as in ``train``.
 
     Returns:
         For each model its history, measured at the end. Where a loss or a weight was not finite,
         the error that ``train`` would raise is in its place: that a member diverges is an outcome,
         and disturbs no other. Its weights are left as they became.
     """
-    instance("data", data, Dataset)
+    x, y = instance("data", data, Dataset).x_train, data.y_train
     _check_alike(models)
     for name, given in (("noises", noises), ("seeds", seeds)):
         if len(instance(name, given, Sequence)) != len(models):
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
-    noises = [instance("each of noises", noise, Noise, NoneType) for noise in noises]
-    x, y = data.x_train, data.y_train
     lr = _check.number("lr", lr, f"[0, {torch.finfo(x.dtype).max}]")
+    _check.flag("progress", progress)
     steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
-    quiet = None if _check.flag("progress", progress) else True
     own = [dict(model.named_parameters()) for model in models]
     weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}
     members = [[nn.Parameter(w[i]) for w in [*weights.values()][:-1]] for i in range(len(models))]
@@ -82,7 +79,7 @@ def train_together(
     optimizer = torch.optim.SGD(chain.from_iterable(members), lr=lr)
     for noise, chosen in zip(noises, members, strict=True):
         if noise is not None:
-            StableNoise(optimizer, chosen, **asdict(noise))
+            StableNoise(optimizer, chosen, **asdict(instance("each of noises", noise, Noise)))
     form = copy.deepcopy(models[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -91,7 +88,7 @@ def train_together(
     slopes_and_losses = vmap(grad_and_value(loss))
     batches = [_batches(x, batch_size, seed) for seed in seeds]
     losses = x.new_empty((steps, len(models)))
-    for step in tqdm(range(steps), unit="step", disable=quiet):
+    for step in tqdm(range(steps), unit="step", disable=None if progress else True):
         batch = torch.stack([next(some) for some in batches])
         slopes, losses[step] = slopes_and_losses(weights, x[batch], y[batch])
         for name, weight in weights.items():

@@ -98,7 +98,7 @@ def train(
     checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     if stop_accuracy is not None:
         stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
-    quiet = None if _check.flag("progress", progress) else True
+    _check.flag("progress", progress)
     parts: dict[str, Any] = {"model": instance("model", model, nn.Module), "optimizer": optimizer}
     others = {} if resumable is None else resumable
     for name, part in instance("resumable", others, Mapping).items():
@@ -119,7 +119,7 @@ def train(
         losses[:taken] = seen
     batches = islice(_batches(x, batch_size, seed), taken, None)
     model.train()
-    with tqdm(total=steps, initial=taken, unit="step", disable=quiet) as bar:
+    with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
             if taken > 0 and (taken % evaluate_every == 0 or taken == steps):
                 accuracies[taken] = found = _measured(losses[:taken], model, x, y)
