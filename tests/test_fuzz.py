@@ -88,10 +88,11 @@ RATES = ht.Rates(torch.tensor([2.0, 4.0, 8.0]), X(3, 3).exp(), torch.tensor([2.0
 DENSITY = fokker_planck.Density.start(6.0, points=32)
 EXAMPLES = X(6, 2, dtype=torch.float32), torch.arange(6) % 3
 TASK = data.Dataset("toy", *EXAMPLES, *EXAMPLES, 3)
-CONFIG, ANOTHER = (results.Config(data="digits", seed=seed) for seed in (0, 1))
+CONFIG, ANOTHER = (results.Config(data="digits", width=9, steps=2, seed=seed) for seed in (0, 1))
 PLACE: Any = {"device": "cpu", "dtype": torch.float64}
 LAW: Any = {"alpha": 1.5, "kind": "isotropic"}
 NOISE: Any = {"scale": 0.1, **LAW}
+NOISY = results.Config(data="digits", width=9, steps=2, **NOISE)
 EULER: Any = {"T": 0.5, "sigma": 0.1, **LAW, **PLACE}
 PLAN: Any = {"lr": 0.1, "steps": 3, "error": 0.3, "weight_decay": 0.1, "column": "filter"}
 PLAN |= {"draws": 5}
@@ -195,6 +196,7 @@ CALLS = [
                     x=X(4, 1), y=X(4)),
     lambda: partial(prediction.accumulated_scale, alpha=1.5, scale=[0.1, 0.2], lr=X(2).sigmoid(),
                     steps=2, weight_decay=0.1),
+    lambda: partial(data.Dataset, **vars(TASK)),
     lambda: partial(data.load, name="digits", root="data"),
     lambda: partial(data.load, name="ecg5000", root="data"),
     lambda: partial(models.FullyConnected, inputs=3, outputs=2, width=4, hidden_layers=1,
@@ -203,20 +205,18 @@ CALLS = [
     lambda: partial(models.mean_field, model=net()),
     lambda: partial(records.Store, path="runs.json"),
     lambda: partial(store().checkpoint, config=CONFIG),
-    lambda: partial(store().entries),
     lambda: partial(store().find, configs=[CONFIG, ANOTHER]),
     lambda: partial(store().forget, config=CONFIG),
     lambda: partial(store().held),
-    lambda: partial(store().holds, config=CONFIG),
-    lambda: partial(store().read, config=CONFIG),
-    lambda: partial(store().write, config=ANOTHER, outcome={"result": {"steps": 2}}, order=["0"]),
+    lambda: partial(store().write, config=ANOTHER, entry={"result": {"steps": 2}}, order=["0"]),
     lambda: partial(records.key, config=CONFIG),
     lambda: partial(records.plain, value={"a": [1.0, X(2)]}, digits=3),
-    lambda: partial(records.read, path="runs.json"),
+    lambda: partial(records.read, path="runs.json", decode=dict),
     lambda: partial(results.Config, **vars(CONFIG) | NOISE),
-    lambda: partial(runs.replay, start=net(), **NOISE, lr=0.1, steps=3, seed=0, exclude=None),
+    lambda: partial(runs.replay, config=NOISY, start=net(), steps=3),
+    lambda: partial(runs.run, config=NOISY, checkpoint=Path("state"), device="cpu"),
     lambda: partial(sweep.sweep, run=run, configs=[CONFIG, ANOTHER], store=store(),
-                    executor=None, processes=0, retry=False, progress=False),
+                    executor=None, processes=0, progress=False),
     lambda: partial(together.train_together, models=[net(), net()], data=TASK, lr=0.1,
                     seeds=[0, 1], noises=[None, together.Noise(**NOISE, seed=0)], **TRAINED),
     lambda: partial(train.accuracy, model=net(), **SCORED),
@@ -276,7 +276,7 @@ RETURNED = [None, math.nan, -1.0, 1e308, "?!", 1j]
 OTHERS = {
     "alpha": (2.0, 1.0, 1 - 1e-9, 0.3, 0.05, 1e-3), "beta": (-1.0, 1.0), "name": data.NAMES,
     "kind": ("shared", "independent", "none"), "column": ("kernel",), "unit": ("kernel", "weight"),
-    "parameterization": ("S0", "S1"), "scope": ("global",), "scaling": models.SCALINGS,
+    "parameterization": ("S0", "S1"), "scope": ("global",), "scaling": ("standard", "mean_field"),
     "dtype": (torch.float16, torch.float32, torch.float64, torch.int64, torch.complex64),
     "device": ("meta", torch.device("meta"), torch.device("cpu")), "network": ("vgg11",),
     "h": ("sigmoid", "relu", "linear"), "loss": ("logistic",), "signs": ("alternating",),

@@ -182,7 +182,8 @@ PAIR = [network(DATA, 0), network(DATA, 1).eval()]
         ({"noises": [None]}, "noises must be one for each of 2, got 1"),
         ({"noises": [None, Noise(alpha=2.5, scale=0.1, seed=0)]}, r"alpha must be in \(0, 2\]"),
         ({"seeds": [1, -1]}, "each of seeds must be"),
-        ({"lr": math.nan}, r"lr must be in \[0, inf\), got nan"),
+        ({"noises": [None, 7]}, "each of noises must be of type Noise, got 7"),
+        ({"lr": math.nan}, r"lr must be in \[0, 1.79.*e\+308\], got nan"),
         ({"batch_size": 0}, "batch_size must be"),
     ],
 )
