@@ -1,7 +1,7 @@
 """The stable law as a torch distribution.
 
-Its density and tails are those of :mod:`heavytail.laws.zolotarev`. A law that is asked at many
-points is tabulated, quantiles are roots of the logarithm of a tail.
+Its density and tails are those of :mod:`heavytail.laws.zolotarev`. A law that is asked at 2000
+points or more is tabulated once, quantiles are roots of the logarithm of a tail.
 """
 
 import copy
@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch.autograd.forward_ad import unpack_dual
 from torch.distributions import Distribution, constraints
 
 from heavytail import _check
@@ -19,6 +21,8 @@ from heavytail.laws.zolotarev import BAND, logs_at, peak_width, tangent, weights
 
 _LEAST = 0.05  # the least alpha of a density with |beta| < 1
 _MANY = 2000  # points of one law from which on a table pays
+_HALF = 600  # its intervals on either side
+_NO_FUNC = "Stable runs outside torch.func and forward mode: it takes batches, and has backward"
 _RANGES = {"alpha": "(0, 2]", "beta": "[-1, 1]", "loc": _check.FINITE, "scale": _check.POSITIVE}
 
 
@@ -26,15 +30,15 @@ _RANGES = {"alpha": "(0, 2]", "beta": "[-1, 1]", "loc": _check.FINITE, "scale": 
 def _table(alpha: float, beta: float, slopes: bool, device: torch.device) -> tuple[Any, ...]:
     """Return centre, width, reach and the logs of a law at centre + width sinh(1.5 sinh t).
 
-    801 t in [-reach, reach], to tails of e^-16; nan where every other one does not give the next.
+    t runs over [-reach, reach], to tails of e^-16; nan where every other t does not give the next.
     """
     reach = math.asinh((6 + 16 / alpha) / 1.5)
-    t = torch.linspace(-reach, reach, 801, dtype=torch.float64, device=device)
+    t = torch.linspace(-reach, reach, 2 * _HALF + 1, dtype=torch.float64, device=device)
     a, b = torch.full_like(t, alpha), torch.full_like(t, beta)
     off_0 = alpha > 0.6 and abs(alpha - 1) >= BAND  # the peak, in S1
     centre, width = (b * tangent(a))[0] * off_0, peak_width(a)[0]
     logs = logs_at(centre + width * torch.sinh(1.5 * torch.sinh(t)), a, b, slopes)
-    error = (_look_up(logs[..., ::2], torch.arange(801).to(t) / 2) - logs).abs() / (1 + logs.abs())
+    error = (_look_up(logs[..., ::2], _HALF / 2 * (1 + t / reach)) - logs).abs() / (1 + logs.abs())
     good = (error[:1] < 2e-9).all(0).all(0) & (error < 1e-6).all(0).all(0)
     return centre, width, reach, logs.masked_fill(~good, math.nan)
 
@@ -51,12 +55,17 @@ def _logs(point: Tensor, alpha: Tensor, beta: Tensor, slopes: bool) -> Tensor:
     if len(point) < _MANY or any(bool((v != v[0]).any()) for v in (alpha, beta)):
         return logs_at(point, alpha, beta, slopes)
     centre, width, reach, table = _table(float(alpha[0]), float(beta[0]), slopes, point.device)
-    u = 400 + 400 / reach * torch.asinh(torch.asinh((point - centre) / width) / 1.5)
-    u = torch.where((u >= 0) & (u <= 800), u, math.nan)
+    u = _HALF * (1 + torch.asinh(torch.asinh((point - centre) / width) / 1.5) / reach)
+    u = torch.where((u >= 0) & (u <= 2 * _HALF), u, math.nan)
     logs = torch.cat([_look_up(table, some) for some in u.split(1 << 14)], -1)
     bad = torch.isnan(logs).any(0).any(0)
     logs[..., bad] = logs_at(point[bad], alpha[bad], beta[bad], slopes)
     return logs
+
+
+def _double(v: Tensor) -> Tensor:
+    """Return float64, on the CPU if the device has none; results go back."""
+    return v.to("cpu" if v.device.type == "mps" else v.device, torch.float64)
 
 
 def _first_only(_: Tensor) -> None:
@@ -79,10 +88,7 @@ def _log(point: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 def log_density(x: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
-    """Return log f(x) of the standard law S0(alpha, beta) in float64, differentiable once.
-
-    The arguments broadcast and are not checked.
-    """
+    """Return log f(x) of the standard law S0(alpha, beta) in float64; arguments broadcast."""
     index = torch.as_tensor(alpha, dtype=torch.float64, device=x.device)
     return Stable(index, beta, 0.0, 1.0, "S0", validate_args=False).log_prob(x.double())
 
@@ -139,11 +145,10 @@ class Stable(Distribution):
         validate_args: False skips the checks of arguments.
 
     The four broadcast to ``batch_shape`` and promote to one dtype, that of the results, which are
-    computed in float64 from the parameters as stored (a float32 alpha of 1.1 is 1.10000002). A law
-    asked at 2000 points or more is tabulated once.
+    computed in float64 from the parameters as stored (a float32 alpha of 1.1 is 1.10000002).
 
-    Points and parameters have first derivatives, by ``backward`` outside ``torch.func``; draws are
-    differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
+    ``backward`` finds first derivatives in points and parameters; ``torch.func`` is refused. Draws
+    are differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
     alpha = 1, and what backward finds in alpha there is no derivative.
 
     Raises:
@@ -173,11 +178,14 @@ class Stable(Distribution):
         self.parameterization = _check.one_of("parameterization", parameterization, maps.FORMS)
         check = validate_args is not False  # torch's own default changes as its compiler loads
         given = (alpha, beta, loc, scale)
+        if any(isinstance(v, Tensor) and _functorch.is_batchedtensor(v) for v in given):
+            raise RuntimeError(_NO_FUNC)
         if check:
             for name, value in zip(maps.PARAMETERS, given, strict=True):
                 _check.numbers(name, value, _RANGES[name])
         plain = [v if isinstance(v, Tensor) else float(v) for v in given]
-        like = torch.as_tensor(sum(plain))  # in the dtype to which torch promotes
+        total = sum(plain)  # has the dtype to which torch promotes
+        like = total if isinstance(total, Tensor) else torch.tensor(total)
         same = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in plain)
         values: list[Tensor] = list(torch.broadcast_tensors(*same))
         self.alpha, self.beta, self.loc, self.scale = values
@@ -199,7 +207,7 @@ class Stable(Distribution):
 
     def _doubles(self) -> tuple[Tensor, ...]:
         """Return alpha, beta, loc in S0, loc in S1, the end of a half-line, and scale."""
-        alpha, beta, loc, scale = (getattr(self, name).double() for name in maps.PARAMETERS)
+        alpha, beta, loc, scale = (_double(getattr(self, name)) for name in maps.PARAMETERS)
         shift = maps.s1_shift(alpha, beta, scale)
         locs = (loc + shift, loc) if self.parameterization == "S1" else (loc, loc - shift)
         return alpha, beta, *locs, scale
@@ -228,15 +236,17 @@ class Stable(Distribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
         """Draw from torch's global generator, differentiable in the four parameters."""
         shape = self._extended_shape(sample_shape)
-        values = [getattr(self, name).double() for name in maps.PARAMETERS]
-        bits = maps.uniforms(values[0].new_empty(shape.numel()), None)
-        draws = maps.FORMS[self.parameterization](*values, *(some.view(shape) for some in bits))
-        return draws.to(self.loc)
+        values = [_double(getattr(self, name)) for name in maps.PARAMETERS]
+        bits = (v.view(shape) for v in maps.uniforms(values[0].new_empty(shape.numel()), None))
+        return maps.FORMS[self.parameterization](*values, *bits).to(self.loc)
 
     def _standard(self, value: Tensor) -> tuple[Tensor, ...]:
         """Check a value; return alpha, beta, loc in the form of the logs' points, and scale."""
         if not isinstance(value, Tensor):
             raise TypeError(f"value must be a tensor, got {value!r}")
+        for v in (value, self.alpha, self.beta, self.loc, self.scale):
+            if _functorch.is_functorch_wrapped_tensor(v) or unpack_dual(v).tangent is not None:
+                raise RuntimeError(_NO_FUNC)
         own, size = tuple(self.batch_shape), tuple(value.shape)
         try:
             torch.broadcast_shapes(own, size)
@@ -250,11 +260,11 @@ class Stable(Distribution):
 
     def _logs(self, value: Tensor) -> Tensor:
         alpha, beta, loc, scale = self._standard(value)
-        return _log((value.double() - loc) / scale, alpha, beta)
+        return _log((_double(value) - loc) / scale, alpha, beta)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density."""
-        log_f = self._logs(value)[0] - self.scale.double().log()
+        log_f = self._logs(value)[0] - _double(self.scale).log()
         if self._validate_args:
             self._validate_sample(value)
         return log_f.to(self.loc)
@@ -277,7 +287,7 @@ class Stable(Distribution):
         bad = ~((value >= 0) & (value <= 1))  # nan too
         if self._validate_args and bool(bad.any()):
             raise ValueError(f"level must be in [0, 1], got {value[bad][0]:g}")
-        p, alpha, beta, loc, scale = torch.broadcast_tensors(value.double(), *standard)
+        p, alpha, beta, loc, scale = torch.broadcast_tensors(_double(value), *standard)
         found = _quantile(*(v.detach().flatten() for v in (p, alpha, beta))).view(p.shape)
         inner = torch.isfinite(found)
         point = torch.where(inner, found, 0.0)

@@ -162,7 +162,7 @@ def _sums(y: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int) -> tuple
 
     # Nodes v = middle + wide sinh(t) lie around g = g0 + 1. If gap = 0, g begins at g0 > 0, and E
     # is small with delta.
-    start = torch.where(gap == 0, at(torch.full_like(rho, -700))[-1], -math.inf)
+    start = torch.where(gap == 0, at(torch.full_like(rho, -40))[-1], -math.inf)
     g0, start, weight = start.exp(), start + 1e-9, (gap == 0).to(rho)
     level = torch.logaddexp(start, torch.zeros_like(start))
     middle = solve(level)
@@ -188,7 +188,7 @@ def _sums(y: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int) -> tuple
     density, deep = sums[0], g0 > _DEEP
     E, C = torch.where(deep, 0.0, sums[1:])
     C = C * (-floor).exp() - rho * torch.expm1(-g0)
-    floor = torch.maximum(floor, g0)  # which may be beyond e^650
+    floor = torch.where(g0 > 1e280, g0, floor)
     log_E = E.log() - floor
     log_F = (math.pi * e + kappa * (gap + C)).log()
     log_F = torch.where(low, torch.logaddexp(gap.log(), log_E), log_F)
