@@ -44,7 +44,7 @@ def _table(alpha: float, beta: float, slopes: bool, device: torch.device) -> tup
 
 
 def _look_up(table: Tensor, u: Tensor) -> Tensor:
-    """Interpolate by eighths what lies at 0, 1, 2, ... in the last dimension."""
+    """Interpolate what lies at 0, 1, 2, ... in the last dimension, by the eight next to u."""
     first = (u.floor() - 3).clamp(0, table.shape[-1] - 8).nan_to_num(0)
     k = torch.arange(8, dtype=u.dtype, device=u.device)
     return (table[..., (first + k[:, None]).long()] * weights(k, u - first)).sum(-2)
@@ -68,9 +68,21 @@ def _double(v: Tensor) -> Tensor:
     return v.to("cpu" if v.device.type == "mps" else v.device, torch.float64)
 
 
-def _first_only(_: Tensor) -> None:
-    if torch.is_grad_enabled():  # create_graph: what would follow is a constant, silently
-        raise RuntimeError("the stable law has first derivatives only, no graph of them")
+class _Sloped(torch.autograd.Function):
+    """Logs with their slopes, which were found with them: no graph of nodes is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logs: Tensor, *given: Tensor) -> Tensor:
+        ctx.save_for_backward(logs)
+        return logs[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: what would follow is a constant, silently
+            raise RuntimeError("the stable law has first derivatives only, no graph of them")
+        (logs,) = ctx.saved_tensors
+        flat = (grad == 0) | logs[0].isinf()
+        return None, *torch.where(flat, 0.0, grad * logs[1:]).sum(1)
 
 
 def _log(point: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -78,13 +90,8 @@ def _log(point: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     given = torch.broadcast_tensors(point, alpha, beta)
     slopes = torch.is_grad_enabled() and any(v.requires_grad for v in given)
     z, a, b = (v.detach().flatten() for v in given)
-    found = _logs(z, a, b, slopes).view(4 if slopes else 1, 3, *given[0].shape)
-    logs = found[0]
-    if slopes:
-        for slope, v in zip(found[1:], given, strict=True):
-            logs = logs + slope * (v.nan_to_num() - v.detach().nan_to_num())
-        logs.register_hook(_first_only)
-    return logs
+    logs = _logs(z, a, b, slopes).view(4 if slopes else 1, 3, *given[0].shape)
+    return _Sloped.apply(logs, *given) if slopes else logs[0]
 
 
 def log_density(x: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
@@ -280,8 +287,7 @@ class Stable(Distribution):
     def icdf(self, value: Tensor) -> Tensor:
         """Return the quantile of a level in [0, 1]: F(quantile) = level, or nan.
 
-        The ends of the support at 0 and 1, nan outside. Differentiable in the level and in the
-        parameters. Near 1 the rounding of the level is the error.
+        The ends of the support at 0 and 1, nan outside. Near 1 the level's rounding is the error.
         """
         standard = self._standard(value)
         bad = ~((value >= 0) & (value <= 1))  # nan too

@@ -106,7 +106,7 @@ def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int = _N
     # a power tail is all there is.
     near = torch.where(on_half_line(alpha, beta), 1e-300, 1e-20 * peak_width(alpha))
     light = (alpha == 2) | ((alpha > 1) & (beta == -1))
-    far = (345 / alpha).clamp_max(709).exp().masked_fill(light, math.inf)
+    far = torch.where(light, torch.finfo(z.dtype).max, (345 / alpha).clamp_max(709).exp())
     size = torch.maximum(z.abs(), near)
     logs, good = _sums(torch.minimum(size, far), alpha, beta, slopes, n)
     beyond = torch.where(size > far, torch.log(size / far), 0.0)
@@ -211,7 +211,7 @@ def _sums(y: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int) -> tuple
         in_alpha = 1j * beta * _HALF_PI * (1 + T.square()) - log_u * (1 - 1j * B)
         terms = torch.stack((-1j * uy, power * in_alpha, 1j * power * T))
         in_f = (terms * (uy * du * (e / (kappa * density)))).sum(2).real
-        in_S = (terms * du).sum(2).imag / math.pi
+        in_S = torch.where(deep[:, 0], 0.0, (terms * du).sum(2).imag / math.pi)
         share = torch.where(tails > -745, (-floor.T - tails).exp(), 0.0)
         found = torch.stack((in_f, -share[0] * in_S, share[1] * in_S), 1)
         found[0] /= y[:, 0]  # last: the sum cancels, and must not underflow before
