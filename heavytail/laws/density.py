@@ -1,195 +1,140 @@
 """The stable law as a torch distribution.
 
-Its density and tails are those of :mod:`heavytail.laws.zolotarev`. A law that is asked at many
-points is tabulated, quantiles are roots of the logarithm of a tail.
+Its density and tails are those of :mod:`heavytail.laws.zolotarev`. A law that is asked at 2000
+points or more is tabulated once, quantiles are roots of the logarithm of a tail.
 """
 
+import copy
 import math
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch.autograd.forward_ad import unpack_dual
 from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
 
 from heavytail import _check
-from heavytail.laws.maps import (
-    FORMS,
-    PARAMETERS,
-    on_half_line,
-    s1_shift,
-    uniforms,
-    within_support,
-)
-from heavytail.laws.zolotarev import (
-    CDF,
-    PDF,
-    SF,
-    chebyshev,
-    in_band,
-    peak_width,
-    polynomials,
-    rows_at,
-    tangent,
-)
+from heavytail.laws import maps
+from heavytail.laws.zolotarev import BAND, logs_at, peak_width, tangent, weights
 
 _LEAST = 0.05  # the least alpha of a density with |beta| < 1
 _MANY = 2000  # points of one law from which on a table pays
-_DEGREE = 16  # coefficients of a panel of the table
+_HALF = 600  # its intervals on either side
+_NO_FUNC = "Stable runs outside torch.func and forward mode: it takes batches, and has backward"
 _RANGES = {"alpha": "(0, 2]", "beta": "[-1, 1]", "loc": _check.FINITE, "scale": _check.POSITIVE}
 
 
-class _Table:
-    """Chebyshev series of the rows of one law on panels in asinh((point - centre) / width).
+@lru_cache(maxsize=16)
+def _table(alpha: float, beta: float, slopes: bool, device: torch.device) -> tuple[Any, ...]:
+    """Return centre, width, reach and the logs of a law at centre + width sinh(1.5 sinh t).
 
-    Points off the panels, or on one whose last coefficients are not small, take the integrals.
+    t runs over [-reach, reach], to tails of e^-16; nan where every other t does not give the next.
     """
-
-    def __init__(self, alpha: float, beta: float, of: int | None, device: torch.device) -> None:
-        self.of = of
-        self.law = torch.tensor([[alpha], [beta]], dtype=torch.float64, device=device)
-        a, b = self.law[:, 0]
-        self.width = peak_width(a)
-        near_1 = (a - 1).abs() < 0.4  # the peak is off 0 in S1
-        self.centre = torch.where(near_1 & ~in_band(a), b * tangent(a), 0.0)
-        reach = math.asinh((6 + 16 / alpha) / 1.5)  # to tails of e^-16
-        ends = torch.linspace(-reach, reach, round(22 * reach), dtype=torch.float64, device=device)
-        self.ends = 1.5 * torch.sinh(ends)
-        nodes, matrix = chebyshev(_DEGREE, ends)
-        low, high = self.ends[:-1, None], self.ends[1:, None]
-        s = (low + high) / 2 + (high - low) / 2 * nodes
-        rows = self._exact((self.centre + self.width * torch.sinh(s)).flatten())
-        series = rows.unflatten(1, s.shape) @ matrix.T
-        rough = series[..., -2:].abs().amax(2) / (1 + series.abs().amax(2))
-        bars = rough.new_tensor([2e-12] * 3 + [1e-9] * 3)[: len(rows), None]
-        self.series = torch.where((rough <= bars)[..., None], series, math.nan)
-
-    def _exact(self, points: Tensor) -> Tensor:
-        alpha, beta = self.law.expand(2, len(points))
-        return rows_at(points, alpha, beta, self.of)
-
-    def __call__(self, points: Tensor, wanted: list[int]) -> Tensor:
-        """Return the wanted rows."""
-        return torch.cat([self._look_up(block, wanted) for block in points.split(1 << 14)], 1)
-
-    def _look_up(self, points: Tensor, wanted: list[int]) -> Tensor:
-        s = torch.asinh((points - self.centre) / self.width)
-        panel = (torch.bucketize(s, self.ends) - 1).clamp(0, len(self.ends) - 2)
-        low, high = self.ends[panel], self.ends[panel + 1]
-        basis = polynomials(_DEGREE, (2 * s - low - high) / (high - low)).T
-        out = torch.stack([(self.series[row][panel] * basis).sum(1) for row in wanted])
-        bad = torch.isnan(out).any(0)
-        if bool(bad.any()):
-            out[:, bad] = self._exact(points[bad])[wanted]
-        return out
+    reach = math.asinh((6 + 16 / alpha) / 1.5)
+    t = torch.linspace(-reach, reach, 2 * _HALF + 1, dtype=torch.float64, device=device)
+    a, b = torch.full_like(t, alpha), torch.full_like(t, beta)
+    off_0 = alpha > 0.6 and abs(alpha - 1) >= BAND  # the peak, in S1
+    centre, width = (b * tangent(a))[0] * off_0, peak_width(a)[0]
+    logs = logs_at(centre + width * torch.sinh(1.5 * torch.sinh(t)), a, b, slopes)
+    error = (_look_up(logs[..., ::2], _HALF / 2 * (1 + t / reach)) - logs).abs() / (1 + logs.abs())
+    good = (error[:1] < 2e-9).all(0).all(0) & (error < 1e-6).all(0).all(0)
+    return centre, width, reach, logs.masked_fill(~good, math.nan)
 
 
-_table = lru_cache(maxsize=16)(_Table)
+def _look_up(table: Tensor, u: Tensor) -> Tensor:
+    """Interpolate what lies at 0, 1, 2, ... in the last dimension, by the eight next to u."""
+    first = (u.floor() - 3).clamp(0, table.shape[-1] - 8).nan_to_num(0)
+    k = torch.arange(8, dtype=u.dtype, device=u.device)
+    return (table[..., (first + k[:, None]).long()] * weights(k, u - first)).sum(-2)
 
 
-def _rows(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None, wanted: list[int]) -> Tensor:
-    """Return the wanted rows at flat points, by the table of a law where that pays."""
-    if len(point) >= _MANY and all(bool((v == v[0]).all()) for v in (alpha, beta)):
-        return _table(float(alpha[0]), float(beta[0]), of, point.device)(point, wanted)
-    return rows_at(point, alpha, beta, of)[wanted]
+def _logs(point: Tensor, alpha: Tensor, beta: Tensor, slopes: bool) -> Tensor:
+    """Return the logs at flat points, by the table of a law where that pays."""
+    if len(point) < _MANY or any(bool((v != v[0]).any()) for v in (alpha, beta)):
+        return logs_at(point, alpha, beta, slopes)
+    centre, width, reach, table = _table(float(alpha[0]), float(beta[0]), slopes, point.device)
+    u = _HALF * (1 + torch.asinh(torch.asinh((point - centre) / width) / 1.5) / reach)
+    u = torch.where((u >= 0) & (u <= 2 * _HALF), u, math.nan)
+    logs = torch.cat([_look_up(table, some) for some in u.split(1 << 14)], -1)
+    bad = torch.isnan(logs).any(0).any(0)
+    logs[..., bad] = logs_at(point[bad], alpha[bad], beta[bad], slopes)
+    return logs
 
 
-class _Log(torch.autograd.Function):
-    """A row and its first derivatives, which are found with it: no graph of nodes is kept."""
+def _double(v: Tensor) -> Tensor:
+    """Return float64, on the CPU if the device has none; results go back."""
+    return v.to("cpu" if v.device.type == "mps" else v.device, torch.float64)
+
+
+class _Sloped(torch.autograd.Function):
+    """Logs with their slopes, which were found with them: no graph of nodes is kept."""
 
     @staticmethod
-    def forward(
-        x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor, row: int, slopes: bool
-    ) -> tuple[Tensor, Tensor]:
-        points, alphas, betas = (v.reshape(-1) for v in (point, alpha, beta))
-        of, wanted = (row, [row, 3, 4, 5]) if slopes else (None, [row])
-        rows = _rows(points, alphas, betas, of, wanted).view(len(wanted), *x.shape)
-        return rows[0].clone(), rows[1:]
+    def forward(ctx: Any, logs: Tensor, *given: Tensor) -> Tensor:
+        ctx.save_for_backward(logs)
+        return logs[0].clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph: what would follow is a constant, silently
             raise RuntimeError("the stable law has first derivatives only, no graph of them")
-        (slopes,) = ctx.saved_tensors
-        return *(grad * slopes), None, None, None
+        (logs,) = ctx.saved_tensors
+        flat = (grad == 0) | logs[0].isinf()
+        return None, *torch.where(flat, 0.0, grad * logs[1:]).sum(1)
 
 
-def _log(row: int, x: Tensor, alpha: Tensor, beta: Tensor, point: Tensor) -> Tensor:
-    """Return a row at the points x of S0, which are ``point`` in the form of the integrals."""
-    x, alpha, beta, point = torch.broadcast_tensors(x, alpha, beta, point.detach())
-    slopes = torch.is_grad_enabled() and any(v.requires_grad for v in (x, alpha, beta))
-    value: Tensor = _Log.apply(x, alpha, beta, point, row, slopes)[0]
-    return value
+def _log(point: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Return log f, log F and log(1 - F), (3, ...), with their first derivatives."""
+    given = torch.broadcast_tensors(point, alpha, beta)
+    slopes = torch.is_grad_enabled() and any(v.requires_grad for v in given)
+    z, a, b = (v.detach().flatten() for v in given)
+    logs = _logs(z, a, b, slopes).view(4 if slopes else 1, 3, *given[0].shape)
+    return _Sloped.apply(logs, *given) if slopes else logs[0]
 
 
 def log_density(x: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
-    """Return log f(x) of the standard law S0(alpha, beta) in float64.
-
-    The arguments broadcast and are not checked. Differentiable once, in all three.
-    """
-    alpha, beta = (torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in (alpha, beta))
-    x = x.double()
-    return _log(PDF, x, alpha, beta, torch.where(in_band(alpha), x, x + beta * tangent(alpha)))
+    """Return log f(x) of the standard law S0(alpha, beta) in float64; arguments broadcast."""
+    index = torch.as_tensor(alpha, dtype=torch.float64, device=x.device)
+    return Stable(index, beta, 0.0, 1.0, "S0", validate_args=False).log_prob(x.double())
 
 
 def _quantile(p: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Return the points of flat levels in (0, 1), else nan, as where the iteration fails.
+    """Return the points of flat levels: infinite at 0 and 1, nan elsewhere and where it fails.
 
-    The unknown is s = asinh(point / width). Newton's iteration is for log(-log P) with P the tail
-    on the side of min(p, 1 - p): linear where the tail is light, nearly so where it is heavy. A
-    step out of the bracket, or one after a miss that was not halved, is a bisection instead.
+    Newton's iteration for log(-log P), P the tail on the side of min(p, 1 - p), in
+    s = asinh(point / width): linear where the tail is light, nearly so where it is heavy. A step
+    out of the bracket, or one after a miss that was not halved, is a bisection instead.
     """
-    width = peak_width(alpha)
-    side = torch.where(p <= 0.5, -1.0, 1.0).to(p)
-    goal = torch.log(torch.where(side < 0, p, 1 - p))
-    weight = (1 + side * beta) * torch.sin(math.pi / 2 * torch.minimum(alpha, 2 - alpha)) / math.pi
-    log_size = (torch.lgamma(alpha) + torch.log(weight) - goal) / alpha  # of the tail law
+    side, width = torch.where(p <= 0.5, -1.0, 1.0).to(p), peak_width(alpha)
+    goal, todo = torch.log(torch.where(side < 0, p, 1 - p)), (p > 0) & (p < 1)
+    s = torch.where(maps.on_half_line(alpha, beta), beta, side)
     high = 700 - torch.log(width)
-    s = torch.log(2 / width) + log_size
-    s = torch.minimum(s.nan_to_num(0).clamp_min(0.01), high - 10)
-    s = s * torch.where(on_half_line(alpha, beta), beta, side)
-    last = torch.full_like(p, math.inf)
-    found = p * math.nan
-    todo = ((p > 0) & (p < 1)).nonzero()[:, 0]
-    state = torch.stack((s, -high, high, last, goal, side, width, alpha, beta))[:, todo]
+    low, last, logs = -high, torch.full_like(p, math.inf), p.new_zeros(3, len(p))
     for _ in range(120):
-        if not len(todo):
+        point = 2 * width * torch.sinh(s / 2) * torch.cosh(s / 2)
+        if not bool(todo.any()):
             break
-        s, low, high, last, goal, side, width, alpha, beta = state
-        point = _sinh(s, width)
-        log_f, log_F, log_S = _rows(point, alpha, beta, None, [PDF, CDF, SF])
-        reached = torch.where(side < 0, log_F, log_S)
-        miss = torch.log(reached / goal)
+        logs[:, todo] = _logs(point[todo], alpha[todo], beta[todo], False)[0]
+        log_P = torch.where(side < 0, logs[1], logs[2])
+        miss = torch.log(log_P / goal)
         above = (miss < 0) == (side < 0)
         low, high = torch.where(above, low, s), torch.where(above, s, high)
-        slope = torch.exp(log_f - reached) * torch.hypot(point, width)  # |d log P / ds|
-        new = s + side * miss * reached / slope
-        size = miss.abs()
+        slope = torch.exp(logs[0] - log_P) * torch.hypot(point, width)  # |d log P / ds|
+        new, size = s + side * miss * log_P / slope, miss.abs()
         done = (((new - s).abs() <= 1e-9 * s.abs()) & (size < 1e-6)) | (size < 1e-12)
-        found[todo[done]] = _sinh(new, width)[done]
-        newton = (new >= low) & (new <= high) & (size < last / 2)
-        new = torch.where(newton, new, (low + high) / 2)
-        state = torch.stack((new, low, high, size, goal, side, width, alpha, beta))[:, ~done]
-        todo = todo[~done]
-    return found
-
-
-def _sinh(s: Tensor, unit: Tensor) -> Tensor:
-    """Return unit sinh(s), which may be a float where sinh(s) is not."""
-    near = s.clamp(-300, 300)
-    return torch.sinh(near) * torch.exp((s - near).abs() + torch.log(unit))
+        newton = done | ((new >= low) & (new <= high) & (size < last / 2))
+        s, last = torch.where(todo, torch.where(newton, new, (low + high) / 2), s), size
+        todo = todo & ~done
+    ends = torch.where(p == 0, -math.inf, torch.where(p == 1, math.inf, math.nan))
+    return torch.where((p > 0) & (p < 1) & ~todo, point, ends)
 
 
 class Stable(Distribution):
     r"""The stable law S(alpha, beta, scale, loc), in Nolan's form S1 or S0.
 
-    S1, which scipy's ``levy_stable`` takes by default too, has for alpha != 1
+    S1, scipy's default too, has for alpha != 1
 
         E exp(iuX) = exp(i loc u - |scale u|^alpha (1 - i beta sign(u) tan(pi alpha / 2)))
 
@@ -206,14 +151,11 @@ class Stable(Distribution):
         parameterization: ``"S1"`` or ``"S0"``.
         validate_args: False skips the checks of arguments.
 
-    The four broadcast to ``batch_shape`` and are promoted to one dtype, which the results have;
-    float32 if all four are floats and torch's default is. Computations run in float64 on the
-    parameters as stored (a float32 alpha of 1.1 is 1.10000002). A law asked at 2000 points or more
-    is tabulated once.
+    The four broadcast to ``batch_shape`` and promote to one dtype, that of the results, which are
+    computed in float64 from the parameters as stored (a float32 alpha of 1.1 is 1.10000002).
 
-    First derivatives exist in the points and in all four parameters; ``create_graph``,
-    ``torch.func.grad`` and ``torch.func.vmap`` over a method raise RuntimeError. Draws are
-    differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
+    ``backward`` finds first derivatives in points and parameters; ``torch.func`` is refused. Draws
+    are differentiable in alpha on either side of 1. In the form S1 with beta != 0 the law jumps at
     alpha = 1, and what backward finds in alpha there is no derivative.
 
     Raises:
@@ -231,11 +173,6 @@ class Stable(Distribution):
     }
     has_rsample = True
 
-    alpha: Tensor
-    beta: Tensor
-    loc: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         alpha: float | Tensor,
@@ -245,21 +182,22 @@ class Stable(Distribution):
         parameterization: str = "S1",
         validate_args: bool | None = None,
     ) -> None:
-        self.parameterization = _check.one_of("parameterization", parameterization, FORMS)
+        self.parameterization = _check.one_of("parameterization", parameterization, maps.FORMS)
         check = validate_args is not False  # torch's own default changes as its compiler loads
         given = (alpha, beta, loc, scale)
+        if any(isinstance(v, Tensor) and _functorch.is_batchedtensor(v) for v in given):
+            raise RuntimeError(_NO_FUNC)
         if check:
-            for name, value in zip(PARAMETERS, given, strict=True):
+            for name, value in zip(maps.PARAMETERS, given, strict=True):
                 _check.numbers(name, value, _RANGES[name])
-        values = broadcast_all(*(v if isinstance(v, Tensor) else float(v) for v in given))
-        tensors = [v for v in given if isinstance(v, Tensor)]
-        # As torch promotes: a tensor without dimensions decides only where there is no other.
-        tensors = [v for v in tensors if v.dim()] or tensors or [values[0]]
-        dtype = reduce(torch.promote_types, (v.dtype for v in tensors))
-        for name, value in zip(PARAMETERS, values, strict=True):
-            setattr(self, name, value.to(dtype))
-        if check:
-            _check.numbers("scale", self.scale, _check.POSITIVE)  # a float may underflow
+        plain = [v if isinstance(v, Tensor) else float(v) for v in given]
+        total = sum(plain)  # has the dtype to which torch promotes
+        like = total if isinstance(total, Tensor) else torch.tensor(total)
+        same = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in plain)
+        values: list[Tensor] = list(torch.broadcast_tensors(*same))
+        self.alpha, self.beta, self.loc, self.scale = values
+        for name in maps.PARAMETERS if check else ():  # a float may underflow
+            _check.numbers(name, getattr(self, name), _RANGES[name])
         super().__init__(self.alpha.shape, validate_args=False)  # done, with better messages
         self._validate_args = check
 
@@ -268,42 +206,34 @@ class Stable(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Stable":
         """Return the law with its parameters expanded to ``batch_shape``."""
-        new: Stable = self._get_checked_instance(Stable, _instance)
-        size = torch.Size(batch_shape)
-        new.parameterization = self.parameterization
-        for name in PARAMETERS:
-            setattr(new, name, getattr(self, name).expand(size))
-        super(Stable, new).__init__(size, validate_args=False)
-        new._validate_args = self._validate_args
+        new = copy.copy(self)
+        for name in maps.PARAMETERS:
+            setattr(new, name, getattr(self, name).expand(batch_shape))
+        new._batch_shape = new.alpha.shape
         return new
 
-    def _doubles(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return alpha, beta, loc and scale in float64."""
-        return self.alpha.double(), self.beta.double(), self.loc.double(), self.scale.double()
-
-    def _loc_in(self, form: str) -> Tensor:
-        """Return loc in a form, in float64; S1's is the end of a half-line."""
-        alpha, beta, loc, scale = self._doubles()
-        if form == self.parameterization:
-            return loc
-        shift = s1_shift(alpha, beta, scale)
-        return loc + shift if form == "S0" else loc - shift
+    def _doubles(self) -> tuple[Tensor, ...]:
+        """Return alpha, beta, loc in S0, loc in S1, the end of a half-line, and scale."""
+        alpha, beta, loc, scale = (_double(getattr(self, name)) for name in maps.PARAMETERS)
+        shift = maps.s1_shift(alpha, beta, scale)
+        locs = (loc + shift, loc) if self.parameterization == "S1" else (loc, loc - shift)
+        return alpha, beta, *locs, scale
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """A half-line where all laws have alpha < 1 and beta = 1, or all beta = -1; else reals."""
-        end = self._loc_in("S1").detach().to(self.loc.dtype)
-        half_line = on_half_line(self.alpha, self.beta)
-        if half_line.numel() and bool((half_line & (self.beta > 0)).all()):
+        end = self._doubles()[3].detach().to(self.loc)
+        sides = torch.where(maps.on_half_line(self.alpha, self.beta), self.beta, 0.0).unique()
+        if sides.tolist() == [1]:
             return constraints.greater_than_eq(end)
-        if half_line.numel() and bool((half_line & (self.beta < 0)).all()):
+        if sides.tolist() == [-1]:
             return constraints.less_than(torch.nextafter(end, torch.full_like(end, math.inf)))
         return constraints.real
 
     @property
     def mean(self) -> Tensor:
         """S1's loc for alpha > 1, else nan: there is no mean."""
-        return torch.where(self.alpha > 1, self._loc_in("S1").to(self.loc.dtype), math.nan)
+        return torch.where(self.alpha > 1, self._doubles()[3].to(self.loc), math.nan)
 
     @property
     def variance(self) -> Tensor:
@@ -313,70 +243,62 @@ class Stable(Distribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
         """Draw from torch's global generator, differentiable in the four parameters."""
         shape = self._extended_shape(sample_shape)
-        like = self.alpha.new_empty(shape.numel(), dtype=torch.float64)
-        angle, uniform = (bits.view(shape) for bits in uniforms(like, None))
-        draws = FORMS[self.parameterization](*self._doubles(), angle, uniform)
-        return draws.to(self.loc.dtype)
+        values = [_double(getattr(self, name)) for name in maps.PARAMETERS]
+        bits = (v.view(shape) for v in maps.uniforms(values[0].new_empty(shape.numel()), None))
+        return maps.FORMS[self.parameterization](*values, *bits).to(self.loc)
 
-    def _check_request(self, value: object) -> None:
-        """Refuse a value that is no tensor or does not broadcast, and a law that is too narrow."""
+    def _standard(self, value: Tensor) -> tuple[Tensor, ...]:
+        """Check a value; return alpha, beta, loc in the form of the logs' points, and scale."""
         if not isinstance(value, Tensor):
             raise TypeError(f"value must be a tensor, got {value!r}")
+        for v in (value, self.alpha, self.beta, self.loc, self.scale):
+            if _functorch.is_functorch_wrapped_tensor(v) or unpack_dual(v).tangent is not None:
+                raise RuntimeError(_NO_FUNC)
+        own, size = tuple(self.batch_shape), tuple(value.shape)
         try:
-            torch.broadcast_shapes(value.shape, self.batch_shape)
+            torch.broadcast_shapes(own, size)
         except RuntimeError:
-            raise ValueError(
-                f"value must broadcast with shape {tuple(self.batch_shape)}, "
-                f"got shape {tuple(value.shape)}"
-            ) from None
-        narrow = (self.alpha < _LEAST) & (self.beta.abs() < 1)
-        if bool(narrow.any()):
-            least = self.alpha[narrow].min()
-            raise ValueError(f"alpha must be in [{_LEAST}, 2] where |beta| < 1, got {least:g}")
+            raise ValueError(f"value must broadcast with shape {own}, got shape {size}") from None
+        low = self.alpha[(self.alpha < _LEAST) & (self.beta.abs() < 1)]
+        if len(low):
+            raise ValueError(f"alpha must be in [{_LEAST}, 2] where |beta| < 1, got {low.min():g}")
+        alpha, beta, loc_0, loc_1, scale = self._doubles()
+        return alpha, beta, torch.where((alpha - 1).abs() < BAND, loc_0, loc_1), scale
 
-    def _row(self, row: int, value: Tensor) -> Tensor:
-        alpha, beta, _, scale = self._doubles()
-        x, z = ((value.double() - self._loc_in(form)) / scale for form in ("S0", "S1"))
-        return _log(row, x, alpha, beta, torch.where(in_band(alpha), x, z))
+    def _logs(self, value: Tensor) -> Tensor:
+        alpha, beta, loc, scale = self._standard(value)
+        return _log((_double(value) - loc) / scale, alpha, beta)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density."""
-        self._check_request(value)
+        log_f = self._logs(value)[0] - _double(self.scale).log()
         if self._validate_args:
             self._validate_sample(value)
-        return (self._row(PDF, value) - torch.log(self.scale.double())).to(self.loc.dtype)
+        return log_f.to(self.loc)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value), to relative precision where it is small."""
-        self._check_request(value)
-        return torch.exp(self._row(CDF, value)).to(self.loc.dtype)
+        return self._logs(value)[1].exp().to(self.loc)
 
     def sf(self, value: Tensor) -> Tensor:
         """Return P(X > value), to relative precision where it is small."""
-        self._check_request(value)
-        return torch.exp(self._row(SF, value)).to(self.loc.dtype)
+        return self._logs(value)[2].exp().to(self.loc)
 
     def icdf(self, value: Tensor) -> Tensor:
         """Return the quantile of a level in [0, 1]: F(quantile) = level, or nan.
 
-        The ends of the support at 0 and 1, nan outside. Differentiable in the level and in the
-        parameters. Near 1 the rounding of the level is the error.
+        The ends of the support at 0 and 1, nan outside. Near 1 the level's rounding is the error.
         """
-        self._check_request(value)
+        standard = self._standard(value)
         bad = ~((value >= 0) & (value <= 1))  # nan too
         if self._validate_args and bool(bad.any()):
             raise ValueError(f"level must be in [0, 1], got {value[bad][0]:g}")
-        p, alpha, beta, _, scale = torch.broadcast_tensors(value.double(), *self._doubles())
-        band, loc, end = in_band(alpha), self._loc_in("S0"), self._loc_in("S1")
-        with torch.no_grad():
-            point = _quantile(p.reshape(-1), alpha.reshape(-1), beta.reshape(-1)).view(p.shape)
-            x = torch.where(band, loc, end) + scale * point
-            x = torch.where(p == 0, -math.inf, torch.where(p == 1, math.inf, x))
-            x = within_support(x, alpha, beta, end)
-            inner = torch.isfinite(point)
-            point = torch.where(inner, point, 0.0)
-            z = torch.where(band, point, point - beta * tangent(alpha))
-            f = torch.exp(_log(PDF, z, alpha, beta, point)).clamp_min(1e-300)
-        F = torch.exp(_log(CDF, z, alpha, beta, point))
-        moved = loc + scale * (z + (p - F) / f)  # its derivatives are those of the quantile
-        return torch.where(inner, x + (moved - moved.detach()), x).to(self.loc.dtype)
+        p, alpha, beta, loc, scale = torch.broadcast_tensors(_double(value), *standard)
+        found = _quantile(*(v.detach().flatten() for v in (p, alpha, beta))).view(p.shape)
+        inner = torch.isfinite(found)
+        point = torch.where(inner, found, 0.0)
+        log_f, log_F, _ = _log(point, alpha, beta)
+        moved = (p - log_F.exp()) / log_f.detach().exp().clamp_min(1e-300)
+        x = loc + scale * (point + moved - moved.detach())  # with the derivatives of the quantile
+        x = torch.where(inner, x, found)
+        return maps.within_support(x, alpha, beta, self._doubles()[3]).to(self.loc)

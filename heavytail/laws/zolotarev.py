@@ -1,21 +1,25 @@
-r"""Density and tails of the standard stable law: Zolotarev's integrals.
+r"""Density, tails and derivatives of standard stable laws: Zolotarev's integrals.
 
 For alpha != 1 a standard law, reflected so that its point y in the form S1 is positive, has
-Zolotarev's integrals over an angle delta in (0, rho), b = rho - delta, a = kappa delta:
+integrals over an angle delta in (0, rho), with b = rho - delta and a = kappa delta:
 
     f = kappa / (pi e y) int g exp(-g),    kappa = min(alpha, 1 / alpha),  e = 1 - kappa,       (1)
     log g = log K + (kappa log sin a - log sin b) / e + log sin(a + b),                         (2)
     E = int exp(-g),  C = rho - E,  gap = pi - rho,                                             (3)
-    alpha < 1: F = (gap + E) / pi, 1 - F = C / pi,
-    alpha > 1: F = (pi - kappa rho + kappa C) / pi, 1 - F = kappa E / pi.                       (4)
+    alpha < 1: F = (gap + E) / pi, 1 - F = C / pi;    alpha > 1: 1 - F = kappa E / pi.          (4)
 
 By the duality of alpha and 1 / alpha one exponent (2) serves both; g rises. In v = log(delta / b)
 the trapezoidal rule is exact but for exponentially small errors. Near alpha = 1, where the angle
-degenerates, the logarithms are interpolated in alpha: at a fixed point of S0 they are analytic.
+degenerates, logarithms are interpolated in alpha: at a fixed point of S0 they are analytic.
 
-Rows are log f, log F and log(1 - F), or one of them and its derivatives in x (S0), alpha and beta.
+On the path u = r exp(-i phi) on which h = -iuy - u^alpha (1 - i beta tan(pi alpha / 2)) is -g,
+
+    f = (1/pi) Re int e^h du,    1 - F = (1/pi) Im int e^h du / u:                              (5)
+
+with the path held fixed h alone depends on y, alpha and beta, which gives the derivatives.
+
 Relative errors of f, F and 1 - F are below 1e-9, mostly 1e-12, for alpha >= 0.05, or any alpha if
-|beta| = 1; derivatives are good to 1e-7. Where doubling the nodes does not help, rows are nan. Next
+|beta| = 1; derivatives are good to 1e-7. Where doubling the nodes does not help, all are nan. Next
 to alpha = 1 a log f below -1e5 is right to its first digits only.
 
 Source: Zolotarev, One-dimensional Stable Distributions, 1986, Sections 2.2 and 2.3; Nolan,
@@ -23,8 +27,6 @@ Univariate Stable Distributions, Springer, 2020, Theorem 3.3. The variable v is 
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,12 +34,11 @@ from torch.nn.functional import logsigmoid
 
 from heavytail.laws.maps import on_half_line
 
-_PI, _HALF_PI = math.pi, math.pi / 2
-PDF, CDF, SF = 0, 1, 2  # the rows
+BAND = 0.005  # |alpha - 1| below this is interpolated
+_HALF_PI = math.pi / 2
 _BLOCK = 512  # points at once: their nodes stay in a core's cache
 _NODES, _MOST_NODES = 200, 6400
-_DEEP = 1e6  # where g is larger, Laplace's method is precise and the sum is not
-_BAND = 0.005  # |alpha - 1| below this is interpolated
+_DEEP = 1e6  # where g is larger, its rounding is the error
 
 
 def tangent(alpha: Tensor) -> Tensor:
@@ -50,225 +51,169 @@ def peak_width(alpha: Tensor) -> Tensor:
     return torch.exp((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2).clamp_min(1e-290)
 
 
-def in_band(alpha: Tensor) -> Tensor:
-    """Return whether a law is interpolated in alpha."""
-    return (alpha - 1).abs() < _BAND
+def logs_at(point: Tensor, alpha: Tensor, beta: Tensor, slopes: bool) -> Tensor:
+    """Return the logs of flat points: log f, log F and log(1 - F), (1, 3, points).
+
+    With slopes, (4, 3, points): their derivatives in the point, alpha and beta too; across the
+    edges alpha = 2 and |beta| = 1, where a power tail appears, those next to them. Points are of
+    S1, in the band of S0.
+    """
+    if len(point) > _BLOCK:
+        blocks = zip(*(v.split(_BLOCK) for v in (point, alpha, beta)), strict=True)
+        return torch.cat([logs_at(z, a, b, slopes) for z, a, b in blocks], 2)
+    band = (alpha - 1).abs() < BAND
+    logs = point.new_empty((4 if slopes else 1, 3, len(point)))
+    for rule, where in ((_integrate, ~band), (_interpolate, band)):
+        if bool(where.any()):
+            logs[..., where] = rule(point[where], alpha[where], beta[where], slopes)
+    inner = alpha.clamp_max(2 - 1e-10), beta.clamp(-1 + 1e-12, 1 - 1e-12)
+    for row, a, b in ((2, inner[0], beta), (3, alpha, inner[1])) if slopes else ():
+        edge = ((a != alpha) | (b != beta)) & torch.isfinite(logs[0, 0])
+        if bool(edge.any()):
+            logs[row, :, edge] = logs_at(point[edge], a[edge], b[edge], True)[row]
+    return logs
 
 
-def _solve(rising: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
-    """Return v in [-700, 700] with rising(v) = level, to 1e-3."""
-    low, high = torch.full_like(level, -700), torch.full_like(level, 700)
-    for _ in range(20):
-        v = (low + high) / 2
-        above = rising(v) > level
-        low, high = torch.where(above, low, v), torch.where(above, v, high)
-    return (low + high) / 2
+def weights(nodes: Tensor, at: Tensor) -> Tensor:
+    """Return Lagrange's weights of nodes at points, (nodes, points)."""
+    ratios = (at - nodes[:, None]) / (nodes[:, None] - nodes)[..., None]
+    ratios[range(len(nodes)), range(len(nodes))] = 1
+    return ratios.prod(1)
 
 
-class _Angles(NamedTuple):
-    """What the exponent (2) is made of at nodes; each (points, nodes)."""
+def _interpolate(x: Tensor, alpha: Tensor, beta: Tensor, slopes: bool) -> Tensor:
+    """Return the logs at points x of S0 by the polynomial in alpha through eight laws."""
+    k = torch.arange(8, dtype=x.dtype, device=x.device)[:, None]
+    nodes = 1 + BAND * torch.cos(math.pi * (k + 0.5) / 8)
+    T = tangent(nodes)
+    z, a, b = (v.flatten() for v in torch.broadcast_tensors(x + beta * T, nodes, beta))
+    logs = _integrate(z, a, b, slopes).unflatten(2, (8, -1))
+    if slopes:  # from a fixed point of S1 to one of S0
+        logs[2] += logs[1] * beta * _HALF_PI * (1 + T.square())
+        logs[3] += logs[1] * T
+    smooth = (logs * weights(nodes[:, 0], alpha)).sum(2)
+    nearest = logs[:, :, (alpha - nodes).abs().argmin(0), range(len(x))]
+    lost = ~(logs[0] > -1e5).all(0).all(0)  # deep down a light tail
+    return torch.where(lost, nearest, smooth)
 
-    delta: Tensor
-    a: Tensor
-    b: Tensor
-    sin_a: Tensor
-    sin_b: Tensor
-    sin_ab: Tensor
-    log_g: Tensor
+
+def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int = _NODES) -> Tensor:
+    """Return the logs at points z of S1 by n nodes, or more if need be."""
+    reflect = (z < 0) | ((z == 0) & (beta > 0))
+    sign = torch.where(reflect, -1.0, 1.0).to(z)
+    beta = sign * beta
+    # Nearer to 0 the density is flat, but for that of a half-line. Further out the leading term of
+    # a power tail is all there is.
+    near = torch.where(on_half_line(alpha, beta), 1e-300, 1e-20 * peak_width(alpha))
+    light = (alpha == 2) | ((alpha > 1) & (beta == -1))
+    far = torch.where(light, torch.finfo(z.dtype).max, (345 / alpha).clamp_max(709).exp())
+    size = torch.maximum(z.abs(), near)
+    logs, good = _sums(torch.minimum(size, far), alpha, beta, slopes, n)
+    beyond = torch.where(size > far, torch.log(size / far), 0.0)
+    logs[0, ::2] -= torch.stack((1 + alpha, alpha)) * beyond
+    if slopes:
+        logs[1] *= sign * torch.exp(-beyond)
+        logs[2, ::2] -= beyond
+        logs[3] *= sign
+    off = (alpha < 1) & (beta == -1)  # the half-line
+    logs[:, :, off] = 0
+    logs[0, ::2, off] = -math.inf
+    logs[:, 1:] = torch.where(reflect, logs[:, 1:].flip(1), logs[:, 1:])
+    again = ~(good | off | torch.isnan(z))
+    if bool(again.any()):
+        left = z[again], alpha[again], (sign * beta)[again]
+        logs[..., again] = _integrate(*left, slopes, 2 * n) if n < _MOST_NODES else math.nan
+    return logs
 
 
-class _Law:
-    """Laws reflected to y > 0 and their exponents; each part is (points, 1)."""
+def _sums(y: Tensor, alpha: Tensor, beta: Tensor, slopes: bool, n: int) -> tuple[Tensor, Tensor]:
+    """Return the logs at points y > 0 by n nodes, and where half of them would do.
 
-    def __init__(self, y: Tensor, alpha: Tensor, beta: Tensor) -> None:
-        self.y, self.alpha, self.beta = y, alpha, beta = y[:, None], alpha[:, None], beta[:, None]
-        self.T = T = tangent(alpha)
-        self.B = B = beta * T
-        self.low, self.kappa = low, kappa = alpha < 1, torch.minimum(alpha, 1 / alpha)
-        self.e = torch.where(low, 1 - alpha, (alpha - 1) / alpha)
-        up, down = (1 + beta) * T.abs(), (1 - beta) * T.abs()
-        ahead = torch.atan2(up, 1 - B * T)  # of rho and gap none is pi less the other
-        self.rho = torch.where(low, ahead / alpha, torch.atan2(up, B * T - 1))
-        self.gap = torch.where(low, torch.atan2(down, 1 + B * T) / alpha, ahead)
-        log_y, log_c = y.log(), -torch.log1p(B.square()) / 2
-        self.log_K = torch.where(low, -kappa * log_y - log_c, log_y + kappa * log_c) / self.e
+    What belongs to points is (points, 1), what to nodes (points, nodes).
+    """
+    y, alpha, beta = y[:, None], alpha[:, None], beta[:, None]
+    low, kappa, T = alpha < 1, torch.minimum(alpha, 1 / alpha), tangent(alpha)
+    e, B = torch.where(low, 1 - alpha, (alpha - 1) / alpha), beta * T
+    up, down = (1 + beta) * T.abs(), (1 - beta) * T.abs()
+    ahead = torch.atan2(up, 1 - B * T)  # of rho and gap none is pi less the other
+    rho = torch.where(low, ahead / alpha, torch.atan2(up, B * T - 1))
+    gap = torch.where(low, torch.atan2(down, 1 + B * T) / alpha, ahead)
+    log_y, log_c = y.log(), -torch.log1p(B.square()) / 2
+    log_K = torch.where(low, -kappa * log_y - log_c, log_y + kappa * log_c) / e
 
-    def angles(self, v: Tensor) -> _Angles:
-        """Return the angles at v = log(delta / b); nothing is subtracted from pi."""
-        delta, b = self.rho * torch.sigmoid(v), self.rho * torch.sigmoid(-v)
-        a = self.kappa * delta
+    def at(v: Tensor) -> tuple[Tensor, ...]:
+        """Return delta, a, b, sin a, sin b, sin(a + b) and log g; nothing is taken from pi."""
+        delta, b = rho * torch.sigmoid(v), rho * torch.sigmoid(-v)
+        a = kappa * delta
         sin_a = torch.sin(a)
-        sin_b = torch.sin(torch.where(b > _HALF_PI, self.gap + delta, b))
-        sin_ab = torch.sin(torch.where(a + b > _HALF_PI, self.gap + self.e * delta, a + b))
-        log_g = self.log_K + (self.kappa * sin_a.log() - sin_b.log()) / self.e + sin_ab.log()
-        return _Angles(delta, a, b, sin_a, sin_b, sin_ab, log_g)
+        sin_b = torch.sin(torch.where(b > _HALF_PI, gap + delta, b))
+        sin_ab = torch.sin(torch.where(a + b > _HALF_PI, gap + e * delta, a + b))
+        log_g = log_K + (kappa * sin_a.log() - sin_b.log()) / e + sin_ab.log()
+        return delta, a, b, sin_a, sin_b, sin_ab, log_g
 
-    def log_g(self, v: Tensor) -> Tensor:
-        """Return the exponent (2)."""
-        return self.angles(v).log_g
+    def solve(level: Tensor, weight: Tensor | float = 0.0) -> Tensor:
+        """Return v in [-700, 700] with log g + weight log(delta / rho) = level, to 1e-3."""
+        left, right = torch.full_like(level, -700), torch.full_like(level, 700)
+        for _ in range(20):
+            v = (left + right) / 2
+            above = at(v)[-1] + weight * logsigmoid(v) > level
+            left, right = torch.where(above, left, v), torch.where(above, v, right)
+        return (left + right) / 2
 
-    def log_mass(self, v: Tensor) -> Tensor:
-        """Return the same, of g delta where g begins above 0: there E is small with delta."""
-        return self.log_g(v) + torch.where(self.gap == 0, logsigmoid(v), 0.0)
-
-    def slopes(self, at: _Angles, of: int, d_delta: Tensor) -> Tensor:
-        r"""Return the derivatives of pi y f, or pi (1 - F), in x, alpha and beta; (3, points).
-
-        On the path u = r exp(-i phi) on which h = -iuy - u^alpha (1 - iB) is -g,
-
-            f = (1/pi) Re int e^h du,    1 - F = (1/pi) Im int e^h du / u:                      (5)
-
-        h alone depends on the parameters. ``d_delta`` are the weights of e^-g.
-        """
-        low, kappa, alpha, T = self.low, self.kappa, self.alpha, self.T
-        rest, sin_rest = torch.where(low, at.b, at.a), torch.where(low, at.sin_b, at.sin_a)
-        log_ry = at.log_g - at.sin_ab.log() + torch.where(low, at.sin_a, at.sin_b).log()
-        uy = log_ry.exp() * torch.complex(sin_rest, -torch.cos(rest))  # phi = pi/2 - rest
-        log_u = torch.complex(log_ry - self.y.log(), rest - _HALF_PI)
-        rise = (kappa * torch.cos(at.a) / at.sin_a + torch.cos(at.b) / at.sin_b) / self.e
-        turn = torch.where(low, -1.0, kappa).expand_as(rest)
-        du = torch.complex(rise * torch.where(low, 1.0, kappa), turn) * d_delta  # du / u
-        power = (alpha * log_u).exp()
-        in_B = 1j * (power - uy / self.y)  # at fixed x: y moves with B
-        in_alpha = in_B * self.beta * _HALF_PI * (1 + T.square())
-        in_alpha = in_alpha - power * log_u * (1 - 1j * self.B)
-        du = uy * du if of == PDF else -1j * du
-        found = (torch.stack((-1j * uy, in_alpha, in_B * T)) * du).sum(2).real
-        found[0] /= self.y[:, 0]  # last: the sum cancels, and must not underflow before
-        return found
-
-
-def _sums(law: _Law, upper: Tensor, of: int | None, n: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of reflected laws by n nodes, and where half of them would do."""
-    low, kappa, e, rho, gap = law.low, law.kappa, law.e, law.rho, law.gap
-    # The nodes v = middle + wide sinh(t) lie around g = g0 + 1; g begins at g0 > 0 if gap = 0.
-    g0 = torch.where(gap == 0, law.log_g(torch.full_like(rho, -700)), -math.inf).exp()
-    start = g0.clamp_max(1e260)
-    middle = _solve(law.log_g, (start + 1).log())
-    right = _solve(law.log_g, (start + 38 - middle.clamp_max(0)).log()) + 2e-3
-    least = law.log_mass(middle).clamp_max(300) - 36 - middle.clamp_min(0)
-    left = _solve(law.log_mass, least) - 2e-3
+    # Nodes v = middle + wide sinh(t) lie around g = g0 + 1. If gap = 0, g begins at g0 > 0, and E
+    # is small with delta.
+    start = torch.where(gap == 0, at(torch.full_like(rho, -40))[-1], -math.inf)
+    g0, start, weight = start.exp(), start + 1e-9, (gap == 0).to(rho)
+    level = torch.logaddexp(start, torch.zeros_like(start))
+    middle = solve(level)
+    right = solve(torch.logaddexp(start, (38 - middle.clamp_max(0)).log())) + 2e-3
+    least = level + weight * logsigmoid(middle) - 36 - middle.clamp_min(0)
+    left = solve(least, weight) - 2e-3
     wide = 3 + e
     t_left, t_right = (torch.asinh((end - middle) / wide) for end in (left, right))
     step = (t_right - t_left) / n
     t = t_left + step * torch.arange(n + 1, dtype=rho.dtype, device=rho.device)
     v = middle + wide * torch.sinh(t)
-    at = law.angles(v)
-    g = at.log_g.clamp_max(600).exp()
+    delta, a, b, sin_a, sin_b, sin_ab, log_g = at(v)
+    cot_a, cot_b = torch.cos(a) / sin_a, torch.cos(b) / sin_b
+    log_g = log_g.clamp_max(650)
+
+    g = log_g.exp()
     floor = g.amin(1, keepdim=True)
-    d_delta = (floor - g).exp() * step * wide * torch.cosh(t) * at.delta * torch.sigmoid(-v)
-    rise = (kappa.square() * torch.cos(at.a) / at.sin_a + torch.cos(at.b) / at.sin_b) / e
-    rise = g * (rise - e * torch.cos(at.a + at.b) / at.sin_ab)  # dg / d delta
-    terms = d_delta * torch.stack((g, at.delta * rise, at.b * rise))  # (1), and (3) by parts
+    d_delta = (floor - g).exp() * step * wide * torch.cosh(t) * delta * torch.sigmoid(-v)
+    rise = g * ((kappa.square() * cot_a + cot_b) / e - e * torch.cos(a + b) / sin_ab)  # of g
+    terms = d_delta * torch.stack((g, delta * rise, b * rise))  # (1), and (3) by parts
     sums = terms.sum(2, keepdim=True)
     good = ((2 * terms[..., ::2].sum(2, keepdim=True) - sums).abs() <= 1e-6 * sums).all(0)
-    density, E, C = sums
-    deep = g0 > _DEEP  # g = g0 (1 + kappa delta^2 / 2)
-    log_sum = torch.where(deep, (_PI * start / (2 * kappa)).log() / 2 - g0, density.log() - floor)
-    log_E = torch.where(deep, 0.0, E.log()) - floor
-    C = torch.where(deep, 0.0, C) * (-floor).exp() - rho * torch.expm1(-g0)
-    log_F = torch.where(low, torch.logaddexp(gap.log(), log_E), (_PI - kappa * (rho - C)).log())
+    density, deep = sums[0], g0 > _DEEP
+    E, C = torch.where(deep, 0.0, sums[1:])
+    C = C * (-floor).exp() - rho * torch.expm1(-g0)
+    floor = torch.where(g0 > 1e280, g0, floor)
+    log_E = E.log() - floor
+    log_F = (math.pi * e + kappa * (gap + C)).log()
+    log_F = torch.where(low, torch.logaddexp(gap.log(), log_E), log_F)
     log_S = torch.where(low, C.log(), kappa.log() + log_E)
-    log_F, log_S = log_F - math.log(_PI), log_S - math.log(_PI)
-    less = log_F < log_S  # the smaller is the more precise
-    rows = [
-        (kappa / (_PI * e * law.y)).log() + log_sum,
-        torch.where(less, log_F, torch.log1p(-log_S.exp())),
-        torch.where(less, torch.log1p(-log_F.exp()), log_S),
-    ]
-    if of == PDF:
-        rows += law.slopes(at, of, d_delta * (e / (kappa * density)))[..., None]
-    elif of is not None:
-        log_P = torch.where(upper, rows[SF], rows[CDF])
-        share = torch.where(log_P > -745, (-floor - log_P).exp(), 0.0) / _PI
-        rows += law.slopes(at, of, d_delta * torch.where(upper, share, -share))[..., None]
-    return torch.cat(rows, 1).T, (good | deep)[:, 0]
+    tails = torch.cat((log_F, log_S), 1).T - math.log(math.pi)
+    others = tails.flip(0)  # of the two the smaller is the more precise
+    tails = torch.where(tails < others, tails, torch.log1p(-others.exp()))
+    log_f = (kappa * density / (math.pi * e)).log() - log_y - floor
+    logs = torch.cat((log_f.T, tails))[None]
 
-
-def _integrate(z: Tensor, alpha: Tensor, beta: Tensor, of: int | None, n: int = _NODES) -> Tensor:
-    """Return three rows, or six with ``of``, at points z of S1 by n nodes, or more if need be."""
-    reflect = (z < 0) | ((z == 0) & (beta > 0))
-    sign = torch.where(reflect, -1.0, 1.0).to(z)
-    beta = sign * beta
-    # Nearer to 0 the density is flat, but for that of a half-line, and v would leave [-700, 700].
-    near = torch.minimum(36 / alpha - 660, torch.log(peak_width(alpha)) - 46).exp()
-    size = torch.maximum(z.abs(), torch.where(on_half_line(alpha, beta), 1e-300, near))
-    # Further out the leading term of a power tail is all there is.
-    light = (alpha == 2) | ((alpha > 1) & (beta == -1))
-    far = torch.full_like(z, 1e300).masked_fill(alpha > 1, 1e100).masked_fill(light, math.inf)
-    y = torch.minimum(size, far)
-    upper = reflect if of == CDF else ~reflect  # whether 1 - F is asked, once reflected
-    rows, good = _sums(_Law(y, alpha, beta), upper[:, None], of, n)
-    beyond = torch.where(size > far, torch.log(size / far), 0.0)
-    rows[PDF] -= (1 + alpha) * beyond
-    rows[SF] -= alpha * beyond
-    if of is not None:
-        rows[3] *= sign * torch.exp(-beyond)
-        rows[4] -= beyond * (upper | (of == PDF))
-        rows[5] *= sign
-    off = (alpha < 1) & (beta == -1)  # the half-line
-    rows[:, off] = rows.new_tensor([-math.inf, 0, -math.inf, 0, 0, 0])[: len(rows), None]
-    rows[1:3] = torch.where(reflect, rows[1:3].flip(0), rows[1:3])
-    again = ~(good | off | torch.isnan(z))
-    if bool(again.any()):
-        left = z[again], alpha[again], (sign * beta)[again]
-        rows[:, again] = _integrate(*left, of, 2 * n) if n < _MOST_NODES else math.nan
-    return rows
-
-
-def chebyshev(m: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return m nodes in (-1, 1) and the matrix that turns values there into coefficients."""
-    k = torch.arange(m, dtype=like.dtype, device=like.device)
-    angle = _PI * (k + 0.5) / m
-    matrix = torch.cos(k[:, None] * angle) * (2 / m)
-    matrix[0] /= 2
-    return torch.cos(angle), matrix
-
-
-def polynomials(m: int, u: Tensor) -> Tensor:
-    """Return T_0(u), ..., T_{m-1}(u), (m, points)."""
-    return torch.cos(torch.arange(m, dtype=u.dtype, device=u.device)[:, None] * torch.acos(u))
-
-
-def _interpolate(x: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tensor:
-    """Return the rows at points x of S0 by the polynomial in alpha through eight laws."""
-    nodes, matrix = chebyshev(8, x)
-    nodes = 1 + _BAND * nodes
-    laws = [_integrate(x + beta * tangent(a), a.expand_as(x), beta, of) for a in nodes]
-    rows = torch.stack(laws)
-    weights = matrix.T @ polynomials(8, (alpha - 1) / _BAND)
-    smooth = (weights[:, None] * rows.clamp_min(-1e30)).sum(0)
-    nearest = (alpha - nodes[:, None]).abs().argmin(0).expand(1, *smooth.shape)
-    lost = ~(rows[:, :3] > -1e5).all(0)  # deep down a light tail
-    lost = lost if of is None else torch.cat((lost, lost[of].expand(3, -1)))
-    return torch.where(lost, rows.gather(0, nearest)[0], smooth)
-
-
-def _values(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None) -> Tensor:
-    """Return rows at points of S0 in the band, of S1 elsewhere."""
-    band = in_band(alpha)
-    rows = point.new_empty((3 if of is None else 6, len(point)))
-    for rule, where in ((_integrate, ~band), (_interpolate, band)):
-        if bool(where.any()):
-            rows[:, where] = rule(point[where], alpha[where], beta[where], of)
-    return rows
-
-
-def rows_at(point: Tensor, alpha: Tensor, beta: Tensor, of: int | None = None) -> Tensor:
-    """Return rows at flat points, block by block.
-
-    Across the edges alpha = 2 and |beta| = 1, where a power tail appears, derivatives are taken
-    next to them.
-    """
-    blocks = []
-    for z, a, b in zip(*(v.split(_BLOCK) for v in (point, alpha, beta)), strict=True):
-        rows = _values(z, a, b, of)
-        edges = ((4, a == 2, a - 1e-10, b), (5, b.abs() == 1, a, b * (1 - 1e-12)))
-        for row, edge, a_in, b_in in edges if of is not None else ():
-            edge = edge & torch.isfinite(rows[PDF])
-            if bool(edge.any()):
-                shift = torch.where(in_band(a), 0.0, b_in * tangent(a_in) - b * tangent(a))
-                inside = (z + shift)[edge], a_in[edge], b_in[edge]
-                rows[row, edge] = _values(*inside, of)[row]
-        blocks.append(rows)
-    return torch.cat(blocks, 1)
+    if slopes:  # (5), with r y = g sin a / sin(a + b) or g sin b / sin(a + b)
+        rest, sin_rest = torch.where(low, b, a), torch.where(low, sin_b, sin_a)  # pi/2 - phi
+        log_ry = log_g - sin_ab.log() + torch.where(low, sin_a, sin_b).log()
+        uy = log_ry.exp() * torch.complex(sin_rest, -torch.cos(rest))
+        log_u = torch.complex(log_ry - log_y, rest - _HALF_PI)
+        power = (alpha * log_u).exp()
+        rise = torch.where(low, 1.0, kappa) * (kappa * cot_a + cot_b) / e  # of log r
+        turn = torch.where(low, -1.0, kappa).expand_as(rest)  # of -phi
+        du = torch.complex(rise, turn) * d_delta  # du / u
+        in_alpha = 1j * beta * _HALF_PI * (1 + T.square()) - log_u * (1 - 1j * B)
+        terms = torch.stack((-1j * uy, power * in_alpha, 1j * power * T))
+        in_f = (terms * (uy * du * (e / (kappa * density)))).sum(2).real
+        in_S = torch.where(deep[:, 0], 0.0, (terms * du).sum(2).imag / math.pi)
+        share = torch.where(tails > -745, (-floor.T - tails).exp(), 0.0)
+        found = torch.stack((in_f, -share[0] * in_S, share[1] * in_S), 1)
+        found[0] /= y[:, 0]  # last: the sum cancels, and must not underflow before
+        logs = torch.cat((logs, found))
+    return logs, (good | deep)[:, 0]

@@ -164,7 +164,7 @@ def test_as_far_as_floats_go(law):
     log_f, power = math.log(alpha) + log_tail - x.abs().log(), torch.isfinite(log_tail)
     assert torch.allclose(d.log_prob(x)[power], log_f[power], rtol=1e-11)
     assert (d.log_prob(x)[~power] < -1e200).all()
-    ends = torch.tensor([-math.inf, math.inf])
+    ends = torch.tensor([-math.inf, math.inf], requires_grad=law[0] > 1)
     assert d.log_prob(ends).tolist() == [-math.inf, -math.inf]
     assert (d.cdf(ends).tolist(), d.sf(ends).tolist()) == ([0, 1], [1, 0])
 
@@ -174,11 +174,10 @@ def test_next_to_alpha_1_the_interpolation_is_the_integral(beta):
     x = torch.tensor([-3.0, -2.0, 0.0, 0.5, 3.0, 40.0, 1e6])
     for alpha in (0.9955, 0.997, 1.003, 1.0045):
         a, b = torch.full_like(x, alpha), torch.full_like(x, beta)
-        between = zolotarev._interpolate(x, a, b, 0)
-        exact = zolotarev._integrate(x + b * zolotarev.tangent(a), a, b, 0)
-        assert torch.allclose(between[:3], exact[:3], rtol=1e-9, atol=1e-10)
-        assert torch.allclose(between[3:], exact[3:], rtol=1e-6, atol=1e-6)
-        other = zolotarev._integrate(x + b * zolotarev.tangent(a + 1e-6), a + 1e-6, b, 0)
+        between = zolotarev._interpolate(x, a, b, False)[0]
+        exact = zolotarev._integrate(x + b * zolotarev.tangent(a), a, b, False)[0]
+        assert torch.allclose(between, exact, rtol=1e-9, atol=1e-10)
+        other = zolotarev._integrate(x + b * zolotarev.tangent(a + 1e-6), a + 1e-6, b, False)[0]
         assert not torch.allclose(between[0], other[0], rtol=0, atol=1e-10)  # the control
 
 
@@ -198,7 +197,9 @@ def test_half_lines():
 
 
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
-@pytest.mark.parametrize(("alpha", "beta"), [(0.02, 1.0), (0.05, -1.0), (0.6, 1.0)])
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(0.02, 1.0), (0.05, -1.0), (0.6, 1.0), (0.85, 1.0), (1.2, -1.0)]
+)
 def test_a_law_accepts_its_own_draws_and_quantiles(alpha, beta, parameterization):
     torch.manual_seed(4)
     for dtype in (torch.float32, torch.float64):
@@ -285,15 +286,30 @@ def test_gradients_across_the_edges(law, which):
         assert slope == pytest.approx(difference, rel=1e-3, abs=1e-3)
 
 
-def test_only_first_derivatives():
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's, on loading
+def test_only_first_derivatives_and_by_backward():
     x, alpha = torch.tensor([0.3, -2.0]), torch.tensor(1.5, requires_grad=True)
     for points in (x, x.repeat(1500)):
         with pytest.raises(RuntimeError, match="first derivatives only"):
             torch.autograd.grad(Stable(alpha).log_prob(points).sum(), alpha, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.func.grad(lambda v: Stable(v).log_prob(x).sum())(alpha.detach())
-    with pytest.raises(RuntimeError, match="vmap"):
-        torch.func.vmap(Stable(1.5).log_prob)(x)
+    for transform in (torch.func.grad, torch.func.jacfwd, torch.func.vmap):
+        for ask in (lambda v: Stable(1.5).cdf(v).sum(), lambda v: Stable(v.exp()).sf(x).sum()):
+            with pytest.raises(RuntimeError, match=r"outside torch\.func"):
+                transform(ask)(x[0] if transform is torch.func.grad else x)
+
+
+def test_all_is_made_where_the_parameters_are():
+    """Whatever torch's default device: here one on which nothing can be looked at."""
+    for alpha, n in ((1.5, 5), (1.5, 2500), (0.7, 5), (1.0, 5)):
+        free = [torch.tensor(v, requires_grad=True) for v in (alpha, 1.0)]
+        level = torch.linspace(0.1, 0.9, n)
+        with torch.device("meta"):
+            d = Stable(*free, 0.3)
+            answers = [d.icdf(level), d.rsample((3,)), d.mean, d.variance]
+            answers += [ask(answers[0]) for ask in (d.log_prob, d.cdf, d.sf)]
+            answers[-1].sum().backward()
+        assert {v.device.type for v in (*answers, free[0].grad)} == {"cpu"}
+        assert torch.allclose(answers[-2], level)
 
 
 @pytest.mark.parametrize("parameterization", ["S0", "S1"])
