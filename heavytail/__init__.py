@@ -19,7 +19,7 @@ from heavytail.compression.width import (
     pruning_error_law,
     required_width,
 )
-from heavytail.laws.density import Stable
+from heavytail.laws.distribution import Stable
 from heavytail.laws.draws import positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.laws.tails import HillCurve, TailEstimate, hill, hill_curve, log_moment, stable_mle
 from heavytail.limit import fokker_planck

@@ -26,8 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
+from heavytail.laws.chambers_mallows_stuck import (
+    log_positive_from_uniforms,
+    symmetric_from_uniforms,
+)
 from heavytail.laws.draws import draw, tail_constant
-from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
 from heavytail.layers import COLUMNS, as_columns, home_of, movable, units_first
 from heavytail.layers import hidden_weights as hidden_weights
 

@@ -122,7 +122,6 @@ CALLS = [
     lambda: partial(ht.Prediction(torch.linspace(0, 1, 5).double(), 0.1).quantile, p=0.5),
     lambda: partial(ERROR.cdf, error=X(3).sigmoid()),
     lambda: partial(ERROR.quantile, p=X(3).sigmoid()),
-    lambda: partial(ERROR.sample, size=3, generator=G()),
     lambda: partial(ht.Rates, x=X(3).exp(), errors=X(3, 3).exp(), size=X(3).exp(), sup=RATES,
                     statistic="mean"),
     lambda: partial(RATES.between, low=1.0, high=5.0),

@@ -333,15 +333,15 @@ def test_the_house_is_small():
         return [len(path.read_text().splitlines()) for path in paths]
 
     assert max(lines(*MODULES.values())) <= 400
-    assert sum(lines(*MODULES.values())) <= 7200  # and 6,500 is what it is to be
+    assert sum(lines(*MODULES.values())) <= 6850  # and 6,750 is what it is to be
     around = ("tests", "tools", "benchmarks")
-    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 9500
+    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 10700
 
 
 def test_the_package_has_a_test_for_each_module():
-    """But the integrals, which are tested by the density that they serve."""
+    """But the density, whose integrals are tested by the distribution that they serve."""
     for path in MODULES.values():
-        if not path.name.startswith("_") and path.name != "zolotarev.py":
+        if not path.name.startswith("_") and path.name != "density.py":
             relative = path.relative_to(PACKAGE).with_name(f"test_{path.name}")
             assert (ROOT / "tests" / relative).exists()
 

@@ -12,8 +12,7 @@ from scipy import stats
 
 import heavytail
 from heavytail import positive_stable, stable, symmetric_stable, tail_constant
-from heavytail.laws.draws import _compiled
-from heavytail.laws.maps import (
+from heavytail.laws.chambers_mallows_stuck import (
     log_positive_from_uniforms,
     s1_shift,
     symmetric_from_uniforms,
@@ -21,6 +20,7 @@ from heavytail.laws.maps import (
     uniforms_from_words,
     words_for,
 )
+from heavytail.laws.draws import _compiled
 from tests.oracles import p_of_count, stable_phi, stable_tail, z_of_cosines, z_of_laplace
 
 ALPHAS = [0.3, 0.5, 0.8, 1 - 1e-6, 1.0, 1 + 1e-6, 1.1, 1.5, 1.75, 2 - 1e-6, 2.0]

@@ -1,6 +1,7 @@
 import itertools
 import math
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -321,7 +322,7 @@ def test_particles_have_the_density(alpha, n):
         (lambda: Density.start(9.0).probability(FLAT[0]), ValueError, r"edges .*\(n,\), got \(\)"),
         (lambda: Density.start(9.0).beyond(10), ValueError, r"x must be in \[0, 9\.0\], got 10"),
         (lambda: run(0), TypeError, "drift.* must be a function, got 0"),
-        (lambda: evolve(0, None, **RUN), TypeError, "start must be a Density, got 0"),
+        (lambda: evolve(cast(Any, 0), None, **RUN), TypeError, "start must be a Density, got 0"),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
         (lambda: Density(4.0, FLAT[None]), ValueError, r"rho must be \(m,\), m even, got \(1, 8\)"),
         (lambda: Density(0.0, FLAT), ValueError, r"box must be in \[1e-100, 1e100\], got 0"),
@@ -335,7 +336,7 @@ def test_bad_input(call, error, message):
         call()
 
 
-RUN = {"alpha": 1.5, "sigma": 1.0, "T": 1.0, "steps": 10}
+RUN: dict[str, Any] = {"alpha": 1.5, "sigma": 1.0, "T": 1.0, "steps": 10}
 
 
 def run(drift=None, **changes):

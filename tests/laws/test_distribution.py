@@ -13,8 +13,8 @@ from torch.autograd import gradcheck
 from torch.distributions import Cauchy, Normal, biject_to, constraints
 
 from heavytail import Stable
-from heavytail.laws import zolotarev
-from heavytail.laws.density import log_density
+from heavytail.laws import density
+from heavytail.laws.distribution import log_density
 from tests.oracles import stable_log_density
 
 LAWS = [(0.6, 0.4), (0.8, -1.0), (1.0, 0.0), (1.0, -0.7), (1.3, 1.0), (1.75, 0.2), (2.0, 0.0)]
@@ -174,10 +174,10 @@ def test_next_to_alpha_1_the_interpolation_is_the_integral(beta):
     x = torch.tensor([-3.0, -2.0, 0.0, 0.5, 3.0, 40.0, 1e6])
     for alpha in (0.9955, 0.997, 1.003, 1.0045):
         a, b = torch.full_like(x, alpha), torch.full_like(x, beta)
-        between = zolotarev._interpolate(x, a, b, False)[0]
-        exact = zolotarev._integrate(x + b * zolotarev.tangent(a), a, b, False)[0]
+        between = density._interpolate(x, a, b, False)[0]
+        exact = density._integrate(x + b * density.tangent(a), a, b, False)[0]
         assert torch.allclose(between, exact, rtol=1e-9, atol=1e-10)
-        other = zolotarev._integrate(x + b * zolotarev.tangent(a + 1e-6), a + 1e-6, b, False)[0]
+        other = density._integrate(x + b * density.tangent(a + 1e-6), a + 1e-6, b, False)[0]
         assert not torch.allclose(between[0], other[0], rtol=0, atol=1e-10)  # the control
 
 
@@ -367,8 +367,8 @@ def test_nothing_hangs_on_the_default_dtype(law, dtype):
 
 def test_too_few_nodes_are_nan(monkeypatch):
     x = torch.tensor([0.3])
-    monkeypatch.setattr(zolotarev, "_MOST_NODES", 8)
-    monkeypatch.setattr(zolotarev._integrate, "__defaults__", (8,))
+    monkeypatch.setattr(density, "_MOST_NODES", 8)
+    monkeypatch.setattr(density._integrate, "__defaults__", (8,))
     assert torch.isnan(Stable(1.5).log_prob(x)).all()
     assert torch.isnan(Stable(1.5).icdf(x)).all()
 
