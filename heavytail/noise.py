@@ -26,10 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
-from heavytail.laws.chambers_mallows_stuck import (
-    log_positive_from_uniforms,
-    symmetric_from_uniforms,
-)
+from heavytail.laws import chambers_mallows_stuck as maps
 from heavytail.laws.draws import draw, tail_constant
 from heavytail.layers import COLUMNS, as_columns, home_of, movable, units_first
 from heavytail.layers import hidden_weights as hidden_weights
@@ -122,7 +119,7 @@ def noise_blocks(
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     if kind == "isotropic":
-        log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
+        log_A = draw(maps.log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
         # sqrt(A), since A itself may overflow; never 0 or inf, whose products may be no number.
         radius = log_A.mul_(0.5).exp_().clamp_(floats.tiny, floats.max)
         normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
@@ -133,7 +130,7 @@ def noise_blocks(
             yield rows, block, radius[rows]
         else:
             shape = (rows.stop - start, d)
-            yield rows, draw(symmetric_from_uniforms, (alpha,), shape, *place), None
+            yield rows, draw(maps.symmetric_from_uniforms, (alpha,), shape, *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:

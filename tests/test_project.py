@@ -51,7 +51,7 @@ def locked():
 def test_hard_dependencies_are_three():
     names = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert names == {"torch", "numpy", "scipy"}
-    assert {"book", "test", "experiments"} == set(PROJECT["optional-dependencies"])
+    assert {"book", "experiments", "suite", "test"} == set(PROJECT["optional-dependencies"])
 
 
 def test_the_lock_is_what_pyproject_asks_for_and_what_is_installed():
@@ -169,7 +169,9 @@ def test_workflows_start_when_they_should():
     assert WORKFLOWS["release.yml"]["on"] == {"push": {"tags": ["v*"]}}
     assert set(WORKFLOWS["test.yml"]["on"]) == {"workflow_call", "pull_request", "schedule"}
     runs = {s["run"]: s.get("if") for s in steps_of(WORKFLOWS["test.yml"]) if "run" in s}
-    assert runs == {"bash .ci/run": None, "make long": "github.event_name == 'schedule'"}
+    weekly = "github.event_name == 'schedule'"
+    assert runs == {"bash .ci/run": None, "make long": weekly, "make versions": None}
+    assert WORKFLOWS["test.yml"]["jobs"]["versions"]["if"] == weekly
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
