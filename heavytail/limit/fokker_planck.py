@@ -30,7 +30,7 @@ from heavytail.limit.problem import function, returned
 Drift = Callable[[Tensor, Tensor, float], Tensor]
 Elementwise = Callable[[Tensor, Tensor], Tensor]
 
-_SIZES = "[1e-100, 1e100]"  # of a box: what is computed from it, and 1 / box, are floats
+_SIZES = "[1e-100, 1e100]"  # of boxes: what is computed from them is a float
 _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
 _STABLE, _MOST_PIECES = 2.0, 10_000  # |b| k dt of a piece, stable up to 2.8; pieces of a step
 _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
@@ -128,7 +128,7 @@ class Density:
         :func:`image_error`.
         """
         x = _check.number("x", x, f"[0, {self.box!r}]")
-        return 1 - float(self.probability(self.rho.new_tensor([-x, x])))
+        return 1 - float(self._cdf("x", self.rho.new_tensor([-x, x])).diff())
 
 
 def _fault(rho: Tensor, dx: float) -> str:
@@ -151,7 +151,7 @@ def image_error(alpha: float, x: float, box: float) -> float:
 
 
 def _images(alpha: float, x: float, box: float) -> float:
-    """Return the sum of :func:`image_error`; inf as alpha + 1 is rounded to 1."""
+    """Return the sum of :func:`image_error`; inf where alpha + 1 is rounded to 1."""
     r, power = x / box / 2, alpha + 1
     if alpha == 2 or r == 0:
         return 0.0
@@ -167,16 +167,16 @@ def box_for(
     At least 5/4 of ``reach``, where the drift is as given, and 8 standard deviations of start and
     Gaussian noise, sqrt(std^2 + 2 sigma^2 T), more than it; beyond that as :func:`image_error` asks
     at ``reach``, the largest |theta| of interest, transport included, or at the size of the body if
-    that is larger. ``std`` is the width of the start; others are those of :func:`evolve`.
+    that is larger. ``std`` is the width of the start; lengths are in [1e-100, 1e100];
+    others are those of :func:`evolve`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
-    for name, value in (("sigma", sigma), ("T", T)):
-        _check.number(name, value, _check.NONNEGATIVE)
-    for name, value in (("reach", reach), ("tolerance", tolerance), ("std", std)):
-        _check.number(name, value, _check.POSITIVE)
+    sigma, T = (_check.number(*v, _check.NONNEGATIVE) for v in (("sigma", sigma), ("T", T)))
+    reach, std = (_check.number(*v, _SIZES) for v in (("reach", reach), ("std", std)))
+    tolerance = _check.number("tolerance", tolerance, _check.POSITIVE)
     x = max(reach, std + stable_scale(sigma, T, alpha))
     box = max(1.25 * x, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
-    while box <= 1e100 and _images(alpha, x, box) > tolerance:
+    while _images(alpha, x, box) > tolerance:
         box *= 1.01
     return _check.number("the box for alpha, sigma, T, reach, tolerance and std", box, _SIZES)
 

@@ -32,9 +32,8 @@ MOST = 10**9  # steps and particles: so many steps of one particle take a day
 
 def stable_scale(sigma: float, t: float, alpha: float) -> float:
     """Return the scale of the noise in a time t, sigma t^{1/alpha}; inf beyond the floats."""
-    return sigma and sigma * float(
-        torch.tensor(t, dtype=torch.float64, device="cpu") ** (1 / alpha)
-    )
+    power = torch.tensor(t, dtype=torch.float64, device="cpu") ** (1 / alpha)
+    return sigma and sigma * float(power)
 
 
 def entries_of(name: str, values: object) -> Iterable[Any]:
@@ -62,11 +61,14 @@ class Scheme:
         if not isinstance(problem, MeanField):
             raise TypeError(f"problem must be a MeanField, got {problem!r}")
         self.steps = _check.count("steps", steps, 1, MOST)
-        self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
+        self.T = _check.number("T", T, _check.POSITIVE)
+        self.eta = self.T / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
         self.kind = _check.one_of("kind", kind, KINDS)
         self.device, self.dtype = _check.place(None, device, dtype)
+        if self.device.type == "meta":
+            raise ValueError("device must be one that computes, got meta")
         self.noise_scale = stable_scale(sigma, self.eta, self.alpha)
         floats = torch.finfo(self.dtype)
         if sigma:  # 0 would lose the noise, and inf make particles nan
@@ -154,6 +156,7 @@ def simulate(
     generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     if observe is not None:
         function("observe", observe)
+    T = scheme.T
     wanted = (T * (j / 10) for j in range(11)) if times is None else entries_of("times", times)
     most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32 may be above T
     shares = [_check.number("each of times", time, most) / T for time in wanted]

@@ -153,6 +153,7 @@ def test_memory_does_not_grow_with_the_data(h, monkeypatch):
         ({"times": 0}, TypeError, "times must be a sequence of numbers, got 0"),
         ({"observe": 0}, TypeError, "observe must be a function, got 0"),
         ({"dtype": torch.float16}, ValueError, "dtype must be torch.float32 or torch.float64"),
+        ({"device": "meta"}, ValueError, "device must be one that computes, got meta"),
         ({"problem": None}, TypeError, "problem must be a MeanField"),
         ({"observe": lambda theta: 1.0}, TypeError, "what observe returns must be a tensor"),
     ],
