@@ -206,9 +206,10 @@ class Stable(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Stable":
         """Return the law with its parameters expanded to ``batch_shape``."""
-        new = copy.copy(self)
+        new, size = copy.copy(self), _check.shape("batch_shape", batch_shape)
+        _check.broadcasts("parameters, expanded to batch_shape,", self.alpha, size)
         for name in maps.PARAMETERS:
-            setattr(new, name, getattr(self, name).expand(batch_shape))
+            setattr(new, name, getattr(self, name).expand(size))
         new._batch_shape = new.alpha.shape
         return new
 
@@ -242,15 +243,15 @@ class Stable(Distribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
         """Draw from torch's global generator, differentiable in the four parameters."""
-        shape = self._extended_shape(sample_shape)
+        shape = self._extended_shape(_check.shape("sample_shape", sample_shape))
         values = [_double(getattr(self, name)) for name in maps.PARAMETERS]
         bits = (v.view(shape) for v in maps.uniforms(values[0].new_empty(shape.numel()), None))
         return maps.FORMS[self.parameterization](*values, *bits).to(self.loc)
 
     def _standard(self, value: Tensor) -> tuple[Tensor, ...]:
         """Check a value; return alpha, beta, loc in the form of the logs' points, and scale."""
-        if not isinstance(value, Tensor):
-            raise TypeError(f"value must be a tensor, got {value!r}")
+        if not isinstance(value, Tensor) or value.is_complex() or value.is_meta:
+            raise TypeError(f"value must be a real tensor with values, got {value!r:.80}")
         for v in (value, self.alpha, self.beta, self.loc, self.scale):
             if _functorch.is_functorch_wrapped_tensor(v) or unpack_dual(v).tangent is not None:
                 raise RuntimeError(_NO_FUNC)
@@ -277,11 +278,11 @@ class Stable(Distribution):
         return log_f.to(self.loc)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Return P(X <= value), to relative precision where it is small."""
+        """Return P(X <= value), to relative precision where it is small; nan of nan."""
         return self._logs(value)[1].exp().to(self.loc)
 
     def sf(self, value: Tensor) -> Tensor:
-        """Return P(X > value), to relative precision where it is small."""
+        """Return P(X > value), to relative precision where it is small; nan of nan."""
         return self._logs(value)[2].exp().to(self.loc)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -292,7 +293,7 @@ class Stable(Distribution):
         standard = self._standard(value)
         bad = ~((value >= 0) & (value <= 1))  # nan too
         if self._validate_args and bool(bad.any()):
-            raise ValueError(f"level must be in [0, 1], got {value[bad][0]:g}")
+            raise ValueError(f"value must be in [0, 1], got {value[bad][0]:g}")
         p, alpha, beta, loc, scale = torch.broadcast_tensors(_double(value), *standard)
         found = _quantile(*(v.detach().flatten() for v in (p, alpha, beta))).view(p.shape)
         inner = torch.isfinite(found)
