@@ -145,7 +145,7 @@ CALLS = [
     lambda: partial(ht.chaos_error, problem=PROBLEM, widths=[2, 4], steps=2, seeds=2, **EULER,
                     reference=8, statistic="mean", coupled=True, tracers=3),
     lambda: partial(ht.column_norms, weight=X(4, 3)),
-    lambda: partial(ht.compact, model=net(masked=True), multiple_of=1, inputs=X(5, 2, dtype=torch.float32)),
+    lambda: partial(ht.compact, model=net(masked=True), multiple_of=1, inputs=X(5, 2).float()),
     lambda: partial(ht.compression_bound, training_error=0.1, columns=9, kept=3, inputs=4, bits=8,
                     outputs=2, examples=50, scale_bits=32, delta=0.05),
     lambda: partial(ht.euler_error, problem=PROBLEM, n=3, steps=[2, 4], seeds=[0, 1], **EULER,
