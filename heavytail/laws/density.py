@@ -19,8 +19,9 @@ On the path u = r exp(-i phi) on which h = -iuy - u^alpha (1 - i beta tan(pi alp
 with the path held fixed h alone depends on y, alpha and beta, which gives the derivatives.
 
 Relative errors of f, F and 1 - F are below 1e-9, mostly 1e-12, for alpha >= 0.05, or any alpha if
-|beta| = 1; derivatives are good to 1e-7. Where doubling the nodes does not help, all are nan. Next
-to alpha = 1 a log f below -1e5 is right to its first digits only.
+|beta| = 1; derivatives are good to 1e-7. Where doubling the nodes does not help, all are nan, as is
+the derivative in beta for alpha < 0.05. Next to alpha = 1 a log f below -1e5 is right to its first
+digits only.
 
 Source: Zolotarev, One-dimensional Stable Distributions, 1986, Sections 2.2 and 2.3; Nolan,
 Univariate Stable Distributions, Springer, 2020, Theorem 3.3. The variable v is ours.
