@@ -100,7 +100,7 @@ class LayerReport:
     kept: int  #: number of them left
     parameters: int  #: number of weights, likewise
     kept_parameters: int  #: number of weights that may be nonzero after
-    error: float  #: ||W - W_kept||_F / ||W||_F, W being what earlier masks left; not its square
+    error: float  #: relative error (not squared), W being what earlier masks left
 
     @property
     def ratio(self) -> float:
