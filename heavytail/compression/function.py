@@ -6,8 +6,8 @@ anew, so that it puts out what it did, on unlabelled inputs and without a gradie
 
     min over W', b'  of  mean |W' x~ + b' - (W x + b)|^2 + ridge s ||W' - W||^2,                 (1)
 
-s being the mean square of an entry of x~. This goes layer by layer from the inputs on, each against
-the *unpruned* network, given what the layers before it put out by now.
+s being the mean square of an entry of x~ that is left. This goes layer by layer from the inputs on,
+each against the *unpruned* network, given what the layers before it put out by now.
 
 An argument outside the set that its line names is a TypeError or a ValueError. Source: (1) is
 channel pruning by reconstruction, He, Zhang and Sun, ICCV 2017; Luo, Wu and Lin, ICCV 2017.
@@ -36,9 +36,10 @@ def refit(model: nn.Module, inputs: Tensor, *, ridge: float = 1e-4) -> tuple[str
     """Fit the layers behind pruned ones anew, in place; return their names in the order of calls.
 
     To be called between :func:`heavytail.prune` and :func:`heavytail.compact`, while the masks hold
-    the unpruned weights. Pruned columns stay as they are. The outgoing weights of a column that has
-    fallen silent become 0, so a second call finds nothing left to do. The result is deterministic;
-    the memory is that of a block of inputs and the normal equations in float64.
+    the unpruned weights. Pruned columns stay as they are. The outgoing weights of a column that is
+    constant now become 0 and the bias takes its constant over; without a bias they are fitted as
+    the others. Deterministic; the memory is that of a block of inputs and of the normal equations,
+    which are in float64.
 
     Args:
         model: pruned by columns, the layer called last excepted. The layers called after the first
@@ -86,10 +87,10 @@ def _evaluated(*models: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _behind(model: nn.Module, inputs: Tensor) -> dict[str, nn.Module]:
+def _behind(model: nn.Module, inputs: Tensor) -> dict[str, Any]:
     """Return the layers called after the first pruned one, which must be such as can be fitted."""
-    names = {layer: name for name, layer in weighted(model).items()}
-    called: list[nn.Module] = []
+    names: dict[Any, str] = {layer: name for name, layer in weighted(model).items()}
+    called: list[Any] = []
     hooks = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in names]
     try:
         model(inputs[:1])
@@ -119,42 +120,46 @@ def _fit(
     model: nn.Module, whole: dict[str, Tensor], name: str, layer: Any, inputs: Tensor, ridge: float
 ) -> None:
     """Solve (1) for one layer by its normal equations."""
-    weight = getattr(layer, "weight_orig", layer.weight)
-    W = weight.flatten(1)
-    width, constant = W.shape[1], int(layer.bias is not None)
-    gram = W.new_zeros(width + constant, width + constant, dtype=torch.float64)
-    moved, unpruned, rows = gram.new_zeros(width + constant, len(W)), gram.new_zeros(width), 0
-    size = inputs[:1].numel()
-    start = 0
+    W = getattr(layer, "weight_orig", layer.weight).flatten(1)
+    width, biased = W.shape[1], layer.bias is not None
+    gram = W.new_zeros(width + 1, width + 1, dtype=torch.float64)  # the last is that of the bias
+    moved = gram.new_zeros(width + 1, len(W))
+    varied = torch.zeros(2, width, dtype=torch.bool, device=W.device)  # x, and x~
+    first: list[Tensor] = []
+    start, size = 0, inputs[:1].numel()
     while start < len(inputs):
         some = inputs[start : start + max(1, _AT_ONCE // size)]
         start += len(some)
         x, wanted = _seen(layer, lambda x=some: functional_call(model, whole, (x,)))
-        unpruned += _patches(layer, x).double().square().sum(0)
-        x, found = _seen(layer, lambda x=some: model(x))
-        X = _patches(layer, x).double()
-        size = max(size, math.ceil(X.numel() / len(some)))
-        X = functional.pad(X, (0, constant), value=1.0)  # the bias is a weight of 1
-        miss = (wanted - found).double().movedim(-1 if x.dim() != 4 else 1, -1)
-        gram += X.mT @ X
-        moved += X.mT @ miss.reshape(len(X), -1)
-        rows += len(X)
-    squares = gram.diagonal()[:width].clone()
-    left = int(squares.count_nonzero())
-    if rows < left + constant:
-        raise ValueError(f"inputs must show {name} {left + constant} examples or more, got {rows}")
-    if left:
-        gram.diagonal()[:width] += ridge * squares.mean() * width / left
-    gram.diagonal().masked_fill_(gram.diagonal() == 0, 1.0)  # never seen: left as it is
-    change = torch.linalg.solve_ex(gram, moved)[0].mT
+        y, found = _seen(layer, lambda x=some: model(x))
+        X, Y = _patches(layer, x), _patches(layer, y)
+        first = first or [X[0], Y[0]]
+        varied |= torch.stack([(first[0] != X).any(0), (first[1] != Y).any(0)])
+        Y = functional.pad(Y.double(), (0, 1), value=1.0)
+        miss = (wanted - found).double().movedim(1 if isinstance(layer, nn.Conv2d) else -1, -1)
+        gram += Y.mT @ Y
+        moved += Y.mT @ miss.reshape(len(Y), -1)
+        size = max(size, math.ceil(Y.numel() / len(some)))
+    rows = int(gram[-1, -1])
+    mean = gram[-1, :-1] / rows
+    lost = varied[0] & ~varied[1] & (biased | (mean == 0))  # a bias takes over their constants
+    active = functional.pad(~lost & (gram.diagonal()[:-1] > 0), (0, 1), value=biased)
+    if rows < (needed := int(active.sum())):
+        raise ValueError(f"inputs must show {name} {needed} examples or more, got {rows}")
+    gram, moved = gram[active][:, active], moved[active]
+    if (left := needed - biased) > 0:
+        diagonal = gram.diagonal()[:left]
+        diagonal += ridge * diagonal.mean()
+    change = W.new_zeros(len(W), width + 1, dtype=torch.float64)
+    change[:, active] = torch.linalg.solve(gram, moved).mT
     if not bool(change.isfinite().all()):
-        raise ValueError(f"inputs must leave {name} finite, got a fit that is not: larger ridge?")
-    new = W + change[:, :width]
-    new[:, (squares == 0) & (unpruned > 0)] = 0
-    alive = layer._buffers.get("weight_mask", torch.ones_like(weight)).flatten(1).any(1)
-    W[alive] = new[alive].to(W)
-    if constant:
-        layer.bias[alive] += change[alive, width].to(W)
+        raise ValueError(f"inputs must leave the fit of {name} finite, got weights that are not")
+    change[:, -1] += W[:, lost].double() @ mean[lost]
+    change[:, :-1] -= torch.where(lost, W.double(), 0)
+    alive = layer._buffers.get("weight_mask", torch.ones_like(W)).flatten(1).any(1)
+    W[alive] += change[alive, :-1].to(W)
+    if biased:
+        layer.bias[alive] += change[alive, -1].to(W)
 
 
 class _Reached(Exception):  # noqa: N818 (no error)
@@ -244,7 +249,7 @@ def function_error(model: nn.Module, pruned: nn.Module, inputs: Tensor) -> Funct
 
 def _bound(model: nn.Module, pruned: nn.Module, inputs: Tensor, f: Tensor) -> Tensor | None:
     """Return B(x) for each input, (N,), or None where the networks are of another form."""
-    pairs = [list(weighted(some).values()) for some in (model, pruned)]
+    pairs: list[list[Any]] = [list(weighted(some).values()) for some in (model, pruned)]
     if any([type(layer) for layer in layers] != [nn.Linear] * 2 for layers in pairs):
         return None
     (first, head), (other, other_head) = pairs
@@ -263,4 +268,5 @@ def _bound(model: nn.Module, pruned: nn.Module, inputs: Tensor, f: Tensor) -> Te
     lipschitz = bool((moved <= steps + slack)[:, gone].all() and (moved <= slack)[:, ~gone].all())
     if not (alike and lipschitz):
         return None
-    return size * (W.norm(dim=1) * A.norm(dim=0))[gone].sum()
+    bound: Tensor = size * (W.norm(dim=1) * A.norm(dim=0))[gone].sum()
+    return bound
