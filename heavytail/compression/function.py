@@ -126,7 +126,7 @@ def _fit(
     moved = gram.new_zeros(width + 1, len(W))
     varied = torch.zeros(2, width, dtype=torch.bool, device=W.device)  # x, and x~
     first: list[Tensor] = []
-    start, size = 0, inputs[:1].numel()
+    start, size = 0, _AT_ONCE  # the first block is one example, which shows the size
     while start < len(inputs):
         some = inputs[start : start + max(1, _AT_ONCE // size)]
         start += len(some)
@@ -139,7 +139,7 @@ def _fit(
         miss = (wanted - found).double().movedim(1 if isinstance(layer, nn.Conv2d) else -1, -1)
         gram += Y.mT @ Y
         moved += Y.mT @ miss.reshape(len(Y), -1)
-        size = max(size, math.ceil(Y.numel() / len(some)))
+        size = max(inputs[0].numel(), Y.numel() // len(some), 1)
     rows = int(gram[-1, -1])
     mean = gram[-1, :-1] / rows
     lost = varied[0] & ~varied[1] & (biased | (mean == 0))  # a bias takes over their constants
