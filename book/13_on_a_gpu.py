@@ -54,7 +54,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import heavytail
 from heavytail import plots
-from heavytail.experiments import records, runs, summary, tables
+from heavytail.experiments import records, runs, tables
 from heavytail.experiments.data import Dataset, load
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import Store
@@ -430,9 +430,9 @@ def fill(configs, known=()):
 
 def show(configs, entries):
     """Show the rows of a table; where nothing is there, "not yet"."""
-    found = summary.rows(configs, map(decode, entries))
-    cells = [summary.cells(row)[1:] for row in found]
-    show_table(summary.COLUMNS[1:], cells)
+    found = tables.rows(configs, map(decode, entries))
+    cells = [tables.cells(row)[1:] for row in found]
+    show_table(tables.COLUMNS[1:], cells)
     empty = [row for row in found if not row.results]
     assert len(empty) == sum("not yet" in row for row in cells)
 
@@ -479,7 +479,7 @@ show(configs, entries)
 # %%
 entries = fill(small)
 show(small, entries)
-found = summary.rows(small, map(decode, entries))
+found = tables.rows(small, map(decode, entries))
 ratios = {
     row.config.kind: row.estimate(lambda r: r.ratio) for row in found
 }

@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from heavytail import required_width
-from heavytail.experiments import summary
+from heavytail.noise import NUMERALS
 from helpers import read_record, recorded, show_table
 from rates import read
 
@@ -229,11 +229,11 @@ def points(row, plain):
 
 
 floor = ratio(ecg[0])
-tails = {k: ratio(find(ecg, k, 1.75, 1)) for k in summary.NUMERALS}
+tails = {k: ratio(find(ecg, k, 1.75, 1)) for k in NUMERALS}
 part = {
     kind: (ratio(find(controls, kind, 2.0, 1)) - floor)
     / (tails[kind] - floor)
-    for kind in summary.NUMERALS
+    for kind in NUMERALS
 }
 inside = [r.inside for row in ecg[1:] for r in row.finished]
 seen = points(find(mnist, "shared", 1.75), mnist[0])
@@ -313,9 +313,9 @@ steps = {
         for name, value in size.items()
         if name.startswith(f"{kind},")
     ]
-    for kind in ("none", *summary.NUMERALS)
+    for kind in ("none", *NUMERALS)
 }
-assert min(min(steps[kind]) for kind in summary.NUMERALS) > 1
+assert min(min(steps[kind]) for kind in NUMERALS) > 1
 show(
     (
         "B",
@@ -331,7 +331,7 @@ show(
         "A step of training with noise is faster than the official "
         "code's.",
         "; ".join(
-            f"{summary.NUMERALS.get(kind, 'no noise')} {min(v):.1f} to "
+            f"{NUMERALS.get(kind, 'no noise')} {min(v):.1f} to "
             f"{max(v):.1f} times"
             for kind, v in steps.items()
         )

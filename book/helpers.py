@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from heavytail import plots
-from heavytail.experiments import records, results, summary, tables
+from heavytail.experiments import records, results, tables
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -34,10 +34,10 @@ def read_record(name: str) -> dict[str, Any]:
     return content
 
 
-def recorded(name: str) -> list[summary.Row]:
+def recorded(name: str) -> list[tables.Row]:
     """Return the rows of a table, empty where nothing is recorded."""
     found = map(results.decode, records.read(_path(name)))
-    return summary.rows(tables.TABLES[name].paper, found)
+    return tables.rows(tables.TABLES[name].paper, found)
 
 
 def _path(name: str) -> Path:

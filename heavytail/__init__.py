@@ -21,14 +21,7 @@ from heavytail.compression.width import (
 )
 from heavytail.laws.density import Stable
 from heavytail.laws.draws import positive_stable, stable, symmetric_stable, tail_constant
-from heavytail.laws.tails import (
-    HillCurve,
-    TailEstimate,
-    hill,
-    hill_curve,
-    log_moment,
-    stable_mle,
-)
+from heavytail.laws.tails import HillCurve, TailEstimate, hill, hill_curve, log_moment, stable_mle
 from heavytail.limit import fokker_planck
 from heavytail.limit.coupling import chaos_error, euler_error, linear_gap_scale
 from heavytail.limit.particles import Trajectory, simulate

@@ -7,6 +7,7 @@ says it, an interval such as ``"(0, 2]"``.
 
 import math
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cache
 from numbers import Integral, Real
 from typing import Any
@@ -32,10 +33,12 @@ def number(name: str, value: object, interval: str = FINITE) -> float:
     return plain
 
 
-def numbers(name: str, value: object, interval: str = FINITE) -> float | Tensor:
-    """Return a number of an interval, or a real floating-point tensor of them, detached.
+def numbers(
+    name: str, value: object, interval: str = FINITE, size: torch.Size | None = None
+) -> float | Tensor:
+    """Return a number of an interval, or a floating-point tensor of them, detached.
 
-    Looking at a tensor on an accelerator waits for the device; a float costs nothing.
+    A tensor is to broadcast to ``size``. Looking at one on an accelerator waits for the device.
     """
     if not isinstance(value, Tensor):
         return number(name, value, interval)
@@ -43,6 +46,8 @@ def numbers(name: str, value: object, interval: str = FINITE) -> float | Tensor:
     bad = ~_inside(entries, interval)
     if bad.any():
         raise ValueError(f"{name} must be in {interval}, got {entries[bad].flatten()[0]:g}")
+    if size is not None:
+        broadcasts(name, entries, size)
     return entries
 
 
@@ -111,14 +116,10 @@ def broadcasts(name: str, value: object, size: torch.Size) -> None:
     """Refuse a tensor that does not broadcast to ``size``."""
     if not isinstance(value, Tensor):
         return
-    try:
-        fits = torch.broadcast_shapes(value.shape, size) == size
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{name} must broadcast to size {tuple(size)}, got shape {tuple(value.shape)}"
-        )
+    with suppress(RuntimeError):
+        if torch.broadcast_shapes(value.shape, size) == size:
+            return
+    raise ValueError(f"{name} must broadcast to size {tuple(size)}, got shape {tuple(value.shape)}")
 
 
 def place(

@@ -1,52 +1,151 @@
-"""Which layers are meant, by module or name and never guessed from shapes; what a column is."""
+"""Which layers are meant, by module or name and never guessed from shapes; what a column is.
 
-import math
-from collections.abc import Callable, Iterable
+A column is what feeds one unit of a layer. The layer's kind says where in the weight that stands.
+"""
 
+import re
+import warnings
+from collections.abc import Iterable, MutableMapping
+from typing import NamedTuple
+from weakref import WeakSet
+
+import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Layer = nn.Module | str
+Layers = Layer | Iterable[Layer]
 
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 COLUMNS = ("filter", "kernel")  # what a column of a convolution may be
 
 
-def as_columns(weight: Tensor, column: str) -> Tensor:
-    """Return the columns of a weight as rows (columns, d): a view, if it is contiguous.
+class Kind(NamedTuple):
+    """Where the columns of a layer's weights are."""
+
+    dim: int = 0  # along which the units lie, 0 or 1
+    groups: int = 1  # into which the inputs along dimension 0 fall, if the units lie along 1
+    kernels: bool = False  # whether a column has a kernel for each of its inputs
+    inputs: bool = False  # whether the units are inputs, and meant only if they are named
+
+
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Linear: Kind(),
+    nn.Bilinear: Kind(),
+    nn.MultiheadAttention: Kind(),
+    nn.RNNBase: Kind(),  # a column feeds a gate of a unit
+    nn.RNNCellBase: Kind(),
+    nn.modules.conv._ConvTransposeNd: Kind(dim=1, kernels=True),
+    nn.modules.conv._ConvNd: Kind(kernels=True),
+    nn.Embedding: Kind(inputs=True),
+    nn.EmbeddingBag: Kind(inputs=True),
+}
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several dimensions
+_NO_WEIGHT = re.compile("bias|_g$|original0$")  # the last two are magnitudes of weight norm
+
+
+def kind_of(layer: nn.Module, weight: Tensor) -> Kind | None:
+    """Return the kind of a layer with this weight; None if it is not known."""
+    for known, kind in _KINDS.items():
+        if isinstance(layer, known):
+            return kind._replace(groups=getattr(layer, "groups", 1)) if kind.dim else kind
+    # GPT-2's linear layer, of the library transformers: its weight is (inputs, outputs).
+    named = any(base.__name__ == "Conv1D" for base in type(layer).__mro__)
+    return Kind(dim=1) if named and weight.shape[1:] == (getattr(layer, "nf", None),) else None
+
+
+def units_first(weight: Tensor, kind: Kind) -> Tensor:
+    """Return a view (groups, units of a group, inputs, ...) of a weight."""
+    return weight.unflatten(0, (kind.groups, -1)).transpose(1, 2) if kind.dim else weight[None]
+
+
+def as_columns(weight: Tensor, column: str, kind: Kind) -> Tensor:
+    """Return the columns of a weight as rows (columns, d): a view, if they are laid out so.
 
     ``column`` is what a column of a convolution is, see :class:`heavytail.StableNoise`.
     """
-    leading = 2 if column == "kernel" and weight.dim() > 2 else 1
-    n, d = math.prod(weight.shape[:leading]), math.prod(weight.shape[leading:])
-    return weight.contiguous().view(n, d)
+    leading = 3 if column == "kernel" and kind.kernels else 2
+    return units_first(weight, kind).contiguous().flatten(leading).flatten(0, leading - 1)
 
 
-def hidden_weights(
-    model: nn.Module, *, exclude: Layer | Iterable[Layer] | None = None
-) -> list[nn.Parameter]:
-    """Return the weights that get noise: all of dimension >= 2 but those of ``exclude``.
+class Home(NamedTuple):
+    """What a parameter does not know of itself: its layers, for their masks, and their kind."""
+
+    kind: Kind
+    layers: WeakSet[nn.Module]
+
+
+_HOMES: MutableMapping[Tensor, Home] = WeakTensorKeyDictionary()  # of weights met in their layers
+
+
+def meet(weight: Tensor, kind: Kind, layer: nn.Module) -> None:
+    """Let :func:`home_of` know a layer of this weight; the first to be met decides on the kind."""
+    _HOMES.setdefault(weight, Home(kind, WeakSet())).layers.add(layer)
+
+
+def home_of(weight: Tensor) -> Home:
+    """Return what is known of a weight; one never met is a linear layer's or a convolution's."""
+    return _HOMES.get(weight) or Home(Kind(kernels=weight.dim() > 2), WeakSet())
+
+
+def movable(weight: Tensor) -> Tensor | None:
+    """Return the mask of what is not pruned, and no embedding's padding; None is all of it."""
+    masks, padding = [], []
+    for layer in home_of(weight).layers:
+        for name in [name for name, own in layer._parameters.items() if own is weight]:
+            masks.append(layer._buffers.get(f"{name.removesuffix('_orig')}_mask"))
+            padding.append(getattr(layer, "padding_idx", None))
+    seen = [mask.bool() for mask in masks if mask is not None]
+    # Of layers that share a weight, one without a mask shows all of it.
+    mask = torch.stack(seen).any(0) if seen and len(seen) == len(masks) else None
+    for row in set(padding) - {None}:
+        mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
+        mask[row] = False
+    return mask
+
+
+def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[nn.Parameter]:
+    """Return the weights that get noise: all that have columns but those of ``exclude``.
+
+    Columns are known of linear and bilinear layers, convolutions and transposed ones, ``Conv1D`` of
+    the library transformers, recurrent layers, and projections of attention. An embedding, whose
+    rows are inputs, is left out unless it is ``model`` itself; so are norms, magnitudes of weight
+    norm and, with a warning, all else of dimension >= 2. Each weight stands once, in the order of
+    ``model.named_modules()``; it is an error if none is left.
 
     Args:
         model: any module.
         exclude: layers to leave out, as modules or names, with all inside them and all weights
-            they share. None leaves out ``model.head``; () leaves out nothing.
-
-    Returns:
-        The parameters, each once, in the order of ``model.named_modules()``.
-
-    Raises:
-        ValueError: if ``exclude`` is None and the model has no ``head`` (the message lists its
-            layers), if a layer is not in the model, or if no weight is left.
+            they share. None leaves out ``model.head``, which must be there; () leaves out nothing.
     """
     inside = hidden(model, exclude)
-    outside = (layer for name, layer in weighted(model).items() if name not in inside)
-    shared = {p for layer in outside for p in layer.parameters(recurse=False)}
-    own = (p for layer in inside.values() for p in layer.parameters(recurse=False))
-    weights = dict.fromkeys(p for p in own if p.dim() >= 2 and p not in shared)
-    if not weights:
-        raise ValueError(f"every weight is shared with a layer left out: {listed(inside)}")
-    return list(weights)
+    weights: dict[nn.Parameter, None] = {}
+    shared, unknown = set(), {}
+    for name, layer in weighted(model).items():
+        _, owner = owner_of(model, name)
+        for called, weight in layer.named_parameters(recurse=False):
+            own = "weight" in called or "original" in called  # not the factors of a low rank
+            kind = kind_of(owner, weight) if own else None
+            if name not in inside or (kind and kind.inputs and owner is not model):
+                shared.add(weight)
+            if weight.dim() < 2 or _NO_WEIGHT.search(called) or isinstance(owner, _NORMS):
+                continue
+            if kind is not None:
+                meet(weight, kind, layer)
+                weights[weight] = None
+            elif name in inside:
+                unknown[f"{name}.{called}".lstrip(".")] = owner
+    found = [weight for weight in weights if weight not in shared]
+    if not found:
+        raise ValueError(f"no weight whose columns are known is left of {listed(inside)}")
+    if unknown:
+        warnings.warn(f"no noise where columns are not known: {listed(unknown)}", stacklevel=2)
+    return found
+
+
+def owner_of(model: nn.Module, name: str) -> tuple[str, nn.Module]:
+    """Return a layer by its name; for "layer.parametrizations.weight" the layer parametrized."""
+    name = f".{name}".split(".parametrizations.")[0][1:]
+    return name, model.get_submodule(name)
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,20 +162,15 @@ def weighted(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def hidden(
-    model: nn.Module, exclude: Layer | Iterable[Layer] | None, argument: str = "exclude"
-) -> dict[str, nn.Module]:
-    """Return the weighted layers outside ``exclude``; None excludes ``model.head``.
-
-    ``argument`` is the caller's own, by which its user may say which layers are meant.
-    """
+def hidden(model: nn.Module, exclude: Layers | None) -> dict[str, nn.Module]:
+    """Return the weighted layers outside ``exclude``; None excludes ``model.head``."""
     layers = weighted(model)
     if exclude is None:
         exclude = getattr(model, "head", None)
         if not isinstance(exclude, nn.Module) or all(p.dim() < 2 for p in exclude.parameters()):
             raise ValueError(
                 "which layers are hidden? The model has no last layer named 'head' to leave out; "
-                f"say it by {argument}=. Its layers: {listed(layers)}"
+                f"name some, by exclude= or layers=. Its layers: {listed(layers)}"
             )
     outside = {part for layer in find(model, exclude) for part in layer.modules()}
     left = {name: module for name, module in layers.items() if module not in outside}
@@ -85,81 +179,23 @@ def hidden(
     return left
 
 
-def taken(
-    model: nn.Module,
-    layers: Layer | Iterable[Layer] | None,
-    refusal: Callable[[nn.Module], str],
-) -> dict[str, nn.Module]:
-    """Return the layers that an argument ``layers`` means, by name, in the model's order.
-
-    Named layers are meant whatever their kind, or are an error; of those inside what is named, and
-    of the hidden ones if ``layers`` is None, the linear layers and convolutions that can be taken.
-    ``refusal`` says why a layer cannot be taken, a clause; "" if it can.
-    """
-    named = [] if layers is None else find(model, layers)
-    pool = hidden(model, None, "layers") if layers is None else _within(model, named)
-    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    chosen, left = {}, []
-    for name, module in pool.items():
-        # A parametrized weight is a layer of its own, "layer.parametrizations.weight".
-        of = f".{name}".split(".parametrizations.")[0][1:]
-        owner = model.get_submodule(of)
-        known = isinstance(owner, KINDS)
-        if parametrize.is_parametrized(owner) and (known or owner in named):
-            raise ValueError(
-                f"{listed({of: owner})} is parametrized: "
-                "call torch.nn.utils.parametrize.remove_parametrizations on it first"
-            )
-        if module in uncalled:
-            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
-        elif not known and module not in named:
-            reason = "is no linear layer or convolution, and not named itself"
-        else:
-            reason = refusal(module)
-        if not reason:
-            chosen[name] = module
-        elif module in named:
-            raise ValueError(f"{listed({name: module})} {reason}")
-        else:
-            left.append(f"{listed({name: module})} {reason}")
-    if not chosen:
-        raise ValueError(f"no layer can be taken: {'; '.join(left)}")
-    return chosen
-
-
-def _within(model: nn.Module, layers: list[nn.Module]) -> dict[str, nn.Module]:
-    """Return the weighted layers that are among ``layers`` or inside them, in the model's order."""
-    if not layers:
-        raise ValueError("layers must name at least one layer, got none")
-    pool = weighted(model)
-    for layer in layers:
-        if set(layer.modules()).isdisjoint(pool.values()):
-            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
-    parts = {part for layer in layers for part in layer.modules()}
-    return {name: module for name, module in pool.items() if module in parts}
-
-
-def find(model: nn.Module, layers: Layer | Iterable[Layer]) -> list[nn.Module]:
+def find(model: nn.Module, layers: Layers) -> list[nn.Module]:
     """Return the modules of ``model`` that ``layers`` names or holds."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found = []
-    for layer in (
-        [layers] if not isinstance(layers, Iterable) or isinstance(layers, Layer) else layers
-    ):
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        layers = [layers]
+    for layer in layers:
         if not isinstance(layer, Layer):
             raise TypeError(f"a layer is a module or its name, got {layer!r}")
-        if isinstance(layer, str) and layer not in modules:
+        module = modules.get(layer) if isinstance(layer, str) else layer
+        if module is None or module not in modules.values():
             raise ValueError(f"no layer {layer!r} in the model: {listed(weighted(model))}")
-        module = modules[layer] if isinstance(layer, str) else layer
-        if module not in modules.values():
-            raise ValueError(f"this layer is not in the model: {module}")
         found.append(module)
     return found
 
 
 def listed(layers: dict[str, nn.Module]) -> str:
     """Return names and types of layers, for a message."""
-    return ", ".join(
-        f"{name or '(the model itself)'} ({type(module).__name__})"
-        for name, module in layers.items()
-    )
+    each = ((name or "(the model itself)", type(layer).__name__) for name, layer in layers.items())
+    return ", ".join(f"{name} ({kind})" for name, kind in each)

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from heavytail import _check
 from heavytail.laws.draws import draw, tail_constant
 from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
-from heavytail.layers import COLUMNS as COLUMNS
-from heavytail.layers import as_columns as as_columns
+from heavytail.layers import COLUMNS, as_columns, home_of, movable, units_first
 from heavytail.layers import hidden_weights as hidden_weights
 
 KINDS = ("shared", "independent", "isotropic")
@@ -38,6 +37,8 @@ NUMERALS = dict(zip(KINDS, ("I", "II", "III"), strict=True))  # the types of the
 # Numbers of a block, which stays in a CPU's cache until it is added, and elsewhere bounds memory.
 _BLOCK = 1 << 15
 _DEVICE_BLOCK = 1 << 26
+_Place = tuple[torch.Generator | None, torch.device, torch.dtype]
+_OfStep = Callable[[int], float]
 
 
 def noise_vectors(
@@ -107,20 +108,14 @@ def noise_tail_constant(kind: str, alpha: float, d: int) -> float:
 
 
 def noise_blocks(
-    kind: str,
-    alpha: float,
-    n: int,
-    d: int,
-    generator: torch.Generator | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    kind: str, alpha: float, n: int, d: int, *place: *_Place
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Yield the vectors of :func:`noise_vectors` in blocks: which rows, vectors, factors.
 
     Vectors have shape (rows, d), of the shared kind (rows, 1), and may be written to. Those of the
     isotropic kind are still to be multiplied by the factors, (rows, 1); others have none.
     """
-    place, floats = (generator, device, dtype), torch.finfo(dtype)
+    (generator, device, dtype), floats = place, torch.finfo(place[-1])
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     if kind == "isotropic":
@@ -130,12 +125,12 @@ def noise_blocks(
         normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
-        k = rows.stop - start
         if kind == "isotropic":
-            normal[:k].normal_(std=math.sqrt(2), generator=generator)
-            yield rows, normal[:k], radius[rows]
+            block = normal[: rows.stop - start].normal_(std=math.sqrt(2), generator=generator)
+            yield rows, block, radius[rows]
         else:
-            yield rows, draw(symmetric_from_uniforms, (alpha,), (k, d), *place), None
+            shape = (rows.stop - start, d)
+            yield rows, draw(symmetric_from_uniforms, (alpha,), shape, *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
@@ -155,11 +150,12 @@ def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float |
 
 
 def _power(lr: float | Tensor, exponent: float) -> float | Tensor:
-    """Return lr^exponent, inf where it leaves the floats; lr is not looked at on an accelerator."""
-    if isinstance(lr, Tensor) and lr.device.type != "cpu":
-        return lr**exponent
+    """Return lr^exponent, inf where it leaves the floats."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":  # not looked at: nan if it is no rate
+        return torch.where((lr >= 0) & lr.isfinite(), lr**exponent, math.nan)
     try:
-        return float(_check.number("lr", float(lr), "[0, inf)") ** exponent)
+        rate = float(lr) if isinstance(lr, Tensor) else lr
+        return float(_check.number("lr", rate, "[0, inf)") ** exponent)
     except OverflowError:
         return math.inf
 
@@ -182,16 +178,21 @@ class StableNoise:
         W_i + scale * lr^{1/alpha} * xi_i,
 
     with the ``lr`` of the parameter's group at that step and fresh :func:`noise_vectors` xi_i. A
-    step that a ``GradScaler`` skips adds no noise. A parameter needs dimension >= 2.
+    step that a ``GradScaler`` skips adds no noise.
+
+    A parameter needs dimension >= 2. One that :func:`heavytail.hidden_weights` or ``prune`` has met
+    has the columns of its layer's kind, and no noise in a padding row or where a mask of
+    torch.nn.utils.prune hides it. Any other is taken for the weight of a linear layer or, of more
+    than two dimensions, of a convolution: dimension 0 counts the columns.
 
         >>> model = torch.nn.Linear(140, 2000, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         >>> noise = StableNoise(optimizer, [model.weight], alpha=1.75, scale=0.003, seed=0)
 
     Parameters are visited in the order of the optimizer's groups, frozen ones and those without a
-    gradient too. One generator for each device is all the randomness there is, and nothing is read
-    back from the device. float16 and bfloat16 weights get noise drawn in float32, added and rounded
-    once. A copy of the optimizer has no hooks: attach again. Replicas of a model (DDP) on
+    gradient too. Each device has its generator, and nothing is read back from it: a tensor lr there
+    that is no rate makes nan. float16 and bfloat16 weights get noise drawn in float32, added and
+    rounded once. A copy of the optimizer has no hooks: attach again. Replicas of a model (DDP) on
     processors of one kind stay equal to the bit if each attaches the noise with the same seed.
 
     Attributes:
@@ -227,15 +228,19 @@ class StableNoise:
             raise TypeError(f"params must be an iterable of parameters, got {type(params)}")
         self._update(alpha=alpha, scale=scale, kind=kind, column=column, seed=seed)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        self._chosen = {_with_columns(parameter, held) for parameter in params}
+        chosen = (_with_columns(parameter, held) for parameter in params)
+        self._chosen = {parameter: home_of(parameter).kind for parameter in chosen}
         if not self._chosen:
             raise ValueError("params must hold at least one parameter, got none")
         for hook in optimizer._optimizer_step_post_hooks.values():
             other = getattr(hook, "__self__", None)
-            if isinstance(other, StableNoise) and other._chosen & self._chosen:
+            if isinstance(other, StableNoise) and other._chosen.keys() & self._chosen:
                 warnings.warn(f"two noises on one parameter add up: there is {other}", stacklevel=2)
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._handle = optimizer.register_step_post_hook(self._after_step)
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
 
     def __repr__(self) -> str:
         return f"StableNoise({', '.join(f'{name}={getattr(self, name)!r}' for name in _SETTINGS)})"
@@ -250,19 +255,25 @@ class StableNoise:
 
     def remove(self) -> None:
         """Detach from the optimizer. A second call does nothing."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
         states = {str(device): g.get_state() for device, g in self._generators.items()}
-        return {name: getattr(self, name) for name in _SETTINGS} | {"generators": states}
+        return {
+            **{name: getattr(self, name) for name in _SETTINGS},
+            "shapes": sorted(list(parameter.shape) for parameter in self._chosen),
+            "generators": states,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
-        state = _complete(state, self.state_dict())
-        for name, mine in (("kind", self.kind), ("column", self.column)):
-            if state[name] != mine:
-                raise ValueError(f"{name} must be {mine!r}, the state's is {state[name]!r}")
+        own = self.state_dict()
+        state = _complete(state, own)
+        for name in ("kind", "column", "shapes"):  # the last of the weights that get the noise
+            if state[name] != own[name]:
+                raise ValueError(f"{name} must be {own[name]!r}, got {state[name]!r}")
         if not isinstance(state["generators"], dict):
             raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
         generators = {
@@ -271,10 +282,16 @@ class StableNoise:
         }
         self._update(**{name: state[name] for name in _SETTINGS}, _generators=generators)
 
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Refuse what the noise cannot go with, before anything has moved."""
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if lost := [tuple(parameter.shape) for parameter in self._chosen.keys() - held]:
+            raise ValueError(f"parameters of shape {lost} left the optimizer: attach noise again")
+        for group in optimizer.param_groups if self.scale else ():
+            _power(group["lr"], 1.0)
+
     @torch.no_grad()
-    def _after_step(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Add scale * lr^{1/alpha} * xi_i to each column of each chosen parameter."""
         if self.scale == 0:
             return
@@ -288,7 +305,9 @@ class StableNoise:
                         self._add_noise(parameter, size, skipped)
 
     def _add_noise(self, parameter: Tensor, size: float | Tensor, skipped: Tensor | None) -> None:
-        columns, device = as_columns(parameter, self.column), parameter.device
+        kind, device = self._chosen[parameter], parameter.device
+        columns, mask = as_columns(parameter, self.column, kind), movable(parameter)
+        before = parameter if mask is None else parameter.clone()
         dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
@@ -297,8 +316,11 @@ class StableNoise:
             if skipped is not None:
                 xi.masked_fill_(skipped.to(device).bool(), 0)
             add_block(columns[rows], xi, factors, size)  # W_i <- W_i + scale lr^{1/alpha} xi_i
-        if not parameter.is_contiguous():  # the columns are a copy
-            parameter.copy_(columns.view(parameter.shape))
+        weight = units_first(parameter, kind)
+        if not weight.is_contiguous():  # the columns are a copy
+            weight.copy_(columns.view(weight.shape))
+        if mask is not None:
+            parameter.copy_(torch.where(mask, parameter, before))
 
 
 def _with_columns(parameter: object, held: set[Tensor]) -> Tensor:
@@ -343,11 +365,7 @@ class LambdaNoise:
     """
 
     def __init__(
-        self,
-        noise: StableNoise,
-        *,
-        scale: Callable[[int], float] | None = None,
-        alpha: Callable[[int], float] | None = None,
+        self, noise: StableNoise, *, scale: _OfStep | None = None, alpha: _OfStep | None = None
     ) -> None:
         if not isinstance(noise, StableNoise):
             raise TypeError(f"noise must be a StableNoise, got {noise!r}")

@@ -27,9 +27,7 @@ KIND_LABELS = {
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # With these two, nothing in an SVG changes from one run to the next.
 SALT = "heavytail"
-SVG_OPTIONS: dict[str, Any] = {
-    "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type")),
-}
+SVG_OPTIONS: dict[str, Any] = {"metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
 
 
 def use_style() -> None:
@@ -63,12 +61,8 @@ def use_style() -> None:
 def sorted_columns(ax: Axes, norms: Tensor, **line: Any) -> None:
     """Draw column norms, largest first, against their rank, both on logarithmic axes.
 
-    A power law P(norm > r) ~ r^-alpha is a line of slope -1/alpha there.
-
-    Args:
-        ax: where to draw.
-        norms: shape (n,), positive; norms of the columns of a weight.
-        line: passed on to ``Axes.loglog``.
+    A power law P(norm > r) ~ r^-alpha is a line of slope -1/alpha there. ``norms`` has shape (n,)
+    and is positive; ``line`` goes to ``Axes.loglog``.
     """
     ordered = np.sort(norms.detach().cpu().numpy())[::-1]
     ax.loglog(np.arange(1, len(ordered) + 1), ordered, **line)
@@ -79,10 +73,7 @@ def sorted_columns(ax: Axes, norms: Tensor, **line: Any) -> None:
 def hill_plot(ax: Axes, curve: HillCurve, **line: Any) -> None:
     """Draw Hill's estimate of the tail index against k, with two standard errors either side.
 
-    Args:
-        ax: where to draw; k on a logarithmic axis.
-        curve: what :func:`heavytail.hill_curve` returns.
-        line: passed on to ``Axes.semilogx``; the band takes its color.
+    ``curve`` is what :func:`heavytail.hill_curve` returns, ``line`` goes to ``Axes.semilogx``.
     """
     k, alpha, stderr = (v.numpy() for v in (curve.k, curve.alpha, curve.stderr))
     order = np.argsort(k)

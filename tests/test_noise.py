@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
+from torch.nn.utils import prune as torch_prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heavytail import (
@@ -13,8 +14,9 @@ from heavytail import (
     hidden_weights,
     noise_tail_constant,
     noise_vectors,
+    prune,
 )
-from heavytail.noise import KINDS, add_block
+from heavytail.noise import KINDS, _power, add_block
 from tests.oracles import p_of_count, stable_phi, z_of_cosines
 
 DIRECTION = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64)
@@ -119,6 +121,50 @@ def test_large_weights_get_the_documented_noise_too(kind, column, memory_format)
     assert torch.equal(weight.detach().reshape(shape), documented(kind, *shape))
 
 
+@pytest.mark.parametrize("column", ["filter", "kernel"])
+def test_a_transposed_convolution_gets_a_vector_for_each_output(column):
+    layer = nn.ConvTranspose1d(4, 6, 3, groups=2, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    weights = hidden_weights(layer, exclude=())
+    StableNoise(optimizer, weights, alpha=1.5, scale=1.0, kind="isotropic", column=column, seed=4)
+    optimizer.step()
+    xi = documented("isotropic", *((6, 6) if column == "filter" else (12, 3)))
+    outputs_first = layer.weight.detach().view(2, 2, 3, 3).transpose(1, 2)
+    assert torch.equal(outputs_first.reshape(xi.shape), xi)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("met_by", ["hidden_weights", "prune"])
+def test_what_is_masked_stays_and_the_rest_gets_its_noise(kind, met_by):
+    layer = nn.Linear(3, 4, bias=False)
+    optimizer, start = torch.optim.SGD(layer.parameters(), lr=1.0), layer.weight.detach().clone()
+    weights = hidden_weights(layer, exclude=()) if met_by == "hidden_weights" else [layer.weight]
+    StableNoise(optimizer, weights, alpha=1.5, scale=1.0, kind=kind, seed=4)
+    prune(layer, keep=0.5, layers=layer, unit="weight")
+    optimizer.step()
+    shown = layer.weight_mask.bool()
+    assert torch.equal(layer.weight_orig[~shown], start[~shown])
+    assert torch.allclose(layer.weight_orig[shown], (start + documented(kind, 4, 3))[shown])
+    torch_prune.remove(layer, "weight")  # a mask that is gone hides nothing
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    assert not (layer.weight == before).any()
+
+
+def test_the_padding_row_of_an_embedding_stays():
+    embed = nn.Embedding(5, 4, padding_idx=1)
+    start = embed.weight.detach().clone()
+    optimizer = torch.optim.SGD(embed.parameters(), lr=1.0)
+    weights = hidden_weights(embed, exclude=())
+    StableNoise(optimizer, weights, alpha=1.5, scale=1.0, kind="independent", seed=4)
+    optimizer.step()
+    moved = documented("independent", 5, 4)
+    moved[1] = 0
+    assert torch.equal(embed.weight, start + moved)
+    assert not embed.weight[1].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
     weight = nn.Parameter(torch.ones(6, 4, dtype=dtype))
@@ -177,6 +223,26 @@ def test_a_rate_that_is_none_is_named(lr, make):
     optimizer.param_groups[0]["lr"] = make(lr)
     with pytest.raises(ValueError, match=r"lr must be in \[0, inf\), got"):
         optimizer.step()
+    assert not optimizer.param_groups[0]["params"][0].any()  # before anything has moved
+
+
+def test_a_rate_that_nobody_looks_at_makes_nan_if_it_is_none():
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda")
+
+    for lr, expected in ((0.25, 0.0625), (-0.25, math.nan), (math.inf, math.nan)):
+        found = _power(torch.tensor(lr).as_subclass(OnDevice), 2.0)
+        assert float(found) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_parameter_that_left_the_optimizer_is_named():
+    optimizer, _ = noisy(nn.Parameter(torch.zeros(2, 3)), gradient=1.0)
+    other = nn.Parameter(torch.zeros(4, 3))
+    other.grad = torch.ones_like(other)
+    optimizer.param_groups[0]["params"] = [other]
+    with pytest.raises(ValueError, match=r"of shape \[\(2, 3\)\] left the optimizer"):
+        optimizer.step()
+    assert not other.any()
 
 
 def small_net():
@@ -243,7 +309,12 @@ def test_a_refused_state_changes_nothing():
     _, _, noise = attached()
     good, before = attached(kind="shared")[2].state_dict(), str(noise.state_dict())
     for state, error, message in (
-        (good, ValueError, "kind must be 'isotropic', the state's is 'shared'"),
+        (good, ValueError, "kind must be 'isotropic', got 'shared'"),
+        (
+            good | {"kind": "isotropic", "shapes": []},
+            ValueError,
+            r"shapes must be \[\[.*, got \[\]",
+        ),
         ([], TypeError, "must be a dictionary"),
         ({"kind": "isotropic"}, ValueError, r"lacks \['alpha'"),
         ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be >= 0"),
@@ -287,6 +358,32 @@ def test_a_step_that_a_scaler_skips_adds_no_noise(fused):
         assert torch.equal(weights[0], before) != gradient_is_finite
 
 
+def replica(rank, folder):
+    """Train one of two replicas, each on its own batches; save it."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    for name, seed in (("same", 3), ("other", rank)):
+        model, optimizer, _ = attached(seed)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        source = torch.Generator().manual_seed(rank)
+        for _ in range(5):
+            optimizer.zero_grad()
+            parallel(torch.rand(3, 4, generator=source)).square().mean().backward()
+            optimizer.step()
+        torch.save(model.state_dict(), f"{folder}/{name}{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_replicas_stay_equal_to_the_bit(tmp_path):
+    """If each attaches the noise with the same seed."""
+    multiprocessing.spawn(replica, (str(tmp_path),), nprocs=2)
+    for name, alike in (("same", True), ("other", False)):
+        one, two = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in (0, 1))
+        assert all(torch.equal(one[key], two[key]) for key in one) == alike
+
+
 class Watch(TorchDispatchMode):
     """Refuse what would make the host wait for an accelerator."""
 
@@ -300,7 +397,9 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_with_noise_never_waits(kind):
     fused = partial(torch.optim.SGD, fused=True)
-    optimizer, _ = noisy(nn.Parameter(torch.zeros(40, 30)), kind=kind, make=fused)
+    layer = nn.Linear(30, 40)
+    prune(layer, keep=0.5, layers=layer)  # with a mask
+    optimizer, _ = noisy(layer.weight_orig, kind=kind, make=fused)
     optimizer.found_inf = torch.zeros(1)
     with Watch():
         optimizer.step()

@@ -17,7 +17,7 @@ Barsbey, Zaidi and Simsekli 2024 (arXiv 2306.08125) for the algorithm.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
-from heavytail import layers as _layers
 from heavytail.compression.pruning import finite_norms, removable
-from heavytail.noise import COLUMNS, KINDS, as_columns, hidden_weights, noise_blocks
+from heavytail.layers import COLUMNS, Layers, as_columns, hidden_weights, home_of, movable
+from heavytail.noise import KINDS, noise_blocks
 
 _Terms = tuple[Tensor, Tensor, Tensor]  # |w|^2: (n,), <w, xi> and |xi|^2: (draws, n)
+_Law = tuple[str, float, torch.Generator | None]  # kind, alpha, generator
 Schedule = float | Sequence[float] | Tensor | npt.NDArray[np.floating]
 
 
@@ -61,17 +62,16 @@ def predict_pruning(
     error: float,
     weight_decay: float = 0.0,
     column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    exclude: Layers | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> Prediction:
     """Predict, before training, which fraction of the columns pruning will be able to remove.
 
-    It is that of all columns of the hidden weights, each weight pruned by itself, as
-    :func:`heavytail.prune` does with linear layers and convolutions.
+    It is that of all columns of :func:`heavytail.hidden_weights`, each weight pruned by itself.
 
     Args:
-        model: the model at its start; or one weight, shape (n, ...), n columns. Finite.
+        model: the model at its start; or one weight, shape (n, ...), n columns. Finite, no masks.
         alpha: stability index in (0, 2].
         scale: sigma >= 0; one for all steps, or a schedule of ``steps`` entries.
         kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
@@ -80,16 +80,15 @@ def predict_pruning(
         error: in [0, 1], the relative error allowed in each layer: the norm, not its square.
         weight_decay: lambda >= 0, if it multiplies a weight by 1 - lr lambda each step, as that of
             SGD without momentum and of AdamW does.
-        column: what has a noise vector of its own in a convolution, ``"filter"`` or ``"kernel"``;
-            what is pruned is a filter in either case.
-        exclude: layers without noise and pruning, as for :func:`heavytail.hidden_weights`; None
-            for a single weight.
+        column: what has a noise vector of its own, as for :class:`heavytail.StableNoise`; what is
+            pruned is a filter in either case.
+        exclude: as for :func:`heavytail.hidden_weights`; None for a single weight.
         draws: independent repetitions, >= 1; more for quantiles beyond 5 and 95 %.
         generator: source of the random bits, on the weights' device; None is the global one.
     """
     error = _check.number("error", error, "[0, 1]")
     s, left = _accumulated(alpha, scale, lr, steps, weight_decay)
-    weights = _drawn(model, kind, alpha, left, column, exclude, draws, generator)
+    weights = _drawn(model, exclude, column, draws, left, (kind, alpha, generator))
     return Prediction(_ratios(weights, s, error).sort().values, s)
 
 
@@ -104,22 +103,21 @@ def plan_scale(
     ratio: float,
     weight_decay: float = 0.0,
     column: str = "filter",
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    exclude: Layers | None = None,
     draws: int = 200,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Return the sigma at which the median of :func:`heavytail.predict_pruning` is a wanted ratio.
+    """Return the least sigma at which the median of :func:`heavytail.predict_pruning` is a ratio.
 
-    Up to a factor 1 + 1e-6 it is the smallest at which the median, which moves in steps of a
-    column, reaches the ratio. The arguments are those of ``predict_pruning``, with ``steps`` >= 1
-    and not all of ``lr`` 0; ``ratio`` is a fraction of columns removed, between the medians of
-    the start alone and of the noise alone.
+    It is so up to a factor 1 + 1e-6; the median moves in steps of a column. The arguments are those
+    of ``predict_pruning``, with some noise in all (``steps`` and ``lr`` not 0); ``ratio`` is a
+    fraction of columns removed, between the medians of the start alone and of the noise alone.
     """
     error, ratio = _check.number("error", error, "[0, 1]"), _check.number("ratio", ratio, "[0, 1]")
     unit, left = _accumulated(alpha, 1.0, lr, steps, weight_decay)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
-    weights = _drawn(model, kind, alpha, left, column, exclude, draws, generator)
+    weights = _drawn(model, exclude, column, draws, left, (kind, alpha, generator))
 
     def median(s: float) -> float:
         return float(_ratios(weights, s, error).quantile(0.5))
@@ -141,10 +139,9 @@ def accumulated_scale(
 ) -> float:
     """Return s such that all the noise of a training adds up to s xi in law.
 
-        s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha,
+        s^alpha = sum_k scale_k^alpha lr_k prod_{j > k} (1 - lr_j weight_decay)^alpha
 
-    in the unit of ``scale`` times that of ``lr`` to the power 1/alpha. The arguments are those of
-    :func:`heavytail.predict_pruning`.
+    The arguments are those of :func:`heavytail.predict_pruning`.
     """
     return _accumulated(alpha, scale, lr, steps, weight_decay)[0]
 
@@ -169,14 +166,14 @@ def _accumulated(
 def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
     if isinstance(value, Sequence | np.ndarray | Tensor):
-        value = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value)).cpu()
-        if not value.is_complex():
-            value = value.double()
-    numbers = torch.as_tensor(_check.numbers(name, value, _check.NONNEGATIVE), dtype=torch.float64)
-    if numbers.shape not in ((), (steps,)):
-        shape = tuple(numbers.shape)
-        raise ValueError(f"a schedule of {name} must have shape ({steps},), got {shape}")
-    return numbers.expand(steps)
+        value = value.cpu() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+        value = value if value.is_complex() else value.double()
+    numbers = _check.numbers(name, value, _check.NONNEGATIVE)
+    numbers = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
+    if numbers.shape in ((), (steps,)):
+        return numbers.expand(steps)
+    got = tuple(numbers.shape)
+    raise ValueError(f"a schedule of {name} must have shape ({steps},), got {got}")
 
 
 def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tensor:
@@ -188,19 +185,12 @@ def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tenso
     return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
-def noise_terms(
-    columns: Tensor,
-    total: int,
-    at_once: int,
-    kind: str,
-    alpha: float,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+def noise_terms(columns: Tensor, total: int, at_once: int, *law: *_Law) -> tuple[Tensor, Tensor]:
     """Return <w, xi> and |xi|^2, each (total,), for noise drawn ``at_once`` columns at a time.
 
     The columns w, shape (n, d), are taken in turn.
     """
-    n, d = columns.shape
+    (n, d), (kind, alpha, generator) = columns.shape, law
     along, size = columns.new_empty(2, total)
     for first in range(0, total, at_once):
         count = min(at_once, total - first)
@@ -219,28 +209,29 @@ def noise_terms(
 
 def _drawn(
     model: nn.Module | Tensor,
-    kind: str,
-    alpha: float,
-    left: float,
+    exclude: Layers | None,
     column: str,
-    exclude: _layers.Layer | Iterable[_layers.Layer] | None,
     draws: int,
-    generator: torch.Generator | None,
+    left: float,
+    law: _Law,
 ) -> list[_Terms]:
     """Return each weight's terms, with the part of the start that weight decay left."""
     draws = _check.count("draws", draws, least=1)
-    _check.one_of("kind", kind, KINDS)
+    _check.one_of("kind", law[0], KINDS)
     _check.one_of("column", column, COLUMNS)
     if isinstance(model, Tensor) and exclude is not None:
         raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
     drawn = []
     for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
         finite_norms("a weight", weight)
-        W = as_columns(weight.detach().double(), column) * left
-        terms = noise_terms(W, draws * len(W), len(W), kind, alpha, generator)
+        if movable(weight) is not None:
+            raise ValueError(f"a weight must have no mask, got one of shape {tuple(weight.shape)}")
+        kind, W = home_of(weight).kind, weight.detach().double()
+        units, W = len(as_columns(W, "filter", kind)), as_columns(W, column, kind) * left
+        terms = noise_terms(W, draws * len(W), len(W), *law)
         # The terms of a filter are the sums of its kernels'.
-        along, size = (term.view(draws, len(weight), -1).sum(-1) for term in terms)
-        drawn.append((W.view(len(weight), -1).square().sum(1), along, size))
+        along, size = (term.view(draws, units, -1).sum(-1) for term in terms)
+        drawn.append((W.view(units, -1).square().sum(1), along, size))
     return drawn
 
 

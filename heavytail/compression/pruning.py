@@ -1,7 +1,7 @@
 """Pruning: what to cut (criterion), the cut (action), and what it cost (report).
 
-A column is a hidden unit's incoming weights, index i of the first dimension of a weight: a filter
-of a convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
+A column is a hidden unit's incoming weights: a row of a linear layer's weight, a filter of a
+convolution. Only columns cut make a network smaller (:func:`heavytail.compact`).
 
 Two numbers describe a pruning. ``keep`` is the fraction of columns kept. ``error`` is the relative
 error eps = ||W - W_kept||_F / ||W||_F: the norm, *not* its square. Where the literature bounds the
@@ -10,11 +10,11 @@ argument outside the set that its line names is a TypeError or a ValueError.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from heavytail import _check
@@ -42,30 +42,26 @@ def finite_norms(name: str, weight: Tensor) -> Tensor:
     return norms
 
 
-def squared_errors(squares: Tensor) -> Tensor:
-    """Return eps^2 = (sum of the squares dropped) / (sum of all), as units go one by one.
+def removable(squares: Tensor, error: float) -> Tensor:
+    """Return how many of the first units can go while eps^2 = (sum dropped) / (sum of all) allows.
 
-    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; entry j
-    is the squared error after j + 1 of them went. Where all squares are 0, nothing is lost.
+    ``squares`` are the units' squared norms, shape (..., n), in the order in which they go; where
+    all of them are 0, nothing is lost.
     """
     dropped = squares.cumsum(-1)
     everything = dropped[..., -1:]
-    return torch.where(everything > 0, dropped / everything, 0.0)
-
-
-def removable(squares: Tensor, error: float) -> Tensor:
-    """Return how many of the first units can go at a relative error (the norm, not its square)."""
-    return (squared_errors(squares) <= (1 + _SLACK) * error**2).sum(-1)
+    errors = torch.where(everything > 0, dropped / everything, 0.0)
+    return (errors <= (1 + _SLACK) * error**2).sum(-1)
 
 
 def relative_error(weight: Tensor, kept: Tensor) -> float:
     """Return ||W - W_kept||_F / ||W||_F, in [0, 1]; 0 for a weight that is all zero.
 
     Args:
-        weight: W, shape (n, ...), floating point, finite; W_kept has its other columns set to zero.
+        weight: W, shape (n, ...), finite, not empty; W_kept has its other columns set to zero.
         kept: the columns kept: a boolean mask of shape (n,), or integer indices of shape (k,).
     """
-    norms = _finite(column_norms(weight))
+    norms = finite_norms("weight", weight)
     n = len(norms)
     # uint8 could be meant as either.
     if not isinstance(kept, Tensor) or kept.dtype not in (torch.bool, torch.int32, torch.int64):
@@ -77,7 +73,7 @@ def relative_error(weight: Tensor, kept: Tensor) -> float:
         raise ValueError(f"an index in kept must be in [0, {n}), got {kept.tolist()}")
     mask = torch.zeros(n, dtype=torch.bool, device=norms.device)
     mask[kept.to(norms.device)] = True
-    return _error(norms, 0.0, mask)
+    return _error(norms, mask)
 
 
 def kept_columns(
@@ -88,25 +84,25 @@ def kept_columns(
     Just one of ``keep`` and ``error`` is given. Between equal norms the earlier column goes first.
 
     Args:
-        weight: shape (n, ...), floating point, finite.
+        weight: shape (n, ...), floating point, finite, not empty.
         keep: in [0, 1]; keep round(keep * n) columns, but one at least unless ``keep`` is 0.
         error: in [0, 1]; keep the fewest columns for which the relative error (the norm, not its
             square) stays at most ``error``, up to a part in 1e12 for rounding.
     """
     _one_criterion(keep, error)
-    return _kept(_finite(column_norms(weight)), 0.0, keep, error)
+    return _kept(finite_norms("weight", weight), keep, error)
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What pruning did to one weight W: without masks, so that an earlier pruning counts."""
+    """What pruning did to one weight W."""
 
     name: str  #: its layer in the model, the first of those that share the weight
-    units: int  #: number of columns (kernels, single weights) before
+    units: int  #: number of columns (kernels, single weights), those of earlier masks among them
     kept: int  #: number of them left
-    parameters: int  #: number of weights before
+    parameters: int  #: number of weights, likewise
     kept_parameters: int  #: number of weights that may be nonzero after
-    error: float  #: relative error ||W - W_kept||_F / ||W||_F; the norm, not its square
+    error: float  #: ||W - W_kept||_F / ||W||_F, W being what earlier masks left; not its square
 
     @property
     def ratio(self) -> float:
@@ -145,7 +141,7 @@ def prune(
     *,
     keep: float | None = None,
     error: float | None = None,
-    layers: _layers.Layer | Iterable[_layers.Layer] | None = None,
+    layers: _layers.Layers | None = None,
     unit: str = "column",
     scope: str = "layer",
 ) -> PruneReport:
@@ -153,20 +149,19 @@ def prune(
 
     The masks multiply the weights at each forward pass. ``torch.nn.utils.prune.remove(layer,
     "weight")`` makes them permanent; copy a model before it is pruned or after that, since torch
-    cannot copy a masked one. A layer that is pruned already is pruned further; error and ratio are
-    of the whole weight, ``weight_orig``. Layers that share a weight are pruned as one. A weight
-    that is all zero loses nothing: at any ``error``, 0 too, all of it is masked, for good. If an
-    argument is refused, the model is as it was.
+    cannot copy a masked one. A layer that is pruned already is pruned further: ``keep`` is a part
+    of all its units, ``error`` that of the weights still there. Layers that share a weight are
+    pruned as one. A weight that is all zero loses nothing: at any ``error``, 0 too, all of it is
+    masked, for good. If an argument is refused, the model is as it was.
 
     Args:
         model: any module; its chosen layers need a parameter ``weight`` of dimension >= 2, finite.
         keep: as for :func:`kept_columns`, a fraction of the units.
         error: as for :func:`kept_columns`: that of the matrix, not of the outputs.
-        layers: what to prune, as modules or names. One that holds others stands for the linear
-            layers and convolutions inside; a layer of another kind, as an embedding, is pruned only
-            if it is named itself, a parametrized one, a transposed convolution and the projection
-            of an ``nn.MultiheadAttention`` never. None takes the linear layers and convolutions but
-            ``model.head``, which must be there.
+        layers: what to prune, as modules or names, with all inside them that has columns, as for
+            :func:`heavytail.hidden_weights`; never the weights of an ``nn.MultiheadAttention`` or
+            a recurrent layer, and no parametrized one. An embedding must be named itself. None is
+            all outside ``model.head``, which must be there.
         unit: ``"column"`` cuts columns by norm, ``"kernel"`` a convolution's kernels and a linear
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
@@ -175,68 +170,84 @@ def prune(
     _one_criterion(keep, error)
     _check.one_of("unit", unit, ("column", "kernel", "weight"))
     _check.one_of("scope", scope, ("layer", "global"))
-    chosen = _layers.taken(model, layers, _refusal)
-    weights = _weights(chosen, unit)  # what cannot be pruned is refused before a mask is set
+    # What cannot be pruned is refused before a mask is set.
+    weights = [_Weight(*each, unit) for each in _chosen(model, layers).items()]
     kept: list[Tensor] = []
     for group in [[weight] for weight in weights] if scope == "layer" else [weights]:
-        together = _kept(*_joined(group), keep, error)
+        together = _kept(torch.cat([weight.sizes for weight in group]), keep, error)
         kept += together.split([len(weight.sizes) for weight in group])
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
     counts = [(part.units, part.kept, part.parameters, part.kept_parameters) for part in reports]
     units, left, before, after = map(sum, zip(*counts, strict=True))
-    whole = _error(*_joined(weights), torch.cat(kept))
-    protected = tuple(name for name in _layers.weighted(model) if name not in chosen)
+    whole = _error(torch.cat([weight.sizes for weight in weights]), torch.cat(kept))
+    pruned = {name for weight in weights for name in weight.layers}
+    protected = tuple(name for name in _layers.weighted(model) if name not in pruned)
     return PruneReport("total", units, left, before, after, whole, reports, unit, protected)
+
+
+def _chosen(
+    model: nn.Module, layers: _layers.Layers | None
+) -> dict[nn.Parameter, dict[str, nn.Module]]:
+    """Return the weights that ``layers`` means, each with its layers by name."""
+    named, pool = [], _layers.weighted(model)
+    if layers is None:
+        pool = _layers.hidden(model, None)
+    elif not (named := _layers.find(model, layers)):
+        raise ValueError("layers must name at least one layer, got none")
+    for layer in named:
+        if set(layer.modules()).isdisjoint(pool.values()):
+            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
+    inside = {part for layer in named or [model] for part in layer.modules()}
+    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    chosen: dict[nn.Parameter, dict[str, nn.Module]] = {}
+    for part, module in pool.items():
+        name, owner = _layers.owner_of(model, part)
+        weight = module._parameters.get("weight_orig", module._parameters.get("weight"))
+        some = weight if weight is not None else next(module.parameters(recurse=False))
+        kind, meant, reason = _layers.kind_of(owner, some), owner in named, ""
+        if owner in uncalled:
+            reason = "is never called: its nn.MultiheadAttention reads the weight itself"
+        elif kind is None:
+            reason = "is of a kind whose columns are not known"
+        elif parametrize.is_parametrized(owner):
+            reason, meant = "is parametrized: call parametrize.remove_parametrizations first", True
+        elif weight is None or not weight.numel():
+            reason, meant = "has no parameter 'weight'", meant or "weight" in vars(module)
+        elif module in inside and (meant or not kind.inputs):
+            _layers.meet(weight, kind, module)
+            chosen.setdefault(weight, {})[name] = module
+        if reason and meant and module in inside:
+            raise ValueError(f"{_layers.listed({name: owner})} {reason}")
+    if not chosen:
+        raise ValueError(f"no layer with columns to prune: {_layers.listed(pool)}")
+    return chosen
 
 
 class _Weight:
     """A weight to prune: its layers, and the sizes of its units as earlier masks leave them."""
 
-    def __init__(self, name: str, layers: list[nn.Module], whole: Tensor, unit: str) -> None:
-        self._name, self._sharing = name, layers
+    def __init__(self, whole: nn.Parameter, layers: dict[str, nn.Module], unit: str) -> None:
+        self.layers, self._kind = layers, _layers.home_of(whole).kind
         self._alive = torch.ones_like(whole, dtype=torch.bool)
-        for layer in layers:
+        for layer in layers.values():
             if "weight_mask" in layer._buffers:
                 self._alive &= layer.get_buffer("weight_mask").bool()
-        axes = {"column": 1, "kernel": min(2, whole.dim() - 1), "weight": whole.dim()}[unit]
-        self._shape = (*whole.shape[:axes], *(1,) * (whole.dim() - axes))
-        visible, hidden = torch.where(self._alive, whole, 0), torch.where(self._alive, 0, whole)
+        visible = _layers.units_first(torch.where(self._alive, whole, 0), self._kind)
+        axes = {"column": 2, "kernel": 2 + self._kind.kernels, "weight": visible.dim()}[unit]
+        self._shape = (*visible.shape[:axes], *(1,) * (visible.dim() - axes))
+        units = visible.reshape(math.prod(self._shape), -1)
         # On the CPU, since layers may lie on several devices.
-        self.sizes = _finite(_norms(visible.reshape(math.prod(self._shape), -1))).cpu()
-        self.hidden = float(_finite(_norms(hidden.reshape(1, -1))))
+        self.sizes = finite_norms(f"the weight of {next(iter(layers))}", units).cpu()
 
     def prune(self, kept: Tensor) -> LayerReport:
-        mask = self._alive & kept.view(self._shape).to(self._alive.device)
-        for layer in self._sharing:
+        mask = self._alive.clone()
+        units = _layers.units_first(mask, self._kind)  # a view
+        units &= kept.view(self._shape).to(mask.device)
+        for layer in self.layers.values():
             torch_prune.custom_from_mask(layer, "weight", mask)
-        left, error = mask.reshape(len(kept), -1).any(1), _error(self.sizes, self.hidden, kept)
+        left = units.reshape(len(kept), -1).any(1)
         counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
-        return LayerReport(self._name, *counts, error)
-
-
-def _weights(chosen: dict[str, nn.Module], unit: str) -> list[_Weight]:
-    names: dict[nn.Parameter, list[str]] = {}
-    for name, layer in chosen.items():
-        masked = "weight_mask" in layer._buffers
-        whole = layer._parameters.get("weight_orig" if masked else "weight")
-        if whole is None or whole.dim() < 2 or not whole.numel():
-            raise ValueError(f"no parameter 'weight' to prune in {_layers.listed({name: layer})}")
-        names.setdefault(whole, []).append(name)
-    return [
-        _Weight(sharing[0], [chosen[name] for name in sharing], whole.detach(), unit)
-        for whole, sharing in names.items()
-    ]
-
-
-def _joined(weights: list[_Weight]) -> tuple[Tensor, float]:
-    """Return the sizes of all units, and the norm of all that earlier masks hide."""
-    hidden = math.hypot(*(weight.hidden for weight in weights))
-    return torch.cat([weight.sizes for weight in weights]), hidden
-
-
-def _refusal(module: nn.Module) -> str:
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    return "has its inputs, not its units, along its weight's first dimension" * transposed
+        return LayerReport(next(iter(self.layers)), *counts, _error(self.sizes, kept))
 
 
 def _norms(rows: Tensor) -> Tensor:
@@ -250,12 +261,6 @@ def _norms(rows: Tensor) -> Tensor:
     return norms * largest.squeeze(1)
 
 
-def _finite(sizes: Tensor) -> Tensor:
-    if not torch.isfinite(sizes).all():
-        raise ValueError("the weights must be finite to be pruned, got inf or nan among them")
-    return sizes
-
-
 def _one_criterion(keep: float | None, error: float | None) -> None:
     if (keep is None) == (error is None):
         raise ValueError(f"give one of keep and error, got keep={keep} and error={error}")
@@ -263,23 +268,18 @@ def _one_criterion(keep: float | None, error: float | None) -> None:
     _check.number(name, value, "[0, 1]")
 
 
-def _in_order(hidden: float, *sizes: Tensor) -> Tensor:
-    """Return the squares of what goes, in this order, relative to the largest: none overflows."""
-    joined = torch.cat([sizes[0].new_tensor([hidden]), *sizes])
-    return (joined / (float(joined.max()) or 1.0)).square()
+def _error(sizes: Tensor, kept: Tensor) -> float:
+    """Return ||W - W_kept|| / ||W||, of the norms of the units."""
+    lost, whole = (float(_norms(part[None])) for part in (sizes[~kept], sizes))
+    return min(lost / whole, 1.0) if whole else 0.0
 
 
-def _error(sizes: Tensor, hidden: float, kept: Tensor) -> float:
-    """Return the relative error of keeping some units, a hidden part being gone."""
-    errors = squared_errors(_in_order(hidden, sizes[~kept], sizes[kept]))
-    return math.sqrt(errors[int((~kept).sum())])
-
-
-def _kept(sizes: Tensor, hidden: float, keep: float | None, error: float | None) -> Tensor:
+def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
     """Choose the units to keep by their sizes: (units,); one of the criteria is given."""
     n, order = len(sizes), sizes.argsort(stable=True)
-    if error is not None:  # the hidden part is the first to go
-        cut = max(0, int(removable(_in_order(hidden, sizes[order]), error)) - 1)
+    if error is not None:
+        largest = float(sizes.max()) or 1.0  # relative to it no square overflows
+        cut = int(removable((sizes[order] / largest).square(), error))
     else:
         cut = n - (min(n, max(1, round(keep * n))) if keep else 0)
     kept = torch.ones(n, dtype=torch.bool, device=sizes.device)

@@ -6,38 +6,31 @@ Runs belong to tables, and a table's runs to a file. What is there is not run ag
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from heavytail import _check
-from heavytail.experiments import summary, tables
+from heavytail.experiments import tables
 from heavytail.experiments.data import load
-from heavytail.experiments.records import Store
+from heavytail.experiments.records import Store, read
 from heavytail.experiments.results import decode
 from heavytail.experiments.runs import in_sweep
 from heavytail.experiments.sweep import sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        0; 1 where a run failed or was lost, 2 where a file, data or a device are not what they
-        must be, 130 if the command was interrupted.
-    """
+    """Run a command; return 0, 1 where a run failed, 2 on bad input, 130 if interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        result: int = options.command(options)
+        return int(options.command(options))
     except (OSError, ValueError) as failure:
         print(failure, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return result
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,23 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(does.__name__[1:], help=about, description=about)
         command.set_defaults(command=does)
         option, where = command.add_argument, command.add_mutually_exclusive_group()
-        about = "quick, the default: some minutes on a laptop; paper: full size"
-        option("--size", choices=("quick", "paper"), default="quick", help=about)
-        about = "where the runs are, in TABLE.json; results, if not given"
-        where.add_argument("--store", type=Path, metavar="FOLDER", default="results", help=about)
+        option("--size", choices=("quick", "paper"), default="quick", help="paper is full size")
+        where.add_argument("--store", type=Path, default="results", help="folder of TABLE.json")
         if does is not _list:
-            about = f"one of {', '.join(tables.TABLES)}"
-            option("table", metavar="TABLE", choices=tables.TABLES, help=about)
-            where.add_argument("--record", type=Path, metavar="FILE", help="the very file")
-    number = partial(option, type=int, metavar="N")  # of the last command: run
-    number("--seeds", help="the first so many seeds only")
-    number("--threads", default=1, help="of torch in each process; 1")
-    option("--retry", action="store_true", help="run again what failed")
-    about = "auto, the default: a GPU if there is one; cpu, cuda:1"
-    option("--device", default="auto", help=about)
-    how = command.add_mutually_exclusive_group()
-    about = "how many runs at a time; 0 makes no processes; the number of CPUs, and 1 on a GPU"
-    how.add_argument("--processes", type=int, metavar="N", help=about)
+            option("table", choices=tables.TABLES)
+            where.add_argument("--record", type=Path, metavar="FILE", help="or the file itself")
+    how = command.add_mutually_exclusive_group()  # of the last command: run
+    option("--device", default="auto", help="cpu, cuda:1; a GPU, if there is one")
+    how.add_argument("--processes", type=int, metavar="N", help="runs at a time; 0: all here")
     how.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler to run on")
     return parser
 
@@ -75,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(options: argparse.Namespace) -> int:
     for name, table in tables.TABLES.items():
         found = Store(options.store / f"{name}.json").find(getattr(table, options.size))
-        there = sum("result" in entry for entry in found)
+        there = sum(entry is not None for entry in found)
         print(f"{name:18} {there:4} of {len(found):4} runs   {table.title}")
     return 0
 
@@ -84,8 +68,8 @@ def _tabulate(options: argparse.Namespace) -> int:
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
     configs = getattr(tables.TABLES[options.table], options.size)
-    rows = summary.rows(configs, map(decode, _store(options).entries()))
-    lines = [list(summary.COLUMNS), *map(summary.cells, rows)]
+    rows = tables.rows(configs, map(decode, read(_store(options).path)))
+    lines = [tables.COLUMNS, *map(tables.cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
@@ -95,25 +79,22 @@ def _tabulate(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     table, store = tables.TABLES[options.table], _store(options)
     configs = getattr(table, options.size)
-    if options.seeds is not None:
-        most = _check.count("--seeds", options.seeds, 1)
-        configs = [config for config in configs if config.seed < most]
-    threads = _check.count("--threads", options.threads, 1)
     found = zip(configs, store.find(configs), strict=True)
-    for name in {config.data for config, entry in found if "result" not in entry}:
+    for name in {config.data for config, entry in found if entry is None}:
         load(name)  # found missing here, not in each run
-    device = _device(options)
-    run = partial(in_sweep, brief=table.brief, device=device, threads=threads)
-    how: dict[str, Any] = {"processes": options.processes, "retry": options.retry}
-    if options.dask is not None:
-        from distributed import Client  # an extra, and slow to import
+    device, processes = _device(options), options.processes
+    with ExitStack() as stack:
+        executor = None
+        if options.dask is not None:
+            from distributed import Client  # an extra, and slow to import
 
-        with Client(options.dask) as client, client.get_executor(pure=False) as executor:
-            report = sweep(run, configs, store, executor=executor, **how)
-    else:
-        if options.processes is None and device != "cpu":
-            how["processes"] = 1  # they would share the device
-        report = sweep(run, configs, store, **how)
+            client = stack.enter_context(Client(options.dask))
+            executor = stack.enter_context(client.get_executor(pure=False))
+        elif processes is None and device != "cpu":
+            processes = 1  # more would share the device
+        report = sweep(
+            partial(in_sweep, device=device), configs, store, executor=executor, processes=processes
+        )
     print(report)
     return 0 if report.complete else 1
 

@@ -1,21 +1,20 @@
 """Data sets as tensors: digits, ECG5000, MNIST, CIFAR-10 and CIFAR-100.
 
 Digits ship with scikit-learn. The files of the others are found on disk, else downloaded; what is
-used has the known checksum, and nothing in a file is run as code.
+used has the known checksum, and nothing in a file is run as code. A value outside its set, or a
+file with other content, is a TypeError or ValueError.
 """
 
 import gzip
 import hashlib
-import io
-import math
 import os
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,16 @@ from torch import Tensor
 
 from heavytail import _check
 
-Root = str | os.PathLike[str] | None
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
+    import pooch
 
+Root = str | os.PathLike[str] | None
 _Array = npt.NDArray[Any]
 _Loaded = tuple[_Array, _Array, _Array, _Array, int]  # as the fields of Dataset
 
 # Checksums: sha256 but for CIFAR's, which are as its page publishes them.
-_ECG5000 = "3509a36c3ad55f17567a3c8c6311c500b52dadcb87bdbb391418a7ad7c8adaf5"  # of the arrays
+_ECG5000 = "03dd7eadddfc3ccaf6b8758d8465c3475434c628e37f2b9df1641ee1edc71533"  # of the arrays
 _MNIST = {
     "train-images-idx3": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -49,22 +51,26 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task, split into training and test examples.
+    """A classification task: training examples, one or more, and test examples."""
 
-    Attributes:
-        name: as given to :func:`load`.
-        x_train, x_test: shapes (N, ...) and (M, ...), float32 unless asked otherwise; an example is
-            a vector, shape (d,), or an image, shape (colours, height, width).
-        y_train, y_test: shapes (N,) and (M,), int64, labels 0 .. classes - 1.
-        classes: number of classes.
-    """
-
-    name: str
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    name: str  #: as given to :func:`load`
+    x_train: Tensor  #: shape (N, d) or, of images, (N, colours, height, width); finite
+    y_train: Tensor  #: shape (N,), int64, labels 0 .. classes - 1
+    x_test: Tensor  #: as x_train
+    y_test: Tensor  #: as y_train
     classes: int
+
+    def __post_init__(self) -> None:
+        classes = _check.count("classes", self.classes, 1)
+        _check.count("len(x_train)", len(self.x_train), 1)
+        parts = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        for part, (x, y) in parts.items():
+            if not _check.tensor(f"x_{part}", x).sum().isfinite():  # else all terms are
+                _check.numbers(f"x_{part}", x)
+            wrong = [label for label in y.unique().tolist() if not 0 <= label < classes]
+            if y.dtype != torch.int64 or y.shape != (len(x),) or wrong:
+                found = f"{y.dtype}, shape {tuple(y.shape)}, {wrong}"
+                raise ValueError(f"y_{part} must be {len(x)} int64 in [0, {classes}), got {found}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,7 +80,7 @@ class Dataset:
     @property
     def inputs(self) -> int:
         """Number d of coordinates of an example, whatever its shape."""
-        return math.prod(self.shape)
+        return self.x_train.shape[1:].numel()
 
     def flat(self) -> "Dataset":
         """Return the data with the examples as vectors, shape (N, d), in the same memory.
@@ -87,13 +93,9 @@ class Dataset:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Dataset":
         """Return the data on another device, the examples in another floating-point type."""
-        return replace(
-            self,
-            x_train=self.x_train.to(device=device, dtype=dtype),
-            y_train=self.y_train.to(device=device),
-            x_test=self.x_test.to(device=device, dtype=dtype),
-            y_test=self.y_test.to(device=device),
-        )
+        x_train, x_test = (x.to(device, dtype) for x in (self.x_train, self.x_test))
+        y_train, y_test = (y.to(device) for y in (self.y_train, self.y_test))
+        return Dataset(self.name, x_train, y_train, x_test, y_test, self.classes)
 
 
 def load(name: str, root: Root = None) -> Dataset:
@@ -101,7 +103,7 @@ def load(name: str, root: Root = None) -> Dataset:
 
     - ``"digits"``: images of 8 x 8 pixels, 10 classes, 1438 for training and 359, every fifth, for
       testing; less the mean and over the standard deviation of all training pixels (E. Alpaydin,
-      C. Kaynak; they ship with scikit-learn).
+      C. Kaynak).
     - ``"ecg5000"``: heartbeats of 140 samples, 500 and 4500, each z-normalised by the archive; its
       class 1 (normal) is 0, its classes 2 to 5 are 1 (UCR Time Series Classification Archive, Dau
       et al. 2019).
@@ -114,21 +116,15 @@ def load(name: str, root: Root = None) -> Dataset:
     - ``"cifar10-subset"``: the first 7,000 and 1,000 images of CIFAR-10, prepared in the same way:
       accuracies on it are not comparable with those on the whole.
 
-    Examples are vectors but for CIFAR. Files are looked for below ``root``, then below
+    Examples are vectors but for CIFAR. Files are looked for below the folder ``root``, then below
     ``$HEAVYTAIL_DATA``, then in the machine's cache, into which they are else downloaded:
     ``ecg5000/ECG5000.zip`` (or ``X_train.npy``, ``y_train.npy``, ``X_test.npy``, ``y_test.npy``),
     the four ``.gz`` files of ``mnist``, ``cifar10/cifar-10-binary.tar.gz``,
     ``cifar100/cifar-100-binary.tar.gz``. The subset is cut from CIFAR-10, unless it lies in
     ``cifar10_subset/cifar10_train7000_test1000.npz``.
 
-    Args:
-        name: one of the above.
-        root: folder that holds the data set's folder; optional.
-
     Raises:
-        TypeError, ValueError: on another name, or a file with other content, which is named.
-        FileNotFoundError: if the files are nowhere and cannot be downloaded; the message says
-            which files to put where.
+        FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
     *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
@@ -138,12 +134,11 @@ def load(name: str, root: Root = None) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, classes)
 
 
-def _standardised(images: _Array, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> _Array:
-    """Return bytes scaled to [0, 1], less the mean, over the standard deviation."""
-    pixels = images.astype(np.float32)
-    pixels /= 255  # in place: in float64 the training images of CIFAR would take 1.2 GB
-    pixels -= np.asarray(mean, dtype=np.float32)
-    pixels /= np.asarray(deviation, dtype=np.float32)
+def _standardised(images: _Array, mean: _Array | float, deviation: _Array | float) -> _Array:
+    """Return bytes scaled to [0, 1], less the mean, over the deviation, all in float32."""
+    pixels = images.astype(np.float32) / 255
+    pixels -= mean  # in place: CIFAR's training images are 0.6 GB
+    pixels /= deviation
     return pixels
 
 
@@ -161,89 +156,77 @@ def _ecg5000(root: Root) -> _Loaded:
     url = "https://www.timeseriesclassification.com/aeon-toolkit/"
     paths = _files("ecg5000", root, npy) or _files("ecg5000", root, {"ECG5000.zip": None}, url)
     try:
-        arrays = [np.load(path, allow_pickle=False) for path in paths if path.suffix == ".npy"]
-        x_train, y_train, x_test, y_test = (
+        found = _heartbeats(*paths) if len(paths) == 1 else [np.load(path) for path in paths]
+        x_train, y_train, x_test, y_test = arrays = [
             array.astype(dtype, casting="same_kind")
-            for array, dtype in zip(arrays or _heartbeats(*paths), ["<f4", "<i8"] * 2, strict=True)
-        )
-        every = b"".join(array.tobytes() for array in (x_train, y_train, x_test, y_test))
+            for array, dtype in zip(found, ["<f4", "<i8"] * 2, strict=True)
+        ]
+        every = b"".join(repr(array.shape).encode() + array.tobytes() for array in arrays)
         if (digest := hashlib.sha256(every).hexdigest()) != _ECG5000:
             raise ValueError(f"the arrays must have the sha256 {_ECG5000}, got {digest}")
     except Exception as failure:  # what a damaged file raises depends on where it is damaged
-        raise ValueError(
-            f"{', '.join(map(str, paths))} must be ECG5000 as the archive has it (a zip that is "
-            f"deleted is downloaded again): {failure}"
-        ) from failure
+        if paths[0].is_relative_to(pooch.os_cache("heavytail")):
+            paths[0].unlink()  # the next call downloads it again
+        names = ", ".join(map(str, paths))
+        raise ValueError(f"{names} must be ECG5000 as the archive has it: {failure!r}") from failure
     return x_train, y_train != 1, x_test, y_test != 1, 2
 
 
 def _heartbeats(path: Path) -> list[_Array]:
     """Read the archive's text: a row an example, its label first."""
-    arrays = []
     with zipfile.ZipFile(path) as archive:
-        for part in ("TRAIN", "TEST"):
-            table = np.loadtxt(io.BytesIO(archive.read(f"ECG5000_{part}.txt")), ndmin=2)
-            arrays += [table[:, 1:], table[:, 0].astype(np.int64)]
-    return arrays
+        tables = [np.loadtxt(archive.open(f"ECG5000_{part}.txt")) for part in ("TRAIN", "TEST")]
+    return [part for table in tables for part in (table[:, 1:], table[:, 0].astype(np.int64))]
 
 
 def _mnist(root: Root, centred: bool = False) -> _Loaded:
     files = {f"{part}-ubyte.gz": f"sha256:{digest}" for part, digest in _MNIST.items()}
     mirror = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # the home often refuses
-    x_train, y_train, x_test, y_test = map(_idx, _files("mnist", root, files, mirror))
-
-    def prepared(images: _Array) -> _Array:
-        pixels = _standardised(images.reshape(len(images), -1), 0.1307, 0.3081)
-        if centred:
-            pixels -= pixels.mean(1, dtype=np.float64, keepdims=True)
-        return pixels
-
-    return prepared(x_train), y_train, prepared(x_test), y_test, 10
-
-
-def _idx(path: Path) -> _Array:
-    """Read a gzipped idx file of bytes: 0 0 8 (the type) and the number of dimensions, sizes."""
-    raw = gzip.decompress(path.read_bytes())
-    dimensions = raw[3]
-    sizes = np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4).astype(int)
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(sizes)
+    x_train, y_train, x_test, y_test = (
+        np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+        for path, header in zip(_files("mnist", root, files, mirror), [16, 8] * 2, strict=True)
+    )
+    x_train, x_test = (_standardised(x.reshape(-1, 784), 0.1307, 0.3081) for x in (x_train, x_test))
+    if centred:
+        for x in (x_train, x_test):
+            x -= x.mean(1, dtype=np.float64, keepdims=True)
+    return x_train, y_train, x_test, y_test, 10
 
 
 def _cifar(root: Root, classes: int, subset: bool = False) -> _Loaded:
     own = {"cifar10_train7000_test1000.npz": f"sha256:{_SUBSET}"}
-    whole = {f"cifar-{classes}-binary.tar.gz": f"md5:{_CIFAR[classes]}"}
     if subset and (paths := _files("cifar10_subset", root, own)):
-        with np.load(paths[0], allow_pickle=False) as arrays:
+        with np.load(paths[0]) as arrays:
             x_train, y_train, x_test, y_test = arrays.values()
         x_train, x_test = (x.transpose(0, 3, 1, 2) for x in (x_train, x_test))
     else:
+        whole = {f"cifar-{classes}-binary.tar.gz": f"md5:{_CIFAR[classes]}"}
         paths = _files(f"cifar{classes}", root, whole, "https://www.cs.toronto.edu/~kriz/")
-        x_train, y_train, x_test, y_test = _images(paths[0], classes)
+        x_train, y_train, x_test, y_test = _images(paths[0], 1 if classes == 10 else 2)
     if subset:
         x_train, y_train = x_train[:7000], y_train[:7000]
         x_test, y_test = x_test[:1000], y_test[:1000]
-    mean, deviation = np.reshape(_COLOURS[classes], (2, 3, 1, 1))
+    mean, deviation = np.array(_COLOURS[classes], np.float32).reshape(2, 3, 1, 1)
     x_train, x_test = (_standardised(x, mean, deviation) for x in (x_train, x_test))
     return x_train, y_train, x_test, y_test, classes
 
 
-def _images(path: Path, classes: int) -> tuple[_Array, _Array, _Array, _Array]:
-    """Read CIFAR's archive where it is, in one pass: nothing is unpacked to disk."""
-    parts: dict[str, _Array] = {}
+def _images(path: Path, labels: int) -> Iterator[_Array]:
+    """Read CIFAR's archive where it is, in one pass: nothing is unpacked to disk.
+
+    So many labels stand before an image, a byte each; the last is the one that is meant.
+    """
     with tarfile.open(path, "r:gz") as members:
-        for member in members:
-            part = PurePosixPath(member.name)
-            if part.suffix == ".bin" and (content := members.extractfile(member)):
-                parts[part.name] = np.frombuffer(content.read(), dtype=np.uint8)
-    labels = 1 if classes == 10 else 2  # bytes before an image; the last is the label that is meant
-
-    def decoded(test: bool) -> tuple[_Array, _Array]:
-        names = sorted(name for name in parts if name.startswith("test") == test)
+        parts = {
+            member.name: np.frombuffer(content.read(), np.uint8).reshape(-1, labels + 3 * 32 * 32)
+            for member in members
+            if member.name.endswith(".bin") and (content := members.extractfile(member))
+        }
+    for test in (False, True):
+        names = sorted(name for name in parts if ("/test" in name) == test)
         examples = np.concatenate([parts.pop(name) for name in names])
-        examples = examples.reshape(-1, labels + 3 * 32 * 32)
-        return examples[:, labels:].reshape(-1, 3, 32, 32), examples[:, labels - 1]
-
-    return (*decoded(test=False), *decoded(test=True))
+        yield examples[:, labels:].reshape(-1, 3, 32, 32)
+        yield examples[:, labels - 1]
 
 
 def _files(
@@ -251,31 +234,28 @@ def _files(
 ) -> list[Path]:
     """Return the files with these checksums, on disk or from ``url``; [] if there are neither."""
     for place in (root, os.environ.get("HEAVYTAIL_DATA")):
-        paths = [Path(place or "").expanduser() / folder / file for file in files]
+        paths = [Path(place or "", folder, file).expanduser() for file in files]
         if not place or not all(path.is_file() for path in paths):
             continue
         for path, checksum in zip(paths, files.values(), strict=True):
             algorithm, _, digest = (checksum or "").partition(":")
-            found = hashlib.new(algorithm, path.read_bytes()).hexdigest() if algorithm else ""
-            if found != digest:
+            if digest and (found := pooch.file_hash(path, algorithm)) != digest:
                 raise ValueError(f"{path} must have the {algorithm} {digest}, got {found}")
         return paths
     if url is None:
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
-        import pooch
-    cache = Path(pooch.os_cache("heavytail")) / folder
+    cache = Path(pooch.os_cache("heavytail"), folder)
     try:
-        for file, checksum in files.items():
-            pooch.retrieve(url + file, checksum, fname=file, path=cache, progressbar=True)
+        return [
+            Path(pooch.retrieve(url + file, checksum, file, cache, progressbar=True))
+            for file, checksum in files.items()
+        ]
     except (OSError, ValueError) as failure:  # unreachable, or another checksum
         raise FileNotFoundError(
             f"{folder} is not on this machine and could not be downloaded from {url}: {failure}. "
             f"Put {list(files)} into a folder named {folder!r} and name the folder above it, as "
             "root= or in $HEAVYTAIL_DATA"
         ) from failure
-    return [cache / file for file in files]
 
 
 _LOADERS: dict[str, Callable[[Root], _Loaded]] = {

@@ -9,14 +9,11 @@ torch.float64; None is torch's default). An argument outside its set is a TypeEr
 import copy
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from heavytail import _check
-
-SCALINGS = ("standard", "mean_field")
 
 # Channels of the convolutions of VGG-11, twice the usual ones; 0 is a pooling by 2 x 2.
 _VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
@@ -31,14 +28,13 @@ class FullyConnected(nn.Module):
 
     ``"mean_field"``, that of the theory: f(x) = (1/n) sum_i A_i relu(<theta_i, x>) with n = width.
     The law of a unit's start does not depend on n: theta_i as above, A_i uniform on (-1, 1). The
-    gradient in theta_i is of order 1/n, so a step of the theory, of size eta, is one of the
-    optimizer with lr = n eta. :func:`mean_field` maps one scaling into the other.
+    gradient in theta_i is of order 1/n, so a step eta of the theory is the optimizer's lr = n eta.
+    :func:`mean_field` maps one scaling into the other.
 
     Args:
         inputs, outputs: dimension of an example and number of classes, >= 1.
-        width, hidden_layers: units a hidden layer and number of these, >= 1; the theory has 1.
+        width, hidden_layers: units a hidden layer and number of these, >= 1.
         scaling: ``"standard"`` or ``"mean_field"``, the latter with one hidden layer only.
-        generator, device, dtype: of the start, as for all networks.
     """
 
     def __init__(
@@ -57,18 +53,20 @@ class FullyConnected(nn.Module):
         inputs, outputs = _check.count("inputs", inputs, 1), _check.count("outputs", outputs, 1)
         width = _check.count("width", width, 1)
         hidden_layers = _check.count("hidden_layers", hidden_layers, 1)
-        self.scaling = _check.one_of("scaling", scaling, SCALINGS)
+        self.scaling = _check.one_of("scaling", scaling, ("standard", "mean_field"))
         if scaling == "mean_field" and hidden_layers > 1:
             raise ValueError(f"mean_field is for 1 hidden layer, got hidden_layers={hidden_layers}")
-        device, dtype = _check.place(generator, device, dtype)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.body = nn.Sequential()
         for fan_in, fan_out in pairwise([inputs] + [width] * hidden_layers):
-            layer = _linear(fan_in, fan_out, fan_in**-0.5, generator, **place)
-            self.body.extend([layer, nn.ReLU()])
+            self.body.extend([nn.Linear(fan_in, fan_out, bias=False, device="meta"), nn.ReLU()])
+        self.head = nn.Linear(width, outputs, bias=False, device="meta")
         self.width = width  # compaction leaves it alone, and with it the factor 1/n
-        bound = 1.0 if scaling == "mean_field" else width**-0.5
-        self.head = _linear(width, outputs, bound, generator, **place)
+        device, dtype = _check.place(generator, device, dtype)
+        self.to(dtype).to_empty(device=device)
+        for weight in self.parameters():
+            unit = scaling == "mean_field" and weight is self.head.weight
+            bound = 1.0 if unit else weight.shape[1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map examples of shape (N, inputs) to logits of shape (N, outputs)."""
@@ -91,8 +89,7 @@ def mean_field(model: FullyConnected) -> FullyConnected:
     Args:
         model: one hidden layer, standard scaling, no masks; left alone, its copy is returned.
     """
-    layers = len(model.body) // 2
-    masked = any(True for _ in model.buffers())
+    layers, masked = len(model.body) // 2, any(True for _ in model.buffers())
     if model.scaling != "standard" or layers != 1 or masked:
         raise ValueError(
             "model must have the standard scaling, 1 hidden layer and no masks (make a pruning "
@@ -118,7 +115,6 @@ class VGG11(nn.Module):
     Args:
         outputs, channels: number of classes and of an image's colours, >= 1.
         width: > 0; the numbers of filters are multiplied by it and rounded, to 1 at least.
-        generator, device, dtype: of the start, as for all networks.
     """
 
     def __init__(
@@ -135,36 +131,25 @@ class VGG11(nn.Module):
         outputs = _check.count("outputs", outputs, 1)
         channels = _check.count("channels", channels, 1)
         width = _check.number("width", width, _check.POSITIVE)
-        device, dtype = _check.place(generator, device, dtype)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.body = nn.Sequential()
         for number in _VGG11:
             if not number:
                 self.body.append(nn.MaxPool2d(2))
                 continue
             filters = max(1, round(width * number))
-            layer = nn.utils.skip_init(
-                nn.Conv2d, channels, filters, 3, padding=1, bias=False, **place
-            )
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / (9 * filters)), generator=generator)
+            layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False, device="meta")
             self.body.extend([layer, nn.ReLU()])
             channels = filters
         self.body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-        self.head = _linear(channels, outputs, channels**-0.5, generator, **place)
+        self.head = nn.Linear(channels, outputs, bias=False, device="meta")
+        device, dtype = _check.place(generator, device, dtype)
+        self.to(dtype).to_empty(device=device)
+        for weight in self.body.parameters():
+            nn.init.normal_(weight, std=math.sqrt(2 / (9 * len(weight))), generator=generator)
+        bound = channels**-0.5
+        nn.init.uniform_(self.head.weight, -bound, bound, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images, shape (N, channels, height, width), sides >= 32, to logits (N, outputs).
-
-        Five poolings leave nothing of a smaller image: torch refuses it then.
-        """
+        """Map images, shape (N, channels, height, width), sides >= 32, to logits (N, outputs)."""
         logits: Tensor = self.head(self.body(x))
         return logits
-
-
-def _linear(
-    inputs: int, outputs: int, bound: float, generator: torch.Generator | None, **place: Any
-) -> nn.Linear:
-    """Return a layer without bias that starts uniform on (-bound, bound)."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, **place)
-    nn.init.uniform_(layer.weight, -bound, bound, generator)
-    return layer

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -71,9 +71,7 @@ class Store:
     """A record: a JSON file with a line for each run, replaced in one move when one has ended.
 
     An entry of its list ``"runs"`` holds configuration, result, seconds, and where and when it was
-    made; of ``"failed"`` the traceback of a run that raised in place of the result. An entry that
-    is damaged is named by a warning and counts as not there. A file that is no record is a
-    ValueError when it is read, and left as it is. ``head`` is what else the file says.
+    made. ``head`` is what else the file says.
     """
 
     def __init__(self, path: str | os.PathLike[str], **head: str) -> None:
@@ -81,41 +79,23 @@ class Store:
         self._head = head
         self._work = self.path.with_name(f"{self.path.name}.work")
 
-    def entries(self) -> list[Entry]:
-        """Return all entries with a result, none if there is no file."""
-        return [entry for entry in _entries(self.path) if "result" in entry]
-
-    def find(self, configs: Iterable[Any]) -> list[Entry]:
-        """Return the entry of each configuration, also that of a failure; {} if there is none."""
-        configs, entries = list(configs), _entries(self.path)
+    def find(self, configs: Iterable[Any]) -> list[Entry | None]:
+        """Return the entry of each configuration, None where there is none."""
+        configs, entries = list(configs), read(self.path)
         named = {_key(e["config"], of): e for of in set(map(type, configs)) for e in entries}
-        return [named.get(key(config), {}) for config in configs]
+        return [named.get(key(config)) for config in configs]
 
-    def holds(self, config: Any) -> bool:
-        """Tell whether the result of a configuration is there."""
-        return self.read(config) is not None
-
-    def read(self, config: Any) -> Entry | None:
-        """Return the entry of a configuration, None if there is no result."""
-        (entry,) = self.find([config])
-        return entry if "result" in entry else None
-
-    def write(self, config: Any, outcome: Mapping[str, Any], order: Iterable[str] = ()) -> None:
-        """Write what came of a run, a result or a traceback, in place of what was there.
+    def write(self, config: Any, entry: Entry, order: Iterable[str] = ()) -> None:
+        """Write what came of a run, in place of what was there.
 
         Entries of the names (:func:`key`) in ``order`` come first, in this order.
         """
-        named = {_key(entry["config"], type(config)): entry for entry in _entries(self.path)}
-        named[key(config)] = {"config": plain(config), **outcome}
-        ordered = {name: named[name] for name in (*order, *named) if name in named}
-        lists: dict[str, list[str]] = {"runs": [], "failed": []}
-        for entry in ordered.values():
-            line = json.dumps(entry, separators=(",", ":"))
-            lists["runs" if "result" in entry else "failed"].append(line)
+        named = {_key(entry["config"], type(config)): entry for entry in read(self.path)}
+        named[key(config)] = {"config": plain(config), **entry}
+        names = [name for name in dict.fromkeys((*order, *named)) if name in named]
+        lines = [json.dumps(named[name], separators=(",", ":")) for name in names]
         parts = [f"{json.dumps(name)}: {json.dumps(said)}" for name, said in self._head.items()]
-        for name, lines in lists.items():
-            if lines or name == "runs":
-                parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
+        parts.append('"runs": [\n' + ",\n".join(lines) + "\n]")
         with replaced(self.path) as draft:
             draft.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
         self.forget(config)
@@ -132,43 +112,43 @@ class Store:
     def held(self) -> Iterator[None]:
         """Hold the store: one sweep at a time writes to it, another is a BlockingIOError."""
         self._work.mkdir(parents=True, exist_ok=True)
-        lock: Any = nullcontext()
-        try:  # the system opens the lock when this process ends, however it ends
-            lock = FileLock(self._work / "lock").acquire(timeout=0)
-        except Timeout:
-            raise BlockingIOError(f"another sweep is at work on {self.path}") from None
-        except NotImplementedError:  # a drive without locks
-            pass
-        with lock:
+        lock = FileLock(self._work / "lock")  # the system opens it when its holder ends
+        try:
+            with suppress(NotImplementedError):  # of a drive without locks
+                lock.acquire(timeout=0)
             yield
             if {path.name for path in self._work.iterdir()} <= {"lock"}:
                 shutil.rmtree(self._work)
+        except Timeout:
+            raise BlockingIOError(f"another sweep is at work on {self.path}") from None
+        finally:
+            lock.release()
 
 
 def read(path: str | os.PathLike[str]) -> list[Entry]:
-    """Return the entries of a record, see :meth:`Store.entries`."""
-    return Store(path).entries()
+    """Return the entries of a record, none if there is no file.
 
-
-def _entries(path: Path) -> list[Entry]:
-    """Return all entries of a file; line by line where it is damaged."""
+    A damaged one is named by a warning and passed over; a file that is no record is a ValueError.
+    """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     try:
-        content = json.loads(text)
-        found = [*content["runs"], *content.get("failed", ())]
-    except (ValueError, TypeError, KeyError, AttributeError):
+        found = [*json.loads(text)["runs"]]
+    except (ValueError, TypeError, KeyError):  # line by line, then
         _, start, lines = text.partition('"runs": [\n')
         if not start:
             raise ValueError(f"{path} must be a record of runs, got {text[:60]!r}") from None
-        around = ("]", "]}", "],", '"failed": [')  # lines that are no entry
-        found = [_parsed(line) for line in lines.splitlines() if line not in around]
+        found = []
+        for line in lines.rstrip().removesuffix("]}").splitlines():
+            with suppress(ValueError):  # else the line stands for itself
+                line = json.loads(line.rstrip(","))
+            found.append(line)
     whole = []
     for entry in found:
         match entry:
-            case {"config": dict(), "result": dict()} | {"config": dict(), "traceback": str()}:
+            case {"config": dict(), "result": dict()}:
                 whole.append(entry)
             case _:  # said once, however often it is read
                 text = f"{path}: a damaged entry is passed over: {entry!r:.80}"
@@ -176,18 +156,11 @@ def _entries(path: Path) -> list[Entry]:
     return whole
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line.rstrip(","))
-    except ValueError:
-        return line
-
-
 def origin(*peers: str) -> Entry:
     """Return date, machine, versions, those of imported peers among them, and commit."""
-    versions: Entry = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "scipy", "heavytail", *peers):
-        versions[name] = getattr(sys.modules.get(name), "__version__", None)
+    names = ("torch", "numpy", "scipy", "heavytail", *peers)
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    versions = {"python": platform.python_version(), **versions}
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": date, "machine": _processor(), "versions": versions, "commit": commit()}
 

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
-from functools import cache
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -111,8 +109,8 @@ class Result:
     ratio: float | None = None  #: of all columns that can go at squared error 0.1 in each layer
     pruned_train: Score | None = None  #: on the training examples with these columns gone
     pruned_test: Score | None = None  #: on the test examples
-    curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in a brief record
-    layers: tuple[Layer, ...] | None = None  #: in the model's order; None in a brief record
+    curve: tuple[Pruned, ...] | None = None  #: at each of ``FRACTIONS``; None in some records
+    layers: tuple[Layer, ...] | None = None  #: in the model's order; likewise
     gradient: float | None = None  #: its size, ||G||_F / ||W_0||_F over the hidden weights
     noise: Noise | None = None  #: None without, or where its replay is not finite or rounds to 0
     step_seconds: float | None = None  #: of the steps since the last break, measurements included
@@ -128,7 +126,7 @@ class Result:
     def accuracy_without(self, fraction: float) -> float:
         """Return the test accuracy with a fraction of columns removed: linear on the curve."""
         if self.curve is None:
-            raise ValueError("curve must be there: the run diverged, or its record is brief")
+            raise ValueError("curve must be there: the run diverged, or its record has none")
         fractions = [point.fraction for point in self.curve]
         scores = [point.test.accuracy for point in self.curve]
         return float(np.interp(_check.number("fraction", fraction, "[0, 1]"), fractions, scores))
@@ -141,17 +139,14 @@ def decode(entry: Mapping[str, Any]) -> tuple[Config, Result]:
 
 def _built(form: Any, value: Any) -> Any:
     """Return what JSON holds as the type that a dataclass above asks for."""
-    if isinstance(form, type) and is_dataclass(form):
-        types = _types(form)
-        return form(**{name: _built(types[name], part) for name, part in value.items()})
     if form is float:
         return math.nan if value is None else float(value)  # of 0.5, "nan" or "inf"
-    parts = get_args(form)
-    if get_origin(form) is UnionType:
-        return None if value is None else _built(parts[0], value)
+    if isinstance(form, type) and is_dataclass(form):
+        types = {part.name: part.type for part in fields(form)}
+        return form(**{name: _built(types[name], part) for name, part in value.items()})
+    if value is None or not get_args(form):
+        return value
+    first = get_args(form)[0]  # and all parts of a tuple are of this type
     if get_origin(form) is tuple:
-        return tuple(_built(parts[0], part) for part in value)  # all parts are of one type
-    return value
-
-
-_types = cache(get_type_hints)
+        return tuple(_built(first, part) for part in value)
+    return _built(first, value)

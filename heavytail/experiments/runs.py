@@ -11,6 +11,7 @@ gives W_0 + N once more (:func:`replay`), so that the three parts can be told ap
 import copy
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 import heavytail
 from heavytail import _check
+from heavytail.compression.pruning import LayerReport
 from heavytail.experiments import data, results
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import plain
@@ -29,26 +31,20 @@ from heavytail.experiments.results import ERROR, Config, Layer, Noise, Pruned, R
 from heavytail.experiments.train import DivergenceError, Score, score, spawn_seeds, train
 
 _DRAWS = 200  # behind a prediction
-_LOOK = 100  # steps between two looks at the accuracy, where training stops at one
 
 
 def run(
-    config: Config,
-    checkpoint: Path | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    threads: int = 1,
+    config: Config, checkpoint: Path | None = None, *, device: torch.device | str = "cpu"
 ) -> Result:
-    """Train a network and measure it.
+    """Train a network and measure it, with one of torch's threads.
 
-    On a CPU the result depends on the configuration and the number of torch's ``threads``, >= 1, to
-    the bit on one machine, up to ``step_seconds``. ``checkpoint`` is where
-    :func:`heavytail.experiments.train.train` keeps its state, None for none.
+    On a CPU the result depends on the configuration alone, to the bit on one machine, up to
+    ``step_seconds``. ``checkpoint`` is where :func:`heavytail.experiments.train.train` keeps its
+    state, None for none.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(_check.count("threads", threads, 1))
+    place, before = torch.device(device), torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        place = torch.device(device)
         name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
         task = loaded(config.data, config.network, place)
         model, steps, seconds = trained(config, task, checkpoint)
@@ -59,15 +55,9 @@ def run(
         torch.set_num_threads(before)
 
 
-def in_sweep(
-    config: Config, checkpoint: Path | None, *, brief: bool = False, **options: Any
-) -> dict[str, Any]:
-    """Run for a sweep: six significant digits, and if brief neither the curve nor the layers."""
-    result = run(config, checkpoint, **options)
-    if brief:
-        result = replace(result, curve=None, layers=None)
-    found: dict[str, Any] = plain(result, digits=6)
-    return found
+def in_sweep(config: Config, checkpoint: Path | None, **options: Any) -> dict[str, Any]:
+    """Run for a sweep, which keeps six significant digits."""
+    return dict(plain(run(config, checkpoint, **options), digits=6))
 
 
 @cache
@@ -83,14 +73,8 @@ def trained(
     config: Config, task: data.Dataset, checkpoint: Path | None = None
 ) -> tuple[nn.Module, int, float]:
     """Return a run's network after training, the number of steps taken and the seconds of one."""
-    start_seed, noise_seed, batch_seed, _ = spawn_seeds(config.seed, 4)
-    model = _start(config, task, start_seed)
+    model = _start(config, task)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
-    resumable = {}
-    if config.alpha is not None:
-        weights = heavytail.hidden_weights(model, exclude=_silent(config))
-        noise = heavytail.StableNoise(optimizer, weights, **_law(config), seed=noise_seed)
-        resumable["noise"] = noise
     began = perf_counter()
     history = train(
         model,
@@ -98,24 +82,49 @@ def trained(
         task,
         steps=config.steps,
         batch_size=config.batch_size,
-        seed=batch_seed,
+        seed=_seeds(config)[2],
         stop_accuracy=config.stop_accuracy,
-        evaluate_every=config.steps if config.stop_accuracy is None else _LOOK,
+        evaluate_every=config.steps if config.stop_accuracy is None else 100,
         progress=False,
         checkpoint=checkpoint,
-        resumable=resumable,
+        resumable={} if config.alpha is None else {"noise": _added(config, model, optimizer)},
     )
     taken = max(1, history.steps - history.resumed)
     return model, history.steps, (perf_counter() - began) / taken
 
 
-def _start(config: Config, task: data.Dataset, seed: int) -> nn.Module:
-    source = torch.Generator(task.x_train.device).manual_seed(seed)
+def replay(config: Config, start: nn.Module, steps: int) -> nn.Module:
+    """Return a copy of a network with the noise of a run that starts at it, and no gradient.
+
+    Over ``steps`` >= 0. The noise is the run's to the bit, its sum up to rounding.
+    """
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
+    _added(config, model, optimizer)
+    for _ in range(_check.count("steps", steps)):
+        optimizer.step()  # no gradients: only the noise acts
+    return model
+
+
+def _seeds(config: Config) -> list[int]:
+    """Return the seeds of the start, the noise, the batches and the draws of a prediction."""
+    return spawn_seeds(config.seed, 4)
+
+
+def _start(config: Config, task: data.Dataset) -> nn.Module:
+    source = torch.Generator(task.x_train.device).manual_seed(_seeds(config)[0])
     if config.network == "vgg11":
         width = config.width / 128
         return VGG11(task.classes, channels=task.shape[0], width=width, generator=source)
     sizes: dict[str, Any] = {"width": config.width, "hidden_layers": config.hidden_layers}
     return FullyConnected(task.inputs, task.classes, **sizes, generator=source)
+
+
+def _added(
+    config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> heavytail.StableNoise:
+    weights = heavytail.hidden_weights(model, exclude=_silent(config))
+    return heavytail.StableNoise(optimizer, weights, **_law(config), seed=_seeds(config)[1])
 
 
 def _law(config: Config) -> dict[str, Any]:
@@ -126,40 +135,10 @@ def _silent(config: Config) -> tuple[str, ...]:
     return ("body.0", "head") if config.network == "vgg11" else ("head",)
 
 
-def replay(
-    start: nn.Module,
-    *,
-    alpha: float,
-    scale: float,
-    kind: str,
-    lr: float,
-    steps: int,
-    seed: int,
-    exclude: Iterable[nn.Module | str] | None = None,
-) -> nn.Module:
-    """Return a copy of a network with the noise of a training that starts at it, and no gradient.
-
-    The noise is the training's to the bit, its sum up to rounding. ``alpha``, ``scale``, ``kind``
-    and ``seed`` are those of its :class:`heavytail.StableNoise`, ``exclude`` that of
-    :func:`heavytail.hidden_weights`, ``lr`` the learning rate of all ``steps`` >= 0.
-    """
-    model = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    weights = heavytail.hidden_weights(model, exclude=exclude)
-    heavytail.StableNoise(optimizer, weights, alpha=alpha, scale=scale, kind=kind, seed=seed)
-    for _ in range(_check.count("steps", steps)):
-        optimizer.step()  # no gradients: only the noise acts
-    return model
-
-
 def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) -> Result:
-    start_seed, noise_seed, _, draw_seed = spawn_seeds(config.seed, 4)
-    start = _start(config, task, start_seed)
-    noise, noisy = None, start
-    if config.alpha is not None:
-        law = {**_law(config), "lr": config.lr, "steps": steps, "exclude": _silent(config)}
-        noisy = replay(start, **law, seed=noise_seed)
-        noise = _noise(task, start, noisy, law, draw_seed)
+    start = _start(config, task)
+    noisy = start if config.alpha is None else replay(config, start, steps)
+    noise = _noise(config, task, start, noisy, steps)
 
     def scores(of: nn.Module) -> tuple[Score, Score]:
         return score(of, task.x_train, task.y_train), score(of, task.x_test, task.y_test)
@@ -172,17 +151,14 @@ def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) 
     pruned = copy.deepcopy(model)
     report = heavytail.prune(pruned, error=ERROR)
     moved = {layer.name for layer in report.layers if noise} - set(_silent(config))
-    layers = tuple(
-        _layer(layer.name, layer.ratio, model, start, layer.name in moved)
-        for layer in report.layers
-    )
+    layers = tuple(_layer(layer, model, start, moved) for layer in report.layers)
     gradient = float((_hidden(model) - _hidden(noisy)).norm() / _hidden(start).norm())
     measured = (*scores(model), report.ratio, *scores(pruned), tuple(curve), layers)
     return Result(None, steps, *measured, gradient, noise)
 
 
 def _noise(
-    task: data.Dataset, start: nn.Module, noisy: nn.Module, law: dict[str, Any], seed: int
+    config: Config, task: data.Dataset, start: nn.Module, noisy: nn.Module, steps: int
 ) -> Noise | None:
     noise = _hidden(noisy) - _hidden(start)
     size = float(noise.norm())
@@ -193,16 +169,23 @@ def _noise(
     added = noise[: first.numel()].view_as(first)
     if added.dim() == 2 and bool(added.any()):
         span, gain = seen(added, task.x_train)
-    source = torch.Generator(task.x_train.device).manual_seed(seed)
-    how: dict[str, Any] = {"error": ERROR, "draws": _DRAWS, "generator": source}
-    prediction = heavytail.predict_pruning(start, **law, **how)
+    prediction = heavytail.predict_pruning(
+        start,
+        **_law(config),
+        lr=config.lr,
+        steps=steps,
+        error=ERROR,
+        exclude=_silent(config),
+        draws=_DRAWS,
+        generator=torch.Generator(task.x_train.device).manual_seed(_seeds(config)[3]),
+    )
     report = heavytail.prune(copy.deepcopy(noisy), error=ERROR)
     # The prediction is of the noisy layers; what can go in the others is known.
-    silent = [layer for layer in report.layers if layer.name in law["exclude"]]
+    silent = [layer for layer in report.layers if layer.name in _silent(config)]
     share = 1 - sum(layer.units for layer in silent) / report.units
     known = sum(layer.units - layer.kept for layer in silent) / report.units
     low, middle, high = (known + share * prediction.quantile(p) for p in (0.05, 0.5, 0.95))
-    norm = size / float(_hidden(start, law["exclude"]).norm())
+    norm = size / float(_hidden(start, _silent(config)).norm())
     return Noise(report.ratio, (low, middle, high), norm, span, gain)
 
 
@@ -214,9 +197,9 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
 
         span = ||N P|| / ||N||,    gain = ||N X^T|| sqrt(d) / (||N|| ||X||).
 
-    The span, in [0, 1], is the part of the noise that the network can see; the gain is in
-    [0, sqrt(d)]. For isotropic noise the squared gain is 1 on average, the squared span
-    rank(X) / d. ``noise``, shape (n, d), and ``x``, shape (N, d), must not be all zero.
+    The span, in [0, 1], is what the network can see; the gain is in [0, sqrt(d)]. For isotropic
+    noise the squared gain is 1 on average, the squared span rank(X) / d. ``noise``, shape (n, d),
+    and ``x``, shape (N, d), must not be all zero.
     """
     N, X = noise.detach().double(), x.detach().double()
     eigenvalues, vectors = torch.linalg.eigh(X.mT @ X)
@@ -227,20 +210,17 @@ def seen(noise: Tensor, x: Tensor) -> tuple[float, float]:
     return float((N @ inside).norm()) / size, gain
 
 
-def _layer(name: str, ratio: float, model: nn.Module, start: nn.Module, moved: bool) -> Layer:
-    weight, first = (some.get_parameter(f"{name}.weight").detach() for some in (model, start))
-    norms = heavytail.column_norms(weight).cpu()
-    index = None
-    if moved:
+def _layer(of: LayerReport, model: nn.Module, start: nn.Module, moved: set[str]) -> Layer:
+    weight, first = (some.get_parameter(f"{of.name}.weight").detach() for some in (model, start))
+    norms, index = heavytail.column_norms(weight).cpu(), None
+    if of.name in moved:
         change = (weight.double() - first.double()).flatten(1).cpu()
-        try:
+        with suppress(ValueError, RuntimeError):  # of too few columns, or some that did not move
             estimate = heavytail.stable_mle(change.sum(1) / math.sqrt(change.shape[1]))
-            index = (estimate.alpha, estimate.stderr)
-        except (ValueError, RuntimeError):  # too few columns, or some that did not move
-            pass
-    quantiles = norms.quantile(torch.tensor(results.LEVELS, dtype=torch.float64)).tolist()
+            index = estimate.alpha, estimate.stderr
+    quantiles = norms.quantile(norms.new_tensor(results.LEVELS)).tolist()
     hill = tuple(_hill(norms, round(part * len(norms))) for part in results.HILL)
-    return Layer(name, len(norms), ratio, tuple(quantiles), hill, index)
+    return Layer(of.name, len(norms), of.ratio, tuple(quantiles), hill, index)
 
 
 def _hill(norms: Tensor, k: int) -> float | None:

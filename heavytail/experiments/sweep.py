@@ -21,46 +21,38 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from heavytail import _check
 from heavytail.experiments.records import Entry, Store, key, origin, plain
 
-# A run: a configuration, and a path at which it may keep what it needs to be resumed.
-Run = Callable[[Any, Path], Any]
-
+Run = Callable[[Any, Path], Any]  # of a configuration, and a path at which it may keep its state
 Call = tuple[Run, Any, Path]
-Outcomes = Generator[tuple[Any, Entry], None, None]
+Outcomes = Generator[tuple[Any, Entry | str], None, None]  # an entry, or why there is none
 
-_MACHINE = (OSError, MemoryError, torch.cuda.OutOfMemoryError)  # at fault, and not the run
 _CONTEXT: Any = get_context("spawn")  # a process that is forked can use no GPU
+_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
 class Report:
     """What came of a sweep."""
 
-    present: int = 0  #: results that were there before
+    present: int  #: results that were there before
     done: int = 0  #: results made now
-    #: configuration and traceback of each run that raised, now or before
+    #: configuration of each run that has no result, and why: a traceback, or how its process ended
     failed: list[tuple[Any, str]] = field(default_factory=list)
-    #: configuration and reason of each run that a machine gave up: a process killed, a disk full, a
-    #: device not there. Nothing was written; the next sweep runs it again
-    lost: list[tuple[Any, str]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether every run has a result."""
-        return not self.failed and not self.lost
+        return not self.failed
 
     def __str__(self) -> str:
-        """Return the counts, and the last line of each traceback."""
-        counts = f"{self.done} done, {self.present} there before"
-        counts += f", {len(self.failed)} failed, {len(self.lost)} lost"
-        lines = [f"{config}: {text.strip().splitlines()[-1]}" for config, text in self.failed]
-        lines += [f"{config}: lost, {reason}" for config, reason in self.lost]
-        return "\n".join([counts, *lines])
+        """Return the counts, the last line of each failure, and all of the last one."""
+        lines = [f"{self.done} done, {self.present} there before, {len(self.failed)} failed"]
+        lines += [f"{config}: {text.strip().splitlines()[-1]}" for config, text in self.failed]
+        return "\n".join([*lines, *(text for _, text in self.failed[-1:])])
 
 
 def sweep(
@@ -70,7 +62,6 @@ def sweep(
     *,
     executor: Executor | None = None,
     processes: int | None = None,
-    retry: bool = False,
     progress: bool = True,
 ) -> Report:
     """Run what the store does not hold yet.
@@ -78,85 +69,67 @@ def sweep(
     Args:
         run: maps a configuration, and a path at which it may keep its state, to a dictionary or a
             dataclass of what :func:`heavytail.experiments.records.plain` knows. It is sent to other
-            processes: a function of a module, or a ``functools.partial`` of one. What it raises is
-            kept with its traceback, and stops no other run.
+            processes: a function of a module, or a ``functools.partial`` of one. If it raises, that
+            is reported, stops no other run and is no result: the next sweep runs it again.
         configs: dataclasses of plain values; equal ones are run once.
         store: where results go. Workers reach for its folder when they keep a state.
         executor: anything with the interface of ``concurrent.futures.Executor``, for example
             ``dask.distributed.Client(...).get_executor(pure=False)``. It is left open. None makes
             processes, which end when this one does, or is interrupted.
         processes: how many, >= 1; None is the number of CPUs. 0 runs all here, one after another.
-        retry: run again what failed before.
         progress: show a progress bar where the output is a terminal.
 
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above.
-        BlockingIOError: if another sweep is at work on the store.
+    Raises a TypeError or a ValueError on an argument outside the sets above, and a BlockingIOError
+    if another sweep is at work on the store.
     """
     wanted = {key(config): config for config in configs}
     if not isinstance(store, Store):
         raise TypeError(f"store must be a Store, got {store!r}")
     if executor is not None and processes is not None:
         raise ValueError(f"processes must be None beside an executor, got {processes}")
-    if processes is not None:
-        processes = _check.count("processes", processes)
-    report, missing = Report(), []
+    processes = _check.count("processes", _CPUS if processes is None else processes)
     with store.held():
+        missing = []
         for config, entry in zip(wanted.values(), store.find(wanted.values()), strict=True):
-            if "result" in entry:
-                store.forget(config)  # of a sweep that was killed before it could
-                report.present += 1
-            elif "traceback" in entry and not retry:
-                report.failed.append((config, entry["traceback"]))
-            else:
+            if entry is None:
                 missing.append(config)
+            else:
+                store.forget(config)  # of a sweep that was killed before it could
         calls = [(run, config, store.checkpoint(config)) for config in missing]
         if executor is not None:
             outcomes = _on_executor(executor, calls)
         elif processes == 0:
             outcomes = ((call[1], _attempt(*call)) for call in calls)
         else:
-            outcomes = _on_processes(processes or _cpus(), calls)
-        ready, quiet = len(wanted) - len(missing), None if progress else True
-        bar = tqdm(total=len(wanted), initial=ready, unit="run", disable=quiet)
+            outcomes = _on_processes(processes, calls)
+        report, quiet = Report(len(wanted) - len(missing)), None if progress else True
+        bar = tqdm(total=len(wanted), initial=report.present, unit="run", disable=quiet)
         with bar, closing(outcomes):
             for config, outcome in outcomes:
                 try:
-                    if "lost" not in outcome:
+                    if not isinstance(outcome, str):
                         store.write(config, outcome, wanted)
-                except OSError as failure:
-                    outcome = _lost(failure)
-                if "lost" in outcome:
-                    report.lost.append((config, outcome["lost"]))
-                elif "traceback" in outcome:
-                    report.failed.append((config, outcome["traceback"]))
-                else:
-                    report.done += 1
-                bar.set_postfix(failed=len(report.failed), lost=len(report.lost))
+                        report.done += 1
+                except OSError:  # of a disk that is full
+                    outcome = traceback.format_exc()
+                if isinstance(outcome, str):
+                    report.failed.append((config, outcome))
+                bar.set_postfix(failed=len(report.failed))
                 bar.update()
     return report
 
 
-def _attempt(run: Run, config: Any, checkpoint: Path) -> Entry:
-    """Return the entry of a run; where the run is executed.
-
-    What raised is told in words: an exception may not survive the way between processes.
-    """
+def _attempt(run: Run, config: Any, checkpoint: Path) -> Entry | str:
+    """Return the entry of a run, or the traceback of what it raised; where the run is executed."""
     about = origin()  # of the code as it is now, not as it will be when the run has ended
     began = time.perf_counter()
     try:
         result = plain(run(config, checkpoint))
         if not isinstance(result, dict):
             raise TypeError(f"a run must return a dictionary or a dataclass, got {result!r:.80}")
-    except (Exception, SystemExit) as failure:
-        if isinstance(failure, _MACHINE) or "CUDA error" in str(failure):
-            return _lost(failure)
-        return {"traceback": traceback.format_exc(), **about}
+    except (Exception, SystemExit):
+        return traceback.format_exc()  # in words: itself, it may not survive the way back
     return {"result": result, "seconds": round(time.perf_counter() - began, 3), **about}
-
-
-def _lost(failure: BaseException) -> Entry:
-    return {"lost": f"{type(failure).__name__}: {failure}"}
 
 
 def _on_executor(executor: Executor, calls: Sequence[Call]) -> Outcomes:
@@ -165,8 +138,8 @@ def _on_executor(executor: Executor, calls: Sequence[Call]) -> Outcomes:
         for future in as_completed(flying):
             try:
                 outcome = future.result()
-            except Exception as failure:  # of the executor: runs keep theirs to themselves
-                outcome = _lost(failure)
+            except Exception:  # of the executor: runs keep theirs to themselves
+                outcome = traceback.format_exc()
             yield flying[future][1], outcome
     finally:
         for future in flying:
@@ -181,28 +154,25 @@ def _on_processes(n: int, calls: Iterable[Call]) -> Outcomes:
     """
     waiting = deque(calls)
     busy: dict[Connection, tuple[BaseProcess, Call]] = {}
-
-    def hand_out(pipe: Connection, process: BaseProcess) -> None:
-        if waiting:
-            busy[pipe] = process, waiting.popleft()
-            with suppress(OSError):  # of one that was killed: its pipe has ended too
-                pipe.send(busy[pipe][1])
-
+    idle: list[tuple[Connection, BaseProcess]] = []
     try:
         while waiting or busy:
             while waiting and len(busy) < n:
-                hand_out(*_begun())
+                pipe, process = idle.pop() if idle else _begun()
+                busy[pipe] = process, waiting.popleft()
+                with suppress(OSError):  # of one that was killed: its pipe has ended too
+                    pipe.send(busy[pipe][1])
             ready: list[Any] = connection.wait([*busy])
             for pipe in ready:
                 process, (_, config, _) = busy.pop(pipe)
                 try:
                     outcome = pipe.recv()
-                    hand_out(pipe, process)
+                    idle.append((pipe, process))
                 except (EOFError, OSError):
                     process.join()
-                    outcome = {"lost": f"its process ended with exit code {process.exitcode}"}
+                    outcome = f"its process ended with exit code {process.exitcode}"
                 yield config, outcome
-    finally:  # the others end with their pipes
+    finally:  # the idle end with their pipes
         for process, _ in busy.values():
             process.kill()
             process.join()
@@ -215,13 +185,12 @@ def _begun() -> tuple[Connection, BaseProcess]:
     """
     pipe, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(target=_work, args=(theirs,))
-    masked = getattr(signal, "pthread_sigmask", lambda *_: ())  # not on Windows
     resource_tracker.ensure_running()  # here: it lets signals through when it begins
-    before = masked(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         process.start()
     finally:
-        masked(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return pipe, process
 
@@ -239,8 +208,3 @@ def _work(pipe: Connection) -> None:
     with suppress(EOFError, OSError):  # where the other end is closed
         while True:
             pipe.send(_attempt(*pipe.recv()))
-
-
-def _cpus() -> int:
-    """Return the number of CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

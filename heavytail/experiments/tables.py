@@ -1,4 +1,4 @@
-r"""The tables of the experiments: which runs each holds, and at which scales of the noise.
+r"""The tables of the experiments: which runs each holds, and a row for each setting.
 
 Scales are chosen before training. The pruning ratio of the start alone is a floor, about 0.11; that
 of noise alone, however large, is a ceiling, which depends on its kind and index and on the width.
@@ -10,13 +10,15 @@ between them, and nine tenths of the way up, by :func:`heavytail.plan_scale` wit
 """
 
 import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from heavytail.experiments.results import Config
-from heavytail.noise import KINDS
+from heavytail.experiments.results import Config, Result
+from heavytail.noise import KINDS, NUMERALS
 
 STEPS = {"digits": 2000, "ecg5000": 2000, "mnist": 6000}  # of a run
 
@@ -55,11 +57,11 @@ SCALES = {
 }
 
 CONTROLS: dict[Shape, tuple[float, ...]] = {
-    Shape("ecg5000", "shared"): (0.00959, 0.0222),
-    Shape("ecg5000", "independent"): (0.00821, 0.0241),
-    Shape("ecg5000", "isotropic"): (0.00828, 0.0245),
-    Shape("mnist", "shared"): (0.00234,),
-    Shape("mnist", "isotropic"): (0.00203,),
+    Shape("ecg5000", "shared", 2.0): (0.00959, 0.0222),
+    Shape("ecg5000", "independent", 2.0): (0.00821, 0.0241),
+    Shape("ecg5000", "isotropic", 2.0): (0.00828, 0.0245),
+    Shape("mnist", "shared", 2.0): (0.00234,),
+    Shape("mnist", "isotropic", 2.0): (0.00203,),
 }
 
 
@@ -69,16 +71,20 @@ class Table:
 
     title: str  #: what they show, a line
     paper: tuple[Config, ...]  #: the configurations at full size
-    brief: bool = False  #: whether what is told of each layer and fraction is left out
 
     @property
     def quick(self) -> tuple[Config, ...]:
-        """Small runs, minutes on a laptop: two seeds, of indices 1.75 and 2 the first scale."""
+        """Small runs, minutes on a laptop: two seeds, of indices 1.75 and 2 the first scale.
+
+        They have a tenth of the width and the steps, and the same sigma (lr K)^{1/alpha}.
+        """
         found: dict[Any, Config] = {}
         for config in self.paper:
-            if config.alpha in (None, 1.75, 2.0):
-                name = (config.data, config.kind, config.alpha, config.hidden_layers)
-                found.setdefault(name, _small(config))
+            name = (config.data, config.kind, config.alpha, config.hidden_layers)
+            if config.alpha in (None, 1.75, 2.0) and name not in found:
+                width, steps = max(16, config.width // 10), max(2, config.steps // 10)
+                scale = config.scale * (config.steps / steps) ** (1 / (config.alpha or 1.0))
+                found[name] = replace(config, width=width, steps=steps, scale=float(f"{scale:.3g}"))
         return _seeds(2, *found.values())
 
 
@@ -86,30 +92,16 @@ def _seeds(n: int, *configs: Config) -> tuple[Config, ...]:
     return tuple(replace(config, seed=seed) for config in configs for seed in range(n))
 
 
-def _small(config: Config) -> Config:
-    """Return a run of a tenth of the width and the steps, and the same sigma (lr K)^{1/alpha}."""
-    width, steps = max(16, config.width // 10), max(2, config.steps // 10)
-    scale = _three_digits(config.scale * (config.steps / steps) ** (1 / (config.alpha or 1.0)))
-    return replace(config, width=width, steps=steps, scale=scale)
-
-
-def _three_digits(number: float) -> float:
-    return float(f"{number:.3g}")
-
-
-def _noisy(shape: Shape, scale: float) -> Config:
-    return Config(**shape._asdict(), scale=scale, steps=STEPS[shape.data])
-
-
-def _grid(levels: int = 2, **wanted: Any) -> list[Config]:
-    """Return runs with heavy-tailed noise: of the shapes wanted, at their first scales."""
-    shapes = [shape for shape in SCALES if wanted.items() <= shape._asdict().items()]
-    return [_noisy(shape, scale) for shape in shapes for scale in SCALES[shape][:levels]]
-
-
-def _gaussian(data: str) -> list[Config]:
-    shapes = [shape for shape in CONTROLS if shape.data == data]
-    return [_noisy(s._replace(alpha=2.0), scale) for s in shapes for scale in CONTROLS[s]]
+def _grid(
+    levels: int = 2, scales: Mapping[Shape, tuple[float, ...]] = SCALES, **wanted: Any
+) -> list[Config]:
+    """Return runs with noise: of the shapes wanted, at their first scales."""
+    return [
+        Config(**shape._asdict(), scale=scale, steps=STEPS[shape.data])
+        for shape in scales
+        if wanted.items() <= shape._asdict().items()
+        for scale in scales[shape][:levels]
+    ]
 
 
 def _images(data: str, **form: Any) -> tuple[Config, ...]:
@@ -126,7 +118,7 @@ def official(kind: str, alpha: float | None, scale: float, width: int = 2000) ->
     alpha = 2: sigma becomes smaller here, and the law is the same.
     """
     if kind == "isotropic" or alpha == 2:
-        scale = _three_digits(scale * math.sqrt(0.5))
+        scale = float(f"{scale * math.sqrt(0.5):.3g}")
     return Config(data="ecg5000", width=width, kind=kind, alpha=alpha, scale=scale)
 
 
@@ -134,12 +126,9 @@ def official(kind: str, alpha: float | None, scale: float, width: int = 2000) ->
 OFFICIAL: list[tuple[str, float | None, float]] = [
     ("none", None, 0.0),
     *(("shared", 1.75, scale) for scale in (0.001, 0.003, 0.01, 0.03)),
-    *(("shared", alpha, 0.01) for alpha in (1.8, 1.9)),
-    ("shared", 1.9, 0.003),
-    ("shared", 2.0, 0.01),
+    *(("shared", a, s) for a, s in ((1.8, 0.01), (1.9, 0.01), (1.9, 0.003), (2.0, 0.01))),
     ("independent", 1.75, 0.01),
-    *(("isotropic", 1.75, scale) for scale in (0.003, 0.01)),
-    ("isotropic", 1.9, 0.01),
+    *(("isotropic", a, s) for a, s in ((1.75, 0.003), (1.75, 0.01), (1.9, 0.01))),
 ]
 OFFICIAL_WIDE = [("none", None, 0.0), *product(("shared", "isotropic"), (1.75,), (0.003, 0.01))]
 
@@ -150,24 +139,20 @@ def _prediction() -> tuple[Config, ...]:
     First those to which the prediction applies; then some whose gradients add more and more beside
     the same noise, and some with longer training, a larger learning rate or a second layer.
     """
-    alpha = 1.75
-    found = [
-        Config(data="ecg5000", kind=kind, alpha=alpha, scale=scale)
-        for _, kind, scale in product(range(5), KINDS, (0.003, 0.01, 0.03))
-    ]
+    ecg = Config(data="ecg5000", kind="shared", alpha=1.75, scale=0.01)
+    grid = product(range(5), KINDS, (0.003, 0.01, 0.03))
+    found = [replace(ecg, kind=kind, scale=scale) for _, kind, scale in grid]
     trainings = ((0.001, 500), (0.01, 200), (0.01, 1000), (0.1, 300), (0.1, 1000))
     for (lr, steps), kind in product(trainings, KINDS):
-        scale = round(0.02 * (lr * steps) ** (-1 / alpha), 5)
-        law: dict[str, Any] = {"kind": kind, "alpha": alpha, "scale": scale}
-        found.append(Config(data="mnist", lr=lr, steps=steps, **law))
-    loud = Config(data="ecg5000", kind="shared", alpha=alpha, scale=0.01)
-    found += [replace(loud, steps=20_000), replace(loud, lr=0.1), replace(loud, lr=0.3)]
-    found.append(replace(loud, hidden_layers=2))
+        scale = round(0.02 * (lr * steps) ** (-1 / 1.75), 5)
+        found.append(replace(ecg, data="mnist", kind=kind, scale=scale, lr=lr, steps=steps))
+    found += [replace(ecg, steps=20_000), replace(ecg, lr=0.1), replace(ecg, lr=0.3)]
+    found.append(replace(ecg, hidden_layers=2))
     return tuple(replace(config, seed=seed) for seed, config in enumerate(found))
 
 
-_mnist = partial(_grid, 1, data="mnist", alpha=1.75)
-_ECG, _MNIST = (Config(data=data, steps=STEPS[data]) for data in ("ecg5000", "mnist"))
+_ECG, _MNIST = Config(data="ecg5000"), Config(data="mnist", steps=STEPS["mnist"])
+_FEW = [_MNIST, *_grid(1, data="mnist", alpha=1.75)]  # no noise, and types I and III
 
 TABLES: dict[str, Table] = {
     "digits-table": Table(
@@ -180,7 +165,7 @@ TABLES: dict[str, Table] = {
     ),
     "ecg5000-gaussian": Table(
         "The same with Gaussian noise of the same median norm",
-        _seeds(5, *_gaussian("ecg5000")),
+        _seeds(5, *_grid(scales=CONTROLS, data="ecg5000")),
     ),
     "ecg5000-wide": Table(
         "ECG5000, one hidden layer of 10,000",
@@ -188,44 +173,122 @@ TABLES: dict[str, Table] = {
     ),
     "mnist-table": Table(
         "MNIST, all images, one hidden layer of 2000",
-        _seeds(3, _MNIST, *_grid(1, data="mnist"), *_gaussian("mnist")),
+        _seeds(3, _MNIST, *_grid(1, data="mnist"), *_grid(scales=CONTROLS, data="mnist")),
     ),
     "mnist-centred": Table(
         "MNIST with the mean of each image taken away: type I moves nothing",
-        _seeds(3, *(replace(c, data="mnist-centred") for c in (_MNIST, *_mnist(kind="shared")))),
+        _seeds(3, *(replace(config, data="mnist-centred") for config in _FEW[:2])),
     ),
     "ecg5000-deep": Table(
         "ECG5000, two and three hidden layers of 2000",
         _seeds(
             3,
             *(replace(_ECG, hidden_layers=layers) for layers in (2, 3)),
-            *(config for layers in (2, 3) for config in _grid(1, hidden_layers=layers)),
+            *_grid(1, hidden_layers=2),
+            *_grid(1, hidden_layers=3),
         ),
     ),
     "official": Table(
         "The settings at which the official code was run",
         _seeds(60, *(official(*setting) for setting in OFFICIAL)),
-        brief=True,
     ),
     "official-wide": Table(
         "The same at width 10,000",
         _seeds(30, *(official(*setting, width=10_000) for setting in OFFICIAL_WIDE)),
-        brief=True,
     ),
     "prediction": Table(
         "The pruning ratio before training and after: each run with a start and noise of its own",
         _prediction(),
-        brief=True,
     ),
     "mnist-wide": Table(
         "MNIST, one hidden layer of 10,000",
-        _seeds(3, *(replace(config, width=10_000) for config in (_MNIST, *_mnist()))),
+        _seeds(3, *(replace(config, width=10_000) for config in _FEW)),
     ),
     "cifar10-vgg11": Table(
         "CIFAR-10, the wide VGG-11", _images("cifar10", network="vgg11", width=128)
     ),
-    **{
-        f"{data}-table": Table(f"{title}, one hidden layer of 5000", _images(data, width=5000))
-        for data, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
-    },
+    "cifar10-table": Table("CIFAR-10, one hidden layer of 5000", _images("cifar10", width=5000)),
+    "cifar100-table": Table("CIFAR-100, one hidden layer of 5000", _images("cifar100", width=5000)),
 }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, and its standard error, nan of a single one."""
+
+    mean: float
+    stderr: float
+
+    def text(self, digits: int, factor: float = 1.0) -> str:
+        """Return both with so many digits behind the point."""
+        spread = "" if math.isnan(self.stderr) else f" ± {factor * self.stderr:.{digits}f}"
+        return f"{factor * self.mean:.{digits}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in their seed only."""
+
+    config: Config  #: of all of them, with seed 0
+    results: tuple[Result, ...]  #: of those that are there, in the order of their seeds
+
+    @property
+    def finished(self) -> tuple[Result, ...]:
+        """Those that did not diverge."""
+        return tuple(result for result in self.results if result.diverged is None)
+
+    def estimate(self, measure: Callable[[Any], float]) -> Estimate | None:
+        """Return the mean of a measure over the finished runs, None if there are none."""
+        values = [measure(result) for result in self.finished]
+        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return Estimate(mean(values), spread) if values else None
+
+    def text(self, measure: Callable[[Any], float], digits: int, factor: float = 1.0) -> str:
+        """Return that mean and its standard error, "–" if no run finished."""
+        found = self.estimate(measure)
+        return found.text(digits, factor) if found else "–"
+
+    def noise(self) -> list[str]:
+        """Return kind, alpha and sigma."""
+        alpha = "–" if self.config.alpha is None else f"{self.config.alpha:g}"
+        return [NUMERALS.get(self.config.kind, "none"), alpha, f"{self.config.scale:g}"]
+
+    def predicted(self, digits: int) -> str:
+        """Return the predicted median and band of the ratio, means over the runs."""
+        bands = [result.noise.predicted for result in self.finished if result.noise is not None]
+        if not bands:
+            return "–"
+        low, middle, high = (f"{mean(band):.{digits}f}" for band in zip(*bands, strict=True))
+        return f"{middle} [{low}, {high}]"
+
+
+def rows(configs: Iterable[Config], results: Iterable[tuple[Config, Result]]) -> list[Row]:
+    """Return a row for each setting of a table, in its order, empty where nothing is recorded.
+
+    Of a store's results, in any order, those of other configurations are left out.
+    """
+    known = dict(results)
+    found: dict[Config, list[Result]] = defaultdict(list)
+    for config in configs:
+        found[replace(config, seed=0)] += [known[config]] if config in known else []
+    return [Row(setting, tuple(some)) for setting, some in found.items()]
+
+
+COLUMNS = ["setting", "noise", "α", "σ", "runs", "ratio", "predicted", "test accuracy, %"]
+COLUMNS += ["after pruning, %"]
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row as text, in the order of ``COLUMNS``; "not yet" where there are no runs."""
+    config, diverged = row.config, len(row.results) - len(row.finished)
+    setting = f"{config.data}, {config.network.replace('_', ' ')}, {config.width:,}"
+    if config.hidden_layers > 1:
+        setting += f" × {config.hidden_layers}"
+    found = [
+        row.text(lambda result: result.ratio, 3),
+        row.predicted(3),
+        row.text(lambda result: result.test.accuracy, 2, 100),
+        row.text(lambda result: result.pruned_test.accuracy, 2, 100),
+    ]
+    runs = f"{len(row.results)}" + (f", {diverged} diverged" if diverged else "")
+    return [setting, *row.noise(), runs, *(found if row.results else ["not yet"] * len(found))]

@@ -1,7 +1,8 @@
 """Many networks of one shape trained at once: seeds, indices, scales and kinds of noise.
 
 The step of a small network is short beside the calls that make it up. Here the members share the
-calls: ``torch.func`` maps one network's loss over the weights of all.
+calls: ``torch.func`` maps one network's loss over the weights of all. An argument outside its set
+is a TypeError or ValueError, and changes nothing.
 """
 
 import copy
@@ -11,13 +12,13 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import functional_call, grad_and_value, vmap
 from tqdm import tqdm
 
 from heavytail import _check
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
-from heavytail.experiments.train import DivergenceError, History, _assert_finite, _batches, accuracy
+from heavytail.experiments.train import DivergenceError, History, _batches, _measured
 from heavytail.noise import StableNoise
 
 
@@ -47,29 +48,18 @@ def train_together(
 
     Member i follows :func:`heavytail.experiments.train.train` with ``torch.optim.SGD`` and a
     :class:`heavytail.StableNoise` on its hidden weights: the same batches, from ``seeds[i]``, and
-    the same noise, from ``noises[i].seed``. Its weights are those of training it alone up to
-    rounding: to about 1e-15 of the largest after 200 steps in float64, 1e-6 in float32, unless a
-    jump makes the training chaotic. Memory grows with members * batch_size * width. On a CPU a
-    network of more than some 10^5 weights gains nothing from company.
+    the same noise, ``noises[i]``, none if that is None. Its weights are those of training it alone
+    up to rounding: to about 1e-15 of the largest after 200 steps in float64, 1e-6 in float32,
+    unless a jump makes the training chaotic. Memory grows with members * batch_size * width. On a
+    CPU a network of more than some 10^5 weights gains nothing from company.
 
-    Args:
-        models: networks of one shape, scaling, dtype and device, the data's; none twice, without
-            masks, no weight frozen. Trained in place.
-        data: the task, with one training example or more.
-        lr: step size, >= 0.
-        noises: one for each model; None trains without noise.
-        seeds: one for each model, of its batches, in [0, 2^64).
-        steps: number of steps, >= 0.
-        batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
-        progress: show a progress bar where the output is a terminal.
+    The models, trained in place, are of one shape, scaling, dtype and device, the data's; none
+    twice or masked, no weight frozen. The step size ``lr`` is >= 0; the rest is as in ``train``.
 
     Returns:
-        For each model its history, measured once, at the end. Where a loss or a weight was not
-        finite, the error that ``train`` would raise is returned in its place: that a member
-        diverges is an outcome, and disturbs no other. Its weights are left as they became.
-
-    Raises:
-        TypeError, ValueError: on an argument outside the sets above; nothing is trained then.
+        For each model its history, measured at the end. Where a loss or a weight was not finite,
+        the error that ``train`` would raise is in its place: that a member diverges is an outcome,
+        and disturbs no other. Its weights are left as they became.
     """
     lr, steps = _check.number("lr", lr, _check.NONNEGATIVE), _check.count("steps", steps)
     batch_size = _check.count("batch_size", batch_size, 1)
@@ -78,15 +68,10 @@ def train_together(
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
     x, y = data.x_train, data.y_train
-    if len(x) == 0:
-        raise ValueError("training needs at least one example, got none")
     _check_alike(models)
-    for model in models:
-        model.train()  # as `train` does; all must be in one mode
-    stacked, _ = stack_module_state(list(models))
-    weights = {name: weight.detach() for name, weight in stacked.items()}  # (members, *shape)
-    hidden = list(weights.values())[:-1]
-    members = [[nn.Parameter(weight[i]) for weight in hidden] for i in range(len(models))]
+    own = [dict(model.named_parameters()) for model in models]
+    weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}
+    members = [[nn.Parameter(w[i]) for w in [*weights.values()][:-1]] for i in range(len(models))]
     # These views get no gradients: a step of their optimizer adds the noise and does nothing else.
     optimizer = torch.optim.SGD(chain.from_iterable(members), lr=lr)
     for noise, chosen in zip(noises, members, strict=True):
@@ -98,8 +83,7 @@ def train_together(
         return nn.functional.cross_entropy(functional_call(form, weights, (x,)), y)
 
     slopes_and_losses = vmap(grad_and_value(loss))
-    sources = [torch.Generator(x.device).manual_seed(seed) for seed in seeds]
-    batches = [_batches(len(x), batch_size, source) for source in sources]
+    batches = [_batches(x, batch_size, seed) for seed in seeds]
     losses = x.new_empty((steps, len(models)))
     for step in tqdm(range(steps), unit="step", disable=None if progress else True):
         batch = torch.stack([next(some) for some in batches])
@@ -109,12 +93,12 @@ def train_together(
         optimizer.step()
     outcomes: list[History | DivergenceError] = []
     for i, model in enumerate(models):
-        for name, parameter in model.named_parameters():
+        for name, parameter in own[i].items():
             parameter.copy_(weights[name][i])
+        model.train()  # as `train` leaves it
         seen = losses[:, i].clone().cpu()
         try:
-            _assert_finite(seen, model)
-            measured = {steps: accuracy(model, x, y)} if steps else {}
+            measured = {steps: _measured(seen, model, x, y)} if steps else {}
             outcomes.append(History(seen, tuple(measured), tuple(measured.values())))
         except DivergenceError as error:
             outcomes.append(error.with_traceback(None))  # its frames would keep the gradients
@@ -126,14 +110,11 @@ def _check_alike(models: Sequence[FullyConnected]) -> None:
     for model in models:
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
-    forms = {
-        (model.scaling, *((tuple(w.shape), w.dtype, w.device) for w in model.parameters()))
-        for model in models
-    }
+    forms = {(m.scaling, *((*w.shape, w.dtype, w.device) for w in m.parameters())) for m in models}
     if len(forms) != 1:
         raise ValueError(f"models must be of one shape, scaling, dtype and device, got {forms}")
     weights = [weight for model in models for weight in model.parameters()]
-    if len({id(weight) for weight in weights}) < len(weights):
+    if len(set(weights)) < len(weights):
         raise ValueError("models must not share weights, got one model or weight twice")
     masked = any(True for model in models for _ in model.buffers())
     if masked or not all(weight.requires_grad for weight in weights):

@@ -6,6 +6,7 @@ An argument outside its set is a TypeError or ValueError, and changes nothing.
 import copy
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,31 +33,14 @@ class DivergenceError(ArithmeticError):
         self.step = step
 
 
-class Resumable(Protocol):
-    """What a checkpoint can hold."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take a state over."""
-
-
 @dataclass(frozen=True)
 class History:
-    """What training saw.
+    """What training saw."""
 
-    Attributes:
-        losses: shape (steps taken,), mean cross-entropy in nats of each batch before its step.
-        evaluated: the steps after which the model was measured; the last is the last taken.
-        train_accuracies: accuracy on all training examples then, in [0, 1], the step's noise added.
-        resumed: the step from which training went on, 0 without a checkpoint.
-    """
-
-    losses: Tensor
-    evaluated: tuple[int, ...]
-    train_accuracies: tuple[float, ...]
-    resumed: int = 0
+    losses: Tensor  #: shape (steps,), mean cross-entropy in nats of each batch before its step
+    evaluated: tuple[int, ...]  #: steps after which the model was measured, the last one among them
+    train_accuracies: tuple[float, ...]  #: on all training examples then, the step's noise added
+    resumed: int = 0  #: the step from which training went on, 0 without a checkpoint
 
     @property
     def steps(self) -> int:
@@ -77,7 +61,7 @@ def train(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1000,
-    resumable: Mapping[str, Resumable] | None = None,
+    resumable: Mapping[str, Any] | None = None,
 ) -> History:
     """Minimise the cross-entropy of ``model`` on the training examples.
 
@@ -85,29 +69,25 @@ def train(
     is a random permutation of the examples, cut into batches.
 
     Args:
-        model: maps examples (N, ...) to logits (N, classes); on the device of the data. It is left
-            as it is after the last step and its noise.
+        model: maps examples (N, ...) to logits (N, classes); left with the last step's noise.
         optimizer: holds the parameters to train.
-        data: the task, with one training example or more.
+        data: the task, on the device of the model.
         steps: number of optimizer steps, >= 0.
         batch_size: examples a step, >= 1; the last batch of an epoch may be smaller.
         seed: of the permutations, in [0, 2^64).
-        stop_accuracy: stop once the accuracy on all training examples reaches this, in [0, 1];
-            looked at after every ``evaluate_every`` steps. None trains for all the steps.
+        stop_accuracy: stop when a measured training accuracy is as high, in [0, 1]; or None.
         evaluate_every: steps between two measurements, >= 1. One is always made at the end.
         progress: show a progress bar where the output is a terminal.
-        checkpoint: file for the state of the training. If it is there at the start, training goes
-            on from it, and ends with the bits it would have had without the break, the other
-            arguments being the same; ``steps`` may be larger. The learning rate, the noise's scale
-            and seed are then the checkpoint's. The file is left behind; read, it runs no code.
+        checkpoint: file for the state of the training, left behind at the end. If it is there at
+            the start, training goes on from it, with its learning rate and noise, and ends with the
+            bits it would have had without the break; only ``steps`` may differ. It runs no code.
         checkpoint_every: steps between two states, >= 1.
-        resumable: by any names, what else has a state that the checkpoint must hold: the noise,
-            schedules. What draws from torch's global generator, as dropout does, is not resumed.
+        resumable: by any names, what else has a ``state_dict`` that the checkpoint must hold: the
+            noise, schedules. Draws from torch's global generator, as dropout's, are not resumed.
 
     Raises:
-        DivergenceError: if a loss or a weight is not finite; seen at the next measurement, so
-            that no step waits for the device.
-        ValueError: if the checkpoint is damaged or of another training; nothing is changed then.
+        DivergenceError: if a loss or a weight is not finite, which the next measurement sees.
+        ValueError: if the checkpoint is damaged or of another training.
     """
     steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
     seed = _check.seed("seed", seed)
@@ -116,51 +96,37 @@ def train(
     if stop_accuracy is not None:
         stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
     x, y = data.x_train, data.y_train
-    if len(x) == 0:
-        raise ValueError("training needs at least one example, got none")
-    parts: dict[str, Resumable] = {"model": model, "optimizer": optimizer}
-    if clash := parts.keys() & (resumable or {}):
-        raise ValueError(f"resumable must have other names, got {sorted(clash)}")
-    parts |= resumable or {}
-    identity = {
-        "data": (data.name, len(x)),
-        "batch_size": batch_size,
-        "seed": seed,
-        "optimizer": type(optimizer).__name__,
-        # With the types of the weights, which loading would cast without a word.
-        "weights": {name: (tuple(w.shape), str(w.dtype)) for name, w in model.named_parameters()},
-        "parts": sorted(parts),
-    }
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    for name, part in (resumable or {}).items():
+        if name in parts or not hasattr(part, "load_state_dict"):
+            raise ValueError(f"resumable must hold states by other names, got {name}={part!r:.60}")
+        parts[name] = part
+    tensors = (*model.named_parameters(), *model.named_buffers())  # loading would cast their types
+    weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in tensors}
+    identity = {"data": (data.name, len(x)), "batch_size": batch_size, "seed": seed}
+    identity |= {"optimizer": type(optimizer).__name__, "weights": weights, "parts": sorted(parts)}
     path = None if checkpoint is None else Path(checkpoint)
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
-    evaluated: list[int] = []
-    accuracies: list[float] = []
+    accuracies: dict[int, float] = {}  # by the number of steps taken
     taken = resumed = 0
     if path is not None and path.exists():
-        state = _resume(path, identity, steps, parts)
-        taken, evaluated, accuracies = state["taken"], state["evaluated"], state["accuracies"]
-        losses[:taken] = state["losses"]
-        resumed = taken
-    batches = _batches(len(x), batch_size, torch.Generator(x.device).manual_seed(seed))
-    batches = islice(batches, taken, None)
+        seen, accuracies = _resume(path, identity, parts, steps)
+        taken = resumed = len(seen)
+        losses[:taken] = seen
+    batches = islice(_batches(x, batch_size, seed), taken, None)
     model.train()
     with tqdm(total=steps, initial=taken, unit="step", disable=None if progress else True) as bar:
         while True:
-            due = taken > 0 and (taken % evaluate_every == 0 or taken == steps)
-            if due and taken not in evaluated:  # as after resuming
-                _assert_finite(losses[:taken], model)
-                evaluated.append(taken)
-                accuracies.append(accuracy(model, x, y))
-                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{accuracies[-1]:.3f}")
-                if stop_accuracy is not None and accuracies[-1] >= stop_accuracy:
+            if taken > 0 and (taken % evaluate_every == 0 or taken == steps):
+                accuracies[taken] = found = _measured(losses[:taken], model, x, y)
+                bar.set_postfix(loss=f"{losses[taken - 1]:.3f}", accuracy=f"{found:.3f}")
+                if stop_accuracy is not None and found >= stop_accuracy:
                     break
             if taken == steps:
                 break
             if path is not None and taken > resumed and taken % checkpoint_every == 0:
-                state = {"identity": identity, "taken": taken, "losses": losses[:taken].clone()}
-                state |= {"evaluated": evaluated, "accuracies": accuracies}
-                state["parts"] = {name: part.state_dict() for name, part in parts.items()}
-                _write(path, state)
+                state = {"losses": losses[:taken].clone(), "accuracies": accuracies}
+                _write(path, {"identity": identity, **state}, parts)
             batch = next(batches)
             loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -169,32 +135,34 @@ def train(
             losses[taken] = loss.detach()
             taken += 1
             bar.update()
-    return History(losses[:taken].cpu(), tuple(evaluated), tuple(accuracies), resumed)
+    return History(losses[:taken].cpu(), tuple(accuracies), tuple(accuracies.values()), resumed)
 
 
-def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index tensors of up to ``size`` of n examples, epoch after epoch, without end."""
+def _batches(x: Tensor, size: int, seed: int) -> Iterator[Tensor]:
+    """Yield the indices of up to ``size`` of the examples x, epoch after epoch, without end."""
+    generator = torch.Generator(x.device).manual_seed(seed)
     while True:
-        yield from torch.randperm(n, generator=generator, device=generator.device).split(size)
+        yield from torch.randperm(len(x), generator=generator, device=x.device).split(size)
 
 
-@torch.no_grad()
-def _assert_finite(losses: Tensor, model: nn.Module) -> None:
-    """Raise if a batch's loss was not finite, or a weight has become so."""
-    bad = ~torch.isfinite(losses)
+def _measured(losses: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the accuracy after steps with these losses; all numbers must have stayed finite."""
+    bad = ~losses.isfinite()
     if bad.any():
         step = int(bad.nonzero()[0])
         raise DivergenceError(step + 1, f"the loss was {float(losses[step])}")
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise DivergenceError(len(losses), "a weight was not finite")
+    try:
+        return accuracy(model, x, y)
+    except FloatingPointError as failure:
+        raise DivergenceError(len(losses), str(failure)) from failure
 
 
-# A checkpoint is the sha256 of what follows, 32 bytes, then what torch.save makes of the state.
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
+def _write(path: Path, state: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write a checkpoint: the sha256 of what follows, 32 bytes, then what torch.save makes."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(state | {"parts": {name: part.state_dict() for name, part in parts.items()}}, buffer)
     content = buffer.getvalue()
     try:
         _loaded(content)
@@ -209,22 +177,22 @@ def _loaded(content: bytes) -> Any:
 
 
 def _resume(
-    path: Path, identity: dict[str, Any], steps: int, parts: Mapping[str, Resumable]
-) -> dict[str, Any]:
-    """Load all parts from a checkpoint, which must be of this training, or none; return it."""
+    path: Path, identity: dict[str, Any], parts: Mapping[str, Any], steps: int
+) -> tuple[Tensor, dict[int, float]]:
+    """Load all parts from a checkpoint of this training, or none; return losses and accuracies."""
     written = path.read_bytes()
-    digest, content = written[:32], written[32:]
     try:
-        if hashlib.sha256(content).digest() != digest:
+        if hashlib.sha256(written[32:]).digest() != written[:32]:
             raise ValueError("bytes with another checksum")
-        state: dict[str, Any] = _loaded(content)
-    except (UnpicklingError, ValueError) as failure:
+        state = _loaded(written[32:])
+        theirs, losses, accuracies = (state[key] for key in ("identity", "losses", "accuracies"))
+    except (UnpicklingError, ValueError, KeyError) as failure:
         raise ValueError(f"{path} must be a whole checkpoint, got {failure}") from failure
     for name, mine in identity.items():
-        if (found := state["identity"].get(name)) != mine:
+        if (found := theirs.get(name)) != mine:
             raise ValueError(f"{path} must be of a training with the {name} {mine}, got {found}")
-    if state["taken"] > steps:
-        raise ValueError(f"steps must be >= those of the checkpoint, {state['taken']}, got {steps}")
+    if len(losses) > steps:
+        raise ValueError(f"steps must be >= those of the checkpoint, {len(losses)}, got {steps}")
     before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
     try:
         for name, part in parts.items():
@@ -234,19 +202,20 @@ def _resume(
             with suppress(Exception):  # of one that takes no state
                 part.load_state_dict(before[other])
         raise ValueError(f"the checkpoint {path} must fit the {name}: {failure}") from failure
-    return state
+    return losses, accuracies
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy in nats, and the share of examples as :func:`accuracy` returns it."""
+    """How well a model does on some examples."""
 
-    loss: float
-    accuracy: float
+    loss: float  #: mean cross-entropy in nats, infinite where a label has probability 0
+    accuracy: float  #: share of the examples whose largest logit is at their label, in [0, 1]
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
-    """Return the share of examples whose largest logit is at their label, in [0, 1].
+@torch.no_grad()
+def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
+    """Measure a model; outputs that are nan, or infinite and the largest, raise FloatingPointError.
 
     Args:
         model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
@@ -254,12 +223,6 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) 
         y: shape (N,), int64.
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
     """
-    return score(model, x, y, batch_size=batch_size).accuracy
-
-
-@torch.no_grad()
-def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> Score:
-    """Return loss and accuracy; the arguments are those of :func:`accuracy`."""
     batch_size = _check.count("batch_size", batch_size, 1)
     if len(x) == 0 or y.shape != (len(x),):
         raise ValueError(
@@ -267,18 +230,21 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
         )
     training = [module for module in model.modules() if module.training]
     model.eval()
-    correct, loss = 0, 0.0
     try:
-        for some_x, some_y in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(some_x)
-            correct += int((logits.argmax(1) == some_y).sum())
-            # Summed in double precision: a pruned net's losses may lie far apart.
-            each = nn.functional.cross_entropy(logits, some_y, reduction="none")
-            loss += float(each.double().sum())
+        logits = torch.cat([model(some) for some in x.split(batch_size)])
     finally:
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
-    return Score(loss / len(x), correct / len(x))
+    # As cross_entropy, which leaves out the label -100; a pruned net's losses may lie far apart.
+    loss = float(-logits.log_softmax(1).gather(1, y[:, None]).double().sum()) / len(x)
+    if math.isnan(loss):
+        raise FloatingPointError("the loss was nan")
+    return Score(loss, int((logits.argmax(1) == y).sum()) / len(x))
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
+    """Return the accuracy of :func:`score`."""
+    return score(model, x, y, batch_size=batch_size).accuracy
 
 
 def spawn_seeds(seed: int, n: int) -> list[int]:

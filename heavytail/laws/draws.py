@@ -8,10 +8,8 @@ Below 2 the variance is infinite, at 1 and below the mean does not exist.
 Random bits become an angle and a uniform, and a pure function, a map of :mod:`heavytail.laws.maps`,
 turns the two into a stable variable. On a CPU this is done in blocks that stay in the cache and on
 one thread; elsewhere the map is compiled into one kernel. Same seed, device and version of torch:
-same bits.
-
-Draws carry no gradient: for that use the maps. An argument outside its set is a TypeError or
-ValueError, and nothing is drawn.
+same bits. Draws carry no gradient: for that use the maps. An argument outside its set is a
+TypeError or ValueError, and nothing is drawn.
 
 References:
     - J. M. Chambers, C. L. Mallows, B. W. Stuck, A method for simulating stable random variables,
@@ -35,7 +33,6 @@ from torch import Tensor
 from heavytail import _check
 from heavytail.laws.maps import (
     FORMS,
-    PARAMETERS,
     log_positive_from_uniforms,
     symmetric_from_uniforms,
     uniforms_from_words,
@@ -74,11 +71,9 @@ def symmetric_stable(
 
     Source: Chambers, Mallows and Stuck 1976, as in ``symmetric_from_uniforms``.
     """
-    alpha = _check.numbers("alpha", alpha, "(0, 2]")
-    scale = _check.numbers("scale", scale, "[0, inf)")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
-    _check.broadcasts("alpha", alpha, shape)
-    _check.broadcasts("scale", scale, shape)
+    alpha = _check.numbers("alpha", alpha, "(0, 2]", shape)
+    scale = _check.numbers("scale", scale, "[0, inf)", shape)
     X = draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
     if isinstance(scale, float) and scale == 1:
         return X
@@ -96,21 +91,14 @@ def positive_stable(
 ) -> Tensor:
     r"""Draw from the standard positive stable law, E exp(-s A) = exp(-s^alpha) for s >= 0.
 
-    P(A > x) ~ x^-alpha / Gamma(1 - alpha). At small alpha A leaves the floats: a draw beyond the
-    largest is inf, one below the smallest 0.
-
-    Args:
-        alpha: stability index in (0, 1]; at 1 the law is the constant 1.
-        size: shape of the result; alpha may be a tensor that broadcasts to it.
-        generator: source of the random bits; None is torch's global generator.
-        device: where to draw; None is the generator's device, else torch's default device.
-        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+    P(A > x) ~ x^-alpha / Gamma(1 - alpha), and at ``alpha`` = 1, its largest, A is the constant 1.
+    At small alpha A leaves the floats: a draw beyond the largest is inf, one below the smallest 0.
+    The other arguments are those of :func:`heavytail.symmetric_stable`.
 
     Source: Kanter 1975, see :func:`heavytail.laws.draws.log_positive_from_uniforms`.
     """
-    alpha = _check.numbers("alpha", alpha, "(0, 1]")
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
-    _check.broadcasts("alpha", alpha, shape)
+    alpha = _check.numbers("alpha", alpha, "(0, 1]", shape)
     return draw(log_positive_from_uniforms, (alpha,), shape, generator, *place).exp_()
 
 
@@ -138,30 +126,20 @@ def stable(
     at alpha = 1. Draws are computed in float64 and rounded once, to about 1e-16 scale next to the
     end of a half-line (for relative precision there see :func:`positive_stable`).
 
-    Args:
-        alpha: stability index in (0, 2].
-        beta: skewness in [-1, 1], without effect at alpha = 2; at +-1 and alpha < 1 the law lives
-            on a half-line.
-        size: shape of the result; a parameter may be a tensor that broadcasts to it.
-        loc: location, in the unit of X.
-        scale: >= 0, in the unit of X.
-        parameterization: ``"S1"`` or ``"S0"``.
-        generator: source of the random bits; None is torch's global generator.
-        device: where to draw; None is the generator's device, else torch's default device.
-        dtype: torch.float32 or torch.float64; None is torch's default dtype.
+    ``alpha`` is in (0, 2], ``beta`` in [-1, 1], without effect at alpha = 2; at +-1 and alpha < 1
+    the law lives on a half-line. ``loc`` and ``scale`` >= 0 are in the unit of X. The other
+    arguments are those of :func:`heavytail.symmetric_stable`.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
     """
+    shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     parameters = (
-        _check.numbers("alpha", alpha, "(0, 2]"),
-        _check.numbers("beta", beta, "[-1, 1]"),
-        _check.numbers("loc", loc),
-        _check.numbers("scale", scale, "[0, inf)"),
+        _check.numbers("alpha", alpha, "(0, 2]", shape),
+        _check.numbers("beta", beta, "[-1, 1]", shape),
+        _check.numbers("loc", loc, size=shape),
+        _check.numbers("scale", scale, "[0, inf)", shape),
     )
     _check.one_of("parameterization", parameterization, FORMS)
-    shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
-    for name, value in zip(PARAMETERS, parameters, strict=True):
-        _check.broadcasts(name, value, shape)
     doubles = tuple(torch.as_tensor(value, dtype=torch.float64) for value in parameters)
     return draw(FORMS[parameterization], doubles, shape, generator, *place)
 
@@ -189,10 +167,9 @@ def draw(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Fill a tensor of shape ``size`` with a map of random angles and uniforms, block by block.
+    """Fill a tensor of shape ``size`` with a map of parameters, angles and uniforms, by blocks.
 
-    ``transform`` takes the parameters, of which tensors broadcast to ``size``, the angle and the
-    uniform. Arguments are not checked.
+    Parameters that are tensors broadcast to ``size``. Arguments are not checked.
     """
     out = torch.empty(size, dtype=dtype, device=device)
     flat, on_cpu = out.view(-1), device.type == "cpu"
@@ -256,9 +233,9 @@ _threads: list[int] = []  # for each Python thread that is drawing, what torch h
 def _one_thread() -> Iterator[None]:
     """Keep torch to one thread: a block is too short to share.
 
-    Torch would cut each sine and logarithm of a block in two. Threads that meet so often wait for
-    each other, and bits would depend on the cut. A Python thread that is young takes over torch's
-    number from any other: so each of those that draw at a time sets again what was there first.
+    Threads that meet at each sine and logarithm wait for each other, and bits would depend on where
+    a block is cut. A young Python thread takes over torch's number from any other: so each of those
+    that draw at a time sets again what was there first.
     """
     with _lock:
         _threads.append(_threads[0] if _threads else torch.get_num_threads())

@@ -5,9 +5,11 @@ tails come from |U| near pi/2, so each map takes the distance to that pole inste
 V = pi/2 - |U|, with the sign of U: floating point keeps it to relative precision. In V, a cosine
 that may be small is the sine of a sum of positive terms. W is -log(uniform) for alpha >= 1, whose
 tail needs large W, and -log(1 - uniform) below, whose tail needs small W: a uniform is wanted
-precise near 0. Maps are thus smooth in alpha on either side of 1, not across it. They can be
-differentiated, traced and compiled; an index is a float, or a tensor that broadcasts with the
-angle. Inputs are not checked.
+precise near 0. Maps are thus smooth in alpha on either side of 1, not across it.
+
+``angle`` has any shape and float32 or float64, 0 < |angle| <= pi/2; ``uniform``, in (0, 1), has the
+same. ``alpha`` and ``beta`` are floats, or tensors that broadcast with them. Inputs are not
+checked. Maps can be differentiated, traced and compiled.
 """
 
 import math
@@ -67,12 +69,7 @@ def symmetric_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Tenso
 
         X = sign(U) S / sin V * (W sin V / C)^{1 - 1/alpha},
 
-    right at alpha = 1 and alpha = 2 without a branch. It is inf where X leaves the floats.
-
-    Args:
-        alpha: stability index in (0, 2].
-        angle: any shape, float32 or float64; V with the sign of U, 0 < |angle| <= pi/2.
-        uniform: same shape and dtype; in (0, 1).
+    right for alpha in (0, 2], at 1 and 2 without a branch. It is inf where X leaves the floats.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3. The form in V is ours.
     """
@@ -95,14 +92,9 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
             * W^{-(1 - alpha)/alpha},    E exp(-s A) = exp(-s^alpha).
 
     Its logarithm is returned because A itself leaves the range of float32 at small alpha; its
-    square root, which isotropic noise needs, often does not. At alpha = 1 it is 0, without a
-    derivative in alpha.
-
-    Args:
-        alpha: stability index in (0, 1].
-        angle: any shape, float32 or float64; 0 < |angle| <= pi/2: the distance V of U to pi where
-            positive, to 0 where negative.
-        uniform: same shape and dtype; in (0, 1), W = -log(1 - uniform).
+    square root, which isotropic noise needs, often does not. ``alpha`` is in (0, 1]; at 1 log A is
+    0, without a derivative in alpha. ``angle`` is here the distance V of U to pi where positive, to
+    0 where negative, and W = -log(1 - uniform).
 
     Source: Kanter 1975, Corollary 4.1. The form in the distance to the ends is ours.
     """
@@ -139,13 +131,8 @@ def stable_from_uniforms(
 
     On the light side of a totally skewed law the absolute error is about 1e-16 / |angle|;
     P(|angle| < v) ~ v makes that harmless. At alpha = 1 the law of an index 1e-8 away is drawn, and
-    the derivative in alpha has a relative error of about 1e-7.
-
-    Args:
-        alpha: stability index in (0, 2].
-        beta: skewness in [-1, 1]; a float, or a tensor that broadcasts with ``angle``.
-        angle: V with the sign of U, 0 < |angle| <= pi/2; float64, or digits are lost.
-        uniform: same shape and dtype; in (0, 1).
+    the derivative in alpha has a relative error of about 1e-7. ``alpha`` is in (0, 2], ``beta`` in
+    [-1, 1]; angle and uniform are float64, or digits are lost.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Theorem 1.3 and Definition 1.4. The
     arrangement of the terms is ours.

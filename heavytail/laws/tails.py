@@ -43,9 +43,6 @@ Array: TypeAlias = NDArray[np.float64]
 
 _BELOW_NONZERO = "below the number of values that are not 0"
 
-# Steps of the table of the density: in u = arcsinh(x / width) up to _FINE_TO, and beyond.
-_FINE, _FINE_TO, _COARSE = 0.04, 3.2, 0.2
-
 # The maximum is sought for alpha between these; the upper end stands for 2, where the derivative
 # of the likelihood in alpha has no finite variance and the Gaussian takes over.
 _LEAST_ALPHA, _NEAR_2 = 0.3, 2 - 1e-6
@@ -111,23 +108,21 @@ def hill_curve(
     curve is flat within its standard errors. It is smooth since neighbouring k share their data.
 
     ``x`` and each k are as for :func:`hill`; ``ks`` is a sequence, tensor or numpy array (m,), None
-    all of them. The curve is on the CPU: what :func:`hill` returns, and inf where it finds all |x|
-    equal.
+    all of them. The curve is on the CPU, and inf where :func:`hill` finds all |x| equal.
     """
     x = _values(x, least=2)
     sizes = x[x != 0].abs()
-    if ks is None:
-        k = torch.arange(1, max(len(sizes), 1))
-    else:
-        entries = ks.tolist() if isinstance(ks, Tensor | np.ndarray) else ks
-        if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
-        name, most = f"each of ks, {_BELOW_NONZERO},", len(sizes) - 1
-        k = torch.tensor([_check.count(name, entry, 1, most) for entry in entries])
-    if not len(k):
+    entries = ks.tolist() if isinstance(ks, Tensor) else ks
+    if entries is None:
+        entries = range(1, len(sizes))
+    if not isinstance(entries, Iterable):
+        raise TypeError(f"ks must be a sequence, tensor or array of integers, got {ks!r:.60}")
+    name, most = f"each of ks, {_BELOW_NONZERO},", len(sizes) - 1
+    chosen = [_check.count(name, entry, 1, most) for entry in entries]
+    if not chosen:
         raise ValueError(f"ks must hold an integer, {_BELOW_NONZERO}, {len(sizes)}, got none")
-    largest = sizes.sort(descending=True).values[: int(k.max()) + 1]
-    alpha = _hill_alphas(largest).cpu()[k - 1]
+    k = torch.tensor(chosen, device="cpu")
+    alpha = _hill_alphas(sizes.sort(descending=True).values).cpu()[k - 1]
     return HillCurve(k, alpha, alpha / k.double().sqrt(), len(x))
 
 
@@ -156,10 +151,9 @@ def log_moment(x: Tensor, block: int) -> TailEstimate:
     Source: Mohammadi, Mohammadpour and Ogata 2015, Corollary 2.4. The standard error is ours.
     """
     x = _values(x, least=4)
-    block = _check.count("block", block, 2, x.numel() // 2)
-    m = x.numel() // block
-    terms = x[: m * block].view(m, block)
-    _no_zeros(terms)
+    block = _check.count("block", block, 2, len(x) // 2)
+    m = len(x) // block
+    terms = _without_zeros(x[: m * block]).view(m, block)
     largest = terms.abs().amax(1, keepdim=True)  # a sum of large floats may overflow
     sums = (terms / largest).sum(1).abs()
     if not sums.all():
@@ -196,16 +190,17 @@ def stable_mle(x: Tensor) -> TailEstimate:
     """
     from scipy import optimize  # half a second to import, and needed here only
 
-    x = _values(x, least=10)
-    _no_zeros(x)
-    n, x = len(x), x[x.abs().argsort()]  # in order of size splines are fast too
+    x = _without_zeros(_values(x, least=10))
+    n = len(x)
     _warn_if_lopsided(x)
     logs = x.abs().log()
-    start, shift = _start(logs)
-    if float(logs.max()) - shift > 300:  # beyond reach of an index of 0.3, and of the table
-        raise ValueError(f"x must be within a factor e^300 of its scale, got {x[-1].abs():g}")
+    shift = float(logs.median())  # near the log of the scale
+    if float(logs.max()) - shift > 300:  # beyond reach of an index of 0.3
+        raise ValueError(f"x must be within a factor e^300 of its scale, got {logs.max().exp():g}")
     z: Array = (logs - shift).exp().cpu().numpy()  # the law is symmetric: sizes will do
 
+    # Var log|X| = (pi^2 / 6) (1/alpha^2 + 1/2)
+    start = np.clip(float(logs.var()) * 6 / math.pi**2 - 0.5, 1.95**-2, 0.4**-2) ** -0.5
     low, high = np.array([_LEAST_ALPHA, -20.0]), np.array([_NEAR_2, 20.0])
     settings = {"bounds": optimize.Bounds(low, high), "options": {"gtol": 1e-6, "ftol": 1e-13}}
     for first in (start, 0.7, 1.0, 1.6):  # the others if need be: a wild value may mislead a step
@@ -225,7 +220,10 @@ def stable_mle(x: Tensor) -> TailEstimate:
     if alpha >= _NEAR_2 or gaussian <= found.fun:
         alpha, log_scale, relative = 2.0, math.log(square / 2) / 2, 1 / math.sqrt(2 * n)
     elif alpha > _LEAST_ALPHA:
-        variance = np.diag(np.linalg.inv(_information(alpha, log_scale, z))) / n
+        information = optimize.approx_fprime(  # backwards: the index ends at 2
+            found.x, lambda at: _negative_log_likelihood(at, z)[1], -1e-6
+        )
+        variance = np.diag(np.linalg.inv(information + information.T)) * 2 / n
         if (variance > 0).all():
             stderr, relative = np.sqrt(variance).tolist()
     scale = math.exp(shift + log_scale)
@@ -241,23 +239,24 @@ def _values(x: object, least: int) -> Tensor:
     return flat
 
 
-def _no_zeros(x: Tensor) -> None:
-    """Refuse zeros, which have no logarithm."""
+def _without_zeros(x: Tensor) -> Tensor:
+    """Return x, or refuse it for its zeros, which have no logarithm."""
     if zeros := x.numel() - int(x.count_nonzero()):
         raise ValueError(
             f"x must have no value 0, got {zeros} of {x.numel()}: a stable law makes none; take "
             "x[x != 0] for the law of those that are not 0"
         )
+    return x
 
 
 def _warn_if_lopsided(x: Tensor) -> None:
-    """Warn of values, in order of size, that are shifted or skewed.
+    """Warn of values that are shifted or skewed.
 
-    Of a law symmetric about 0, their signs are the steps of a random walk: its end shows a shift,
-    its way there, a bridge, whether the two signs differ in size.
+    Of a law symmetric about 0, the signs in order of size are the steps of a random walk: its end
+    shows a shift, its way there, a bridge, whether the two signs differ in size.
     """
     n = len(x)
-    walk = x.sign().cumsum(0) / math.sqrt(n)
+    walk = x[x.abs().argsort()].sign().cumsum(0) / math.sqrt(n)
     end = float(walk[-1])
     bridge = float((walk - end * torch.arange(1, n + 1).to(walk) / n).abs().max())
     if abs(end) > 5 or bridge > 2.75:  # each by chance 6 times in ten million
@@ -276,62 +275,11 @@ def _hill_alphas(sizes: Tensor) -> Tensor:
     return k / (k * -sizes.log().diff()).cumsum(0)
 
 
-def _start(logs: Tensor) -> tuple[float, float]:
-    """Return a first (alpha, log scale) from log|X|.
-
-    Var log|X| = (pi^2 / 6) (1/alpha^2 + 1/2), and the median of |X| is near the scale.
-    """
-    inverse_square = float(logs.var()) * 6 / math.pi**2 - 0.5
-    return min(max(inverse_square, 1.95**-2), 0.4**-2) ** -0.5, float(logs.median())
-
-
-def _table(alpha: float, furthest: float) -> tuple[Array, Array, Array]:
-    """Return nodes u, and log f and d log f / d alpha there, f the density of S(alpha)S(1).
-
-    The node u stands for x = width sinh(u), with the width of the density's peak,
-    width^2 = f(0) / -f''(0) = Gamma(1/alpha) / Gamma(3/alpha): smooth at 0, and log f is nearly
-    linear in u where the tail is a power.
-    """
-    last = max(furthest, _FINE_TO) + 3 * _COARSE
-    fine, coarse = np.arange(0, _FINE_TO, _FINE), np.arange(_FINE_TO, last, _COARSE)
-    nodes = np.concatenate([fine, coarse])
-    x = torch.from_numpy(_width(alpha) * np.sinh(nodes))
-    with torch.enable_grad():
-        index = torch.full_like(x, alpha, requires_grad=True)
-        values = log_density(x, index, 0.0)
-        (slopes,) = torch.autograd.grad(values.sum(), index)
-    return nodes, values.detach().numpy(), slopes.numpy()
-
-
-def _width(alpha: float) -> float:
-    return math.exp((math.lgamma(1 / alpha) - math.lgamma(3 / alpha)) / 2)
-
-
 def _negative_log_likelihood(parameters: Array, z: Array) -> tuple[float, Array]:
-    """Return -(mean log-likelihood) of sizes and its gradient in (alpha, log scale).
-
-    A cubic spline through a table of log f stands for the density: the cost of the quadrature does
-    not grow with n. It is linear in the table: the gradient is that of the interpolated likelihood.
-    """
-    from scipy import interpolate  # slow to import too
-
-    alpha, log_scale = (float(value) for value in parameters)
-    u = np.arcsinh(z * math.exp(-log_scale) / _width(alpha))
-    nodes, values, slopes = _table(alpha, float(u.max()))
-    flat_at_0 = ((1, 0.0), "not-a-knot")  # the density is even
-    spline = interpolate.CubicSpline(nodes, values, bc_type=flat_at_0)
-    in_alpha = interpolate.CubicSpline(nodes, slopes, bc_type=flat_at_0)
-    mean = float(spline(u).mean()) - log_scale
-    gradient = [float(in_alpha(u).mean()), float((spline(u, 1) * -np.tanh(u)).mean()) - 1]
-    return -mean, -np.array(gradient)
-
-
-def _information(alpha: float, log_scale: float, z: Array) -> Array:
-    """Return the observed information a value: central differences of the gradient."""
-    point, rows = np.array([alpha, log_scale]), []
-    for step in ([min(1e-3, (2 - alpha) / 20), 0], [0, 1e-3]):
-        ahead, behind = (
-            _negative_log_likelihood(point + sign * np.array(step), z)[1] for sign in (1, -1)
-        )
-        rows.append((ahead - behind) / (2 * sum(step)))
-    return (np.stack(rows) + np.stack(rows, 1)) / 2
+    """Return -(mean log-likelihood) of sizes and its gradient in (alpha, log scale)."""
+    with torch.inference_mode(False):  # with gradients, wherever it is called
+        free = torch.from_numpy(parameters.copy()).requires_grad_()
+        alpha, log_scale = free
+        value = log_scale - log_density(torch.from_numpy(z) / log_scale.exp(), alpha, 0.0).mean()
+        (gradient,) = torch.autograd.grad(value, free)
+    return value.item(), gradient.numpy()

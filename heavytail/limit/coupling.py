@@ -1,32 +1,27 @@
 r"""Couplings: how far particles are from their limit, and the Euler scheme from the equation.
 
-Systems that share starts and noise are compared particle by particle. The noise is additive and
-cancels; what is left is what the drift did. The error is measured over several seeds, at several
-widths or step sizes, and a power is fitted (:class:`heavytail.Rates`).
+Systems that share starts and noise are compared particle by particle: the noise is additive and
+cancels, and what the drift did is left. A power is fitted to the errors of several seeds.
 
 Sources: Wan et al. 2024, as for the particles; for the coupling A.-S. Sznitman, Topics in
-propagation of chaos, Ecole d'ete de probabilites de Saint-Flour XIX - 1989, Lecture Notes in
-Mathematics 1464, Springer, 1991, Theorem 1.4. The twins, the measurement of the Euler scheme and
-the scale of the linear gap are ours.
+propagation of chaos, Lecture Notes in Mathematics 1464, Springer, 1991, Theorem 1.4. The twins, the
+measurement of the Euler scheme and the scale of the linear gap are ours.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from itertools import cycle
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm as norm
 
 from heavytail import _check
-from heavytail.limit.particles import MOST_STEPS, Scheme, generator_on
-from heavytail.limit.problem import MeanField, System, check_problem
+from heavytail.limit.particles import MOST_STEPS, Scheme
+from heavytail.limit.problem import MeanField, System
 from heavytail.limit.rates import STATISTICS, Rates
 
 Integers = Iterable[int] | Tensor
-
-# Seeds run side by side up to this many particles: steps of few particles are all overhead.
-_SIDE_BY_SIDE = 1 << 17
 
 
 def chaos_error(
@@ -51,7 +46,8 @@ def chaos_error(
     Particle i and its copy in a reference share the start and the noise. The error of a seed is the
     mean over particles of |theta^i - copy^i| at time T; ``Rates.sup`` has the mean over
     particles of the supremum over the steps. With h and its gradient bounded and Lipschitz it falls
-    like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}.
+    like n^{-1/2}; with unbounded h and alpha > 1 like n^{-(1 - 1/alpha)}. Errors that are 0 or not
+    finite are a ValueError.
 
     The arguments are those of :func:`simulate`, but for
 
@@ -60,76 +56,57 @@ def chaos_error(
     - ``reference``: what stands for the limit. An integer N above all widths is a system of N
       particles, of which those of width n are the first n; the slope is that on 1 / (1/n - 1/N),
       exact for the rate 1/2; slower ones appear too slow, which a large N hardly cures.
-      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1:
-      its mean is that of the scheme without noise. ``"twins"`` needs none: two independent systems
-      of n particles each drive their own copy of further particles, the ``tracers``, and the error
-      is the distance of the copies;
+      ``"limit"`` is the limit itself, for h = "linear", one start for all, no signs and alpha > 1.
+      ``"twins"`` needs none: two independent systems of n particles each drive their own copy of
+      further particles, the ``tracers``, and the error is the distance of the copies;
     - ``statistic``: over seeds, ``"mean"``, ``"geometric"`` or ``"median"``. Where h is unbounded
       the errors have infinite variance, and their mean says nothing;
     - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
-
-    Errors that are 0 or not finite are a ValueError.
     """
-    check_problem(problem)
-    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
-    _check.count("tracers", tracers, 1)
+    scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
+    ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1)
+    most, inverse = max(ns), 0.0
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
     else:
-        reference = _check.count("reference, if not 'limit' or 'twins',", reference, 1)
-    ns = _integers("widths", widths)
-    most, inverse = (max(ns), 0.0) if isinstance(reference, str) else (reference, 1 / reference)
-    if inverse and max(ns) >= most:
-        raise ValueError(f"each of widths must be below the reference, {most}, got {ns}")
+        most = _check.count("reference, if not 'limit' or 'twins',", reference, most + 1)
+        inverse = 1 / most
     linear = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
     if reference == "limit" and not (linear and alpha > 1):
         needs = "h = 'linear', a tensor start, no signs and alpha > 1"
         raise ValueError(f"reference 'limit' needs {needs}, got {problem!r}, alpha {alpha:g}")
 
-    def measure(generators: list[torch.Generator]) -> Tensor:
-        starts = partial(_starts, problem, generators, scheme.dtype)
-        systems, sources, pairs = _coupling(problem, ns, reference, tracers, coupled, starts)
-        now: list[Tensor] = []
-        worst: list[Tensor] = []
-        for _ in scheme.run(systems, sources, generators):
-            now = [_distance(*pair) for pair in pairs]
-            worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
-        return torch.stack([torch.stack([gap.mean(1) for gap in gaps], 1) for gaps in (now, worst)])
-
-    size = [1 / (1 / n - inverse) for n in ns]
-    return _rates("width", ns, size, statistic, seeds, most, device, measure)
-
-
-def _coupling(
-    problem: MeanField,
-    widths: list[int],
-    reference: int | str,
-    tracers: int,
-    coupled: bool,
-    starts: Callable[[int], Tensor],
-) -> tuple[list[System], list[list[System]], list[tuple[System, System]]]:
-    """Return all systems, those that share noise, and the pairs to compare, one a width."""
-
     def system(theta: Tensor, driver: System | None = None) -> System:
         return System(problem, theta.clone(), driver)
 
-    most = max(widths)
-    drivers: list[System] = []
-    sources: list[list[System]] = []
-    if reference == "twins":
-        A, B = ([system(s[:, :n]) for n in widths] for s in (starts(most), starts(most)))
-        drivers, sources, start = A + B, [A, B], starts(tracers)
-        ones, copies = ([system(start, driver) for driver in twin] for twin in (A, B))
-    else:
-        start = starts(reference if isinstance(reference, int) else most)
-        ones = [system(start[:, :n]) for n in widths]
-        if reference == "limit":  # all its particles have one drift: one of them is enough
-            drivers = [system(start[:, :1])]
-            copies = [system(start[:, :1], *drivers)]
+    def measure(generator: torch.Generator) -> Tensor:
+        def starts(n: int) -> Tensor:
+            return problem._starts(n, generator, scheme.dtype)[None]
+
+        drivers: list[System] = []
+        sources: list[list[System]] = []
+        if reference == "twins":
+            A, B = ([system(s[:, :n]) for n in ns] for s in (starts(most), starts(most)))
+            drivers, sources, start = A + B, [A, B], starts(tracers)
+            ones, copies = ([system(start, driver) for driver in twin] for twin in (A, B))
         else:
-            copies = [system(start)]
-    sources += [ones + copies] if coupled else [ones, copies]
-    return drivers + ones + copies, sources, list(zip(ones, cycle(copies), strict=False))
+            start = starts(most)
+            ones = [system(start[:, :n]) for n in ns]
+            if reference == "limit":  # all its particles have one drift: one of them is enough
+                start = start[:, :1]
+                drivers = [system(start)]
+            copies = [system(start, *drivers)]
+        sources += [ones + copies] if coupled else [ones, copies]
+        pairs = [(a.theta[0], b.theta[0]) for a, b in zip(ones, cycle(copies), strict=False)]
+        now: list[Tensor] = []
+        worst: list[Tensor] = []
+        for _ in scheme.run(drivers + ones + copies, sources, generator):
+            now = [norm(a[: len(b)] - b[: len(a)], dim=1) for a, b in pairs]
+            worst = [torch.maximum(*both) for both in zip(worst or now, now, strict=True)]
+        return torch.stack([gap.mean() for gap in now + worst]).view(2, -1)
+
+    size = [1 / (1 / n - inverse) for n in ns]
+    return _rates("width", ns, size, statistic, seeds, scheme, measure)
 
 
 def euler_error(
@@ -154,81 +131,60 @@ def euler_error(
     the distance from the finest scheme; ``Rates.sup`` has the largest over particles. For
     additive symmetric noise and a smooth drift the power of eta is 1.
 
-    The arguments are those of :func:`chaos_error`, but for
+    The arguments are those of :func:`simulate` and :func:`chaos_error`, but for
 
     - ``steps``: the numbers of steps K, 2 or more;
-    - ``n``: number of particles, >= 1;
     - ``reference``: steps of the finest scheme, a multiple of each K above all, up to 10^9; None is
-      8 times their least common multiple: 128 for (8, 16), but 8008 for (7, 11, 13). The slope is
-      that on eta minus the finest eta: exact for an error c eta; one that is random and centred
-      reads 0.976 instead of 1 between 8 and 16 times the finest eta, 0.988 between 16 and 32 times.
+      8 times their least common multiple. The slope is that on eta minus the finest eta: exact for
+      an error c eta; one that is random and centred reads 0.976 instead of 1 between 8 and 16 times
+      the finest eta, 0.988 between 16 and 32 times.
     """
-    check_problem(problem)
     counts = _integers("steps", steps)
-    which, finest = "reference", reference
-    if finest is None:
-        which, finest = "reference, 8 times the common multiple of steps,", 8 * math.lcm(*counts)
-    finest = _check.count(which, finest, 1, MOST_STEPS)
-    if max(counts) >= finest or any(finest % K for K in counts):
-        raise ValueError(
-            f"each of steps must divide the reference, {finest}, and be below it, got {counts}"
-        )
-    scheme = Scheme(T, finest, alpha, sigma, kind, dtype)
+    finest = 8 * math.lcm(*counts) if reference is None else reference
+    which = "reference, if None 8 times the common multiple of steps,"
+    finest = _check.count(which, finest, max(counts) + 1, MOST_STEPS)
+    if any(finest % K for K in counts):
+        raise ValueError(f"each of steps must divide the reference, {finest}, got {counts}")
+    scheme = Scheme(problem, T, finest, alpha, sigma, kind, dtype, device)
     n = _check.count("n", n, 1)
 
-    def measure(generators: list[torch.Generator]) -> Tensor:
-        start = _starts(problem, generators, scheme.dtype, n)
+    def measure(generator: torch.Generator) -> Tensor:
+        start = problem._starts(n, generator, scheme.dtype)[None]
         systems = [System(problem, start.clone(), stride=finest // K) for K in [*counts, finest]]
-        for _ in scheme.run(systems, [systems], generators):
+        for _ in scheme.run(systems, [systems], generator):
             pass
-        gaps = [_distance(system, systems[-1]) for system in systems[:-1]]
-        return torch.stack([torch.stack([gap.mean(1), gap.amax(1)]) for gap in gaps], 2)
+        gaps = norm(torch.cat([s.theta for s in systems[:-1]]) - systems[-1].theta, dim=2)
+        return torch.stack([gaps.mean(1), gaps.amax(1)])
 
     etas = [T / K for K in counts]
     size = [eta - T / finest for eta in etas]
-    return _rates("step size", etas, size, statistic, seeds, n, device, measure)
-
-
-def _starts(
-    problem: MeanField, generators: list[torch.Generator], dtype: torch.dtype, n: int
-) -> Tensor:
-    """Draw the starts of a system for each generator, (systems, n, p)."""
-    return torch.stack([problem._starts(n, generator, dtype) for generator in generators])
-
-
-def _distance(one: System, other: System) -> Tensor:
-    """Return |theta^i - copy^i| for the particles that both have, (systems, m)."""
-    a, b = one.theta, other.theta
-    m = min(a.shape[1], b.shape[1])
-    norms: Tensor = torch.linalg.vector_norm(a[:, :m] - b[:, :m], dim=2)
-    return norms
+    return _rates("step size", etas, size, statistic, seeds, scheme, measure)
 
 
 def _rates(
     name: str,
-    x: Sequence[float],
+    x: list[int] | list[float],
     size: list[float],
     statistic: str,
     seeds: int | Integers,
-    n: int,
-    device: torch.device | str | None,
-    measure: Callable[[list[torch.Generator]], Tensor],
+    scheme: Scheme,
+    measure: Callable[[torch.Generator], Tensor],
 ) -> Rates:
-    """Measure (2, seeds, m), the errors and their suprema; return their rates."""
+    """Measure each seed's errors and suprema, (2, m); return their rates."""
     _check.one_of("statistic", statistic, STATISTICS)
     if not isinstance(seeds, Iterable):
         seeds = range(_check.count("seeds", seeds, 2))
-    every = [generator_on(seed, device) for seed in _integers("seeds", seeds, 0)]
-    at_once = max(1, _SIDE_BY_SIDE // n)
-    batches = [every[first : first + at_once] for first in range(0, len(every), at_once)]
+    seeds = [_check.seed("each of seeds", seed) for seed in _integers("seeds", seeds, 0)]
+    generator = torch.Generator(scheme.device)
     with torch.no_grad():
-        errors = torch.cat([measure(batch) for batch in batches], 1).double().cpu()
+        each = [measure(generator.manual_seed(seed)) for seed in seeds]
+    errors = torch.stack(each, 1).double().cpu()
     for which, s, j in (~(errors.isfinite() & (errors > 0))).nonzero().tolist():
-        value, seed = float(errors[which, s, j]), every[s].initial_seed()
+        value, seed = float(errors[which, s, j]), seeds[s]
         why = "is nothing random, or no drift?" if value == 0 else "it blew up, take more steps"
         got = f"{value:g} at {name} {x[j]:g}, seed {seed}"
         raise ValueError(f"an error has no logarithm: got {got}: {why}")
-    at, of = (torch.tensor(values, dtype=torch.float64) for values in (x, size))
+    at, of = torch.tensor([x, size], dtype=torch.float64, device="cpu")
     return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
 
 

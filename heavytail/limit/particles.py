@@ -9,89 +9,81 @@ vector of :func:`heavytail.noise_vectors`. The Euler scheme takes K steps of siz
 
     theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i,
 
-which is gradient descent on the risk with noise, since b is -n times its gradient. As n grows each
-particle approaches its limit, driven by the same noise and by the law of the limit instead of mu^n;
-:mod:`heavytail.limit.coupling` measures how fast. All of this room raise ``TypeError`` or
-``ValueError`` on an argument outside the sets that they name.
+which is gradient descent on the risk with noise. As n grows each particle approaches its limit,
+driven by the same noise and by the law of the limit instead of mu^n.
 
 Source: Y. Wan, M. Barsbey, A. Zaidi, U. Simsekli, Implicit compressibility of overparametrized
 neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), section 3.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.problem import MeanField, System, check_problem
+from heavytail.limit.problem import MeanField, System
 from heavytail.noise import KINDS, noise_blocks
 
 MOST_STEPS = 10**9  # of a single particle they take a day
 
 
 class Scheme:
-    """The Euler scheme: K steps of size eta = T / K, with noise of scale sigma eta^{1/alpha}."""
+    """The Euler scheme of a problem, in K = ``steps`` steps."""
 
     def __init__(
-        self, T: float, steps: int, alpha: float, sigma: float, kind: str, dtype: torch.dtype | None
+        self,
+        problem: MeanField,
+        T: float,
+        steps: int,
+        alpha: float,
+        sigma: float,
+        kind: str,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
     ) -> None:
+        if not isinstance(problem, MeanField):
+            raise TypeError(f"problem must be a MeanField, got {problem!r}")
         self.steps = _check.count("steps", steps, 1, MOST_STEPS)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
         self.kind = _check.one_of("kind", kind, KINDS)
-        self.dtype = _check.place(None, None, dtype)[1]
+        self.device, self.dtype = _check.place(None, device, dtype)
         power = torch.tensor(self.eta, dtype=torch.float64, device="cpu") ** (1 / self.alpha)
         self.noise_scale = sigma and sigma * float(power)
         floats = torch.finfo(self.dtype)
-        if sigma and not floats.tiny <= self.noise_scale <= floats.max:
-            held = f"[{floats.tiny:.3g}, {floats.max:.3g}], what {self.dtype} holds"
-            got = f"{self.noise_scale:g} at alpha {alpha:g}"
-            raise ValueError(f"sigma eta^(1/alpha) must be 0 or in {held}, got {got}")
+        if sigma:  # 0 would lose the noise, and inf make particles nan
+            _check.number("sigma eta^(1/alpha)", self.noise_scale, f"[{floats.tiny}, {floats.max}]")
 
     def run(
-        self,
-        systems: Sequence[System],
-        sources: Sequence[Sequence[System]],
-        generators: Sequence[torch.Generator],
+        self, systems: list[System], sources: list[list[System]], generator: torch.Generator
     ) -> Iterator[int]:
-        """Advance the systems; yield the number of steps taken: 0, 1, ..., K.
-
-        A source draws noise for the widest of its systems, and moves one of m particles by the
-        first m vectors. Each generator has an equal share of a system's particles, and vectors of
-        its own. A long stride takes its drift at once, and all noise as it comes.
-        """
+        """Advance the systems, those of a source by one noise; yield the steps taken, 0 to K."""
         yield 0
         for k in range(self.steps):
             due = [system for system in systems if k % system.stride == 0]
             for system in due:
                 system.f = system.outputs()
-            # theta <- theta + eta b(theta, mu) + sigma eta^{1/alpha} xi
+            # theta <- theta + eta b(theta, mu) + sigma eta^{1/alpha} xi, b for a stride at once
             for system in due:
                 for block, b in system.drift(system.driver.f):
                     system.theta[block].add_(b, alpha=self.eta * system.stride)
-            for theta, xi in self._noise(sources, generators):
-                theta.add_(xi, alpha=self.noise_scale)
+            for sharing in sources if self.noise_scale else ():
+                self._add_noise(sharing, generator)
             yield k + 1
 
-    def _noise(
-        self, sources: Sequence[Sequence[System]], generators: Sequence[torch.Generator]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw the noise of a step: yield particles (m, p) and the vectors that move them."""
-        for systems in sources if self.noise_scale else ():
-            shares = [system.theta.flatten(0, 1).chunk(len(generators)) for system in systems]
-            n = max(len(share[0]) for share in shares)
-            d, device = shares[0][0].shape[1], shares[0][0].device
-            for generator, *thetas in zip(generators, *shares, strict=True):
-                source = (generator, device, self.dtype)
-                for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
-                    if factors is not None:
-                        xi.mul_(factors)
-                    for theta in thetas:
-                        moved = theta[rows]  # fewer or none, in a narrower system
-                        yield moved, xi[: len(moved)]
+    def _add_noise(self, systems: list[System], generator: torch.Generator) -> None:
+        """Add a step's noise, drawn for the widest of the systems."""
+        thetas = [system.theta.flatten(0, 1) for system in systems]
+        (n, d), source = max(thetas, key=len).shape, (generator, generator.device, self.dtype)
+        for rows, xi, factors in noise_blocks(self.kind, self.alpha, n, d, *source):
+            if factors is not None:
+                xi.mul_(factors)
+            for theta in thetas:
+                moved = theta[rows]  # fewer or none, in a narrower system
+                moved.add_(xi[: len(moved)], alpha=self.noise_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +113,7 @@ def simulate(
 ) -> Trajectory:
     r"""Run the Euler scheme theta^i <- theta^i + eta b(theta^i, mu^n) + sigma eta^{1/alpha} xi^i.
 
-    Time is linear in n and in the number of data. Memory is that of the particles and a few
-    numbers more a particle, whatever the number of steps and of data.
+    Memory is that of a few numbers a particle, whatever the number of steps and of data.
 
     Args:
         problem: neuron, loss, data and initial law.
@@ -130,9 +121,8 @@ def simulate(
         T: end time, > 0.
         steps: number of steps, in [1, 10^9]; eta = T / steps.
         alpha: stability index in (0, 2].
-        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}; sigma
-            eta^{1/alpha}, which is small where alpha is, must be a float of the dtype. Particles
-            that leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
+        sigma: scale of the noise, >= 0, in the unit of theta over time^{1/alpha}. Particles that
+            leave the floats (alpha below 0.15 in float32, 0.02 in float64) become inf or nan.
         kind: of the noise, as in :func:`heavytail.noise_vectors`.
         seed: in [0, 2^64): starts and noise. Same seed, same device, same bits.
         systems: number of independent systems at once; None is one, without that dimension.
@@ -143,31 +133,23 @@ def simulate(
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
         device: where to compute; None is torch's default device.
     """
-    check_problem(problem)
+    scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
-    generator = generator_on(seed, device)
-    scheme = Scheme(T, steps, alpha, sigma, kind, dtype)
+    generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     times = [T * j / 10 for j in range(11)] if times is None else times
-    wanted = times.tolist() if isinstance(times, Tensor) else list(times)
-    most = T * (1 + 1e-6)  # products round up, as the last of the default's may, and so do float32
-    if not all(0 <= _check.number("each of times", time) <= most for time in wanted):
-        raise ValueError(f"times must be in [0, {T:g}], got {wanted}")
-    marks = {min(round(time / T * steps), steps) for time in wanted}
+    wanted = times.tolist() if isinstance(times, Tensor) else times
+    most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32, or the last of the default's, may be above T
+    shares = [_check.number("each of times", time, most) / T for time in wanted]
+    marks = {min(round(share * steps), steps) for share in shares}
     seen: list[Tensor] = []
     with torch.no_grad():
         theta = problem._starts(rows, generator, scheme.dtype).unflatten(0, (-1, n))
         system = System(problem, theta)
         particles = theta[0] if systems is None else theta
-        for k in scheme.run([system], [[system]], [generator]):
+        for k in scheme.run([system], [[system]], generator):
             if observe is not None and k in marks:
                 if not isinstance(found := observe(particles), Tensor):
                     raise TypeError(f"what observe returns must be a tensor, got {found!r}")
                 seen.append(found.clone())
-    at = torch.tensor(sorted(marks), dtype=torch.float64) * scheme.eta
+    at = torch.tensor(sorted(marks), dtype=torch.float64, device=theta.device) * scheme.eta
     return Trajectory(particles, at, torch.stack(seen) if seen else None)
-
-
-def generator_on(seed: int, device: torch.device | str | None) -> torch.Generator:
-    """Return a generator with this seed on the device, None being torch's default."""
-    place = torch.get_default_device() if device is None else torch.device(device)
-    return torch.Generator(place).manual_seed(_check.seed("seed", seed))

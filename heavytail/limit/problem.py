@@ -13,32 +13,26 @@ Source: Wan et al. 2024, as for :mod:`heavytail.limit.particles`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
 
-Neuron: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
-Law: TypeAlias = Callable[[int, torch.Generator], Tensor]
-Signs: TypeAlias = str | Tensor | None
+Function = Callable[[Tensor, Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 
 # Neurons' outputs in a block: they stay in the cache. On a device a block only bounds the memory.
 _BLOCK, _DEVICE_BLOCK = 1 << 18, 1 << 25
 _KEPT = 1 << 22  # outputs are kept for the gradient up to this many, and computed again beyond
 
 
-def _logistic_slope(s: Tensor) -> Tensor:
-    return torch.addcmul(s, s, s, value=-1)
-
-
 # Named neurons, h(z) = outer g(inner z) + shift: g, written over its argument; its slope as a
 # function of g; inner, outer, shift. With the logistic g, tanh takes a fifth of torch's time.
-_NAMED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int, int, int]] = {
-    "tanh": (Tensor.sigmoid_, _logistic_slope, 2, 2, -1),
-    "sigmoid": (Tensor.sigmoid_, _logistic_slope, 1, 1, 0),
+_LOGISTIC: tuple[Map, Map] = (Tensor.sigmoid_, lambda s: torch.addcmul(s, s, s, value=-1))
+_NAMED: dict[str, tuple[Map, Map, int, int, int]] = {
+    "tanh": (*_LOGISTIC, 2, 2, -1),
+    "sigmoid": (*_LOGISTIC, 1, 1, 0),
     "relu": (Tensor.relu_, torch.sign, 1, 1, 0),
     "linear": (lambda z: z, torch.ones_like, 1, 1, 0),
 }
@@ -52,27 +46,25 @@ class MeanField:
         x: shape (N, d), floating point, finite: the inputs.
         y: shape (N,), floating point, finite: the targets; -1 and 1 for the logistic loss.
         h: the neuron. ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"linear"`` is act(<theta, x>);
-            else a function (x, theta) -> scalar of one input (d,) and one particle (p,), made of
-            torch operations that ``torch.func.vmap`` and ``torch.func.vjp`` take.
-        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else an
-            elementwise function (f, y) -> l of f and y of one shape, (systems, N), not reduced,
-            made of torch operations that ``torch.func.grad`` takes.
+            else a function (x, theta) -> scalar of one input (d,) and one particle (p,), for
+            ``torch.func.vmap`` and ``torch.func.vjp``.
+        loss: ``"squared"``, l = (f - y)^2 / 2; ``"logistic"``, l = log(1 + exp(-y f)); else a
+            function (f, y) -> l, elementwise, all of shape (systems, N), for ``torch.func.grad``.
         start: the initial law: a function (n, generator) -> (n, p) of n i.i.d. rows, called once
-            for all systems' rows, or for those of the widest, the first of which narrower ones
-            take; a tensor (p,), for all particles; None, N(0, I_d).
+            for all systems, or for the widest, whose first rows narrower ones take; a tensor (p,),
+            for all particles; None, N(0, I_d).
         signs: a_i: None is 1 for all; ``"alternating"`` is 1, -1, 1, ...; a tensor of fixed signs,
             of which a system of n particles has the first n.
 
-    A function that returns inf or nan for finite arguments, or a tensor of another shape, is a
-    ValueError in use.
+    What functions return is checked in use: its shape, and that it is finite for finite arguments.
     """
 
     x: Tensor = field(repr=False)
     y: Tensor = field(repr=False)
-    h: str | Neuron = "tanh"
-    loss: Loss = "squared"
-    start: Tensor | Law | None = None
-    signs: Signs = None
+    h: str | Function = "tanh"
+    loss: str | Function = "squared"
+    start: Tensor | Callable[[int, torch.Generator], Tensor] | None = None
+    signs: str | Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
@@ -88,7 +80,7 @@ class MeanField:
             raise ValueError(f"y must be -1 or 1 for the logistic loss, got {wrong[0]:g}")
         if self.start is not None and not callable(self.start):
             _check.numbers("start", _check.tensor("start", self.start))
-            self._fits("start", self.start)
+            self._fits("start", self.start, "", self.start.dim() == 1)
         if isinstance(a := self.signs, Tensor):
             if a.dim() != 1 or a.is_complex() or not a.isfinite().all():
                 raise ValueError(f"signs must be real and finite, of shape (n,), got {a!r:.80}")
@@ -97,60 +89,48 @@ class MeanField:
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
-        system = self._system("theta", theta, "...", "n")
         with torch.no_grad():
-            return system.outputs().view(*theta.shape[:-2], len(self.x))
+            return self._systems(theta).outputs().view(*theta.shape[:-2], -1)
 
-    def drift(self, theta: Tensor, system: Tensor | None = None) -> Tensor:
-        """Return b(theta^i, mu), shape (n, p), for particles theta (n, p) with signs a_i.
-
-        The particles of mu are ``system``, (m, p), of the dtype and on the device of ``theta``;
-        None is ``theta`` itself.
-        """
-        points = driver = self._system("theta", theta, "n")
-        if system is not None:
-            driver = self._system("system", system, "m")
-            wanted, got = (f"p = {v.shape[1]}, {v.dtype} on {v.device}" for v in (theta, system))
-            if got != wanted:
-                raise ValueError(f"system must be as theta, {wanted}, got {got}")
-        out = torch.empty_like(points.theta)
+    def drift(self, theta: Tensor) -> Tensor:
+        """Return b(theta^i, mu^n), shape (..., n, p), for particles of shape (..., n, p)."""
+        systems = self._systems(theta)
+        out = torch.empty_like(systems.theta)
         with torch.no_grad():
-            for block, b in points.drift(driver.outputs()):
+            for block, b in systems.drift(systems.outputs()):
                 out[block] = b
-        return out[0]
+        return out.reshape(theta.shape)
 
-    def _fits(self, name: str, value: Tensor, *leading: object) -> None:
-        """Refuse particles not of this shape, or empty; the last p is d for the named neurons."""
-        wanted = (*leading, "p" if callable(self.h) else self.x.shape[1])
-        got, more = tuple(value.shape), "..." in leading
-        fits = len(got) + 1 >= len(wanted) if more else len(got) == len(wanted)
-        pairs = zip(reversed(wanted), reversed(got), strict=False)
-        if not fits or 0 in got or any(isinstance(w, int) and w != g for w, g in pairs):
-            shape = ", ".join(map(str, wanted))
-            raise ValueError(f"{name} must have shape ({shape}), all >= 1, got {got}")
+    def _fits(self, name: str, value: Tensor, leading: str, fits: bool) -> None:
+        """Refuse particles of another shape, or empty; p is d for the named neurons."""
+        p = "p" if callable(self.h) else self.x.shape[1]
+        got = tuple(value.shape)
+        if not fits or 0 in got or p not in ("p", got[-1]):
+            raise ValueError(f"{name} must have shape ({leading}{p}), all >= 1, got {got}")
 
-    def _system(self, name: str, theta: Tensor, *leading: str) -> "System":
-        self._fits(name, _check.tensor(name, theta), *leading)
-        return System(self, theta.detach().reshape(-1, *theta.shape[-2:]))
+    def _systems(self, theta: Tensor) -> "System":
+        theta = _check.tensor("theta", theta).detach()
+        self._fits("theta", theta, "..., n, ", theta.dim() >= 2)
+        return System(self, theta.reshape(-1, *theta.shape[-2:]))
 
     def _starts(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Draw n starts, (n, p), in memory of their own."""
         device, d = generator.device, self.x.shape[1]
+        if self.start is None:
+            return torch.randn((n, d), generator=generator, device=device, dtype=dtype)
         if isinstance(self.start, Tensor):
             return self.start.detach().to(device, dtype).repeat(n, 1)
-        if self.start is not None:
-            theta = _check.tensor("what start returns", self.start(n, generator)).detach()
-            _check.numbers("what start returns", theta)
-            self._fits("what start returns", theta, n)
-            return theta.to(device, dtype, copy=True).contiguous()
-        return torch.randn((n, d), generator=generator, device=device, dtype=dtype)
+        theta = _check.tensor("what start returns", self.start(n, generator)).detach()
+        _check.numbers("what start returns", theta)
+        self._fits("what start returns", theta, f"{n}, ", theta.dim() == 2 and len(theta) == n)
+        return theta.to(device, dtype, copy=True).contiguous()
 
 
 class System:
     """Systems of n particles each, theta (systems, n, p), changed in place, and their drift.
 
-    It depends on f, (systems, N), of the ``driver``: the system itself, but for tracers. A step is
-    taken every ``stride`` steps of the clock.
+    The drift depends on the outputs f, (systems, N), of the ``driver``: the system itself, but for
+    tracers. A step is taken every ``stride`` steps of the clock.
     """
 
     def __init__(
@@ -160,8 +140,8 @@ class System:
         self.driver = self if driver is None else driver
         self.f = theta.new_empty(0)
         self._h, self._loss = problem.h, problem.loss
-        named = _NAMED["linear"] if callable(self._h) else _NAMED[self._h]
-        self._g, self._slope, inner, self._outer, self._shift = named
+        named = "linear" if callable(self._h) else self._h
+        self._g, self._slope, inner, self._outer, self._shift = _NAMED[named]
         self._x, self._y = inner * problem.x.detach().to(theta), problem.y.detach().to(theta)
         (systems, n, _), N = theta.shape, len(self._x)
         self._signs = _signs(problem.signs, n, theta)
@@ -217,7 +197,7 @@ class System:
         return H
 
 
-def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
+def _signs(signs: str | Tensor | None, n: int, like: Tensor) -> Tensor:
     """Return a_1, ..., a_n."""
     if signs is None:
         return like.new_ones(n)
@@ -228,7 +208,7 @@ def _signs(signs: Signs, n: int, like: Tensor) -> Tensor:
     return signs.detach()[:n].to(like)
 
 
-def _loss_slope(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+def _loss_slope(loss: str | Function, f: Tensor, y: Tensor) -> Tensor:
     """Return l'(f, y), the shape of f."""
     if not callable(loss):
         return f - y if loss == "squared" else -y * torch.sigmoid(-y * f)
@@ -250,9 +230,3 @@ def _finite(name: str, value: Tensor, *arguments: Tensor) -> None:
     wrong = value[~value.isfinite()]
     if len(wrong) and all(argument.isfinite().all() for argument in arguments):
         raise ValueError(f"{name} must be finite for finite arguments, got {wrong[0]:g}")
-
-
-def check_problem(problem: object) -> None:
-    """Refuse what is no problem."""
-    if not isinstance(problem, MeanField):
-        raise TypeError(f"problem must be a MeanField, got {problem!r}")

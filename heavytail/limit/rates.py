@@ -15,16 +15,12 @@ from torch import Tensor
 from heavytail import _check
 
 STATISTICS = ("mean", "geometric", "median")
-
 _RESAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Errors of several seeds that fall like a power of x, and the fit of the power.
-
-    Other shapes or values raise ``TypeError`` or ``ValueError``.
-    """
+    """Errors of several seeds that fall like a power of x, and the fit of the power."""
 
     x: Tensor  #: shape (m,), m >= 2, float64: the widths, or the step sizes, all different
     errors: Tensor  #: shape (seeds, m), seeds >= 2, float64, > 0
@@ -38,10 +34,10 @@ class Rates:
             value = _check.tensor(name, getattr(self, name)).detach().double()
             _check.numbers(name, value, _check.POSITIVE)
             object.__setattr__(self, name, value)
-        m = self.x.numel()
+        m = max(self.x.numel(), 2)
         for name, value in (("x", self.x), ("size", self.size)):
-            if value.shape != (m,) or m < 2 or len(value.unique()) < m:
-                raise ValueError(f"{name} must hold {max(m, 2)} different numbers, got {value}")
+            if value.shape != (m,) or len(value.unique()) < m:
+                raise ValueError(f"{name} must hold {m} different numbers, got {value}")
         if self.errors.dim() != 2 or len(self.errors) < 2 or self.errors.shape[1] != m:
             raise ValueError(f"errors must be (2 or more, {m}), got {tuple(self.errors.shape)}")
         if not isinstance(self.sup, Rates | None):
@@ -52,7 +48,7 @@ class Rates:
         """The statistic of the errors, shape (m,)."""
         return self._log_error(self.errors).exp()
 
-    @cached_property
+    @property
     def stderr(self) -> Tensor:
         """The standard error of :attr:`error`, shape (m,)."""
         return self._spread(self._resampled.exp())
@@ -62,7 +58,7 @@ class Rates:
         """The fitted power."""
         return float(self._slope(self._log_error(self.errors)))
 
-    @cached_property
+    @property
     def slope_stderr(self) -> float:
         """The standard error of :attr:`slope`."""
         return float(self._spread(self._slope(self._resampled)))
@@ -72,7 +68,7 @@ class Rates:
         """The power between neighbouring x, shape (m - 1,)."""
         return self._log_error(self.errors).diff() / self.size.log().diff()
 
-    @cached_property
+    @property
     def local_stderr(self) -> Tensor:
         """The standard errors of :attr:`local_slopes`."""
         return self._spread(self._resampled.diff() / self.size.log().diff())
@@ -80,18 +76,13 @@ class Rates:
     def between(self, low: float, high: float) -> "Rates":
         """Return the rates of low <= x <= high, at least two."""
         inside = (self.x >= low) & (self.x <= high)
-        if int(inside.sum()) < 2:
-            raise ValueError(f"at least 2 of x must be in [{low:g}, {high:g}], got {self.x}")
         sup = None if self.sup is None else self.sup.between(low, high)
         parts = self.x[inside], self.errors[:, inside], self.size[inside]
         return Rates(*parts, self.statistic, sup)
 
-    def __str__(self) -> str:
-        """Return a line for each x, and the slope."""
-        rows = zip(self.x.tolist(), self.error.tolist(), self.stderr.tolist(), strict=True)
-        lines = [f"x = {x:<10.4g} error = {e:.4g} +- {s:.2g}" for x, e, s in rows]
-        fit = f"slope {self.slope:.3f} +- {self.slope_stderr:.3f}"
-        return "\n".join([*lines, f"{fit}  ({self.statistic} over {len(self.errors)} seeds)"])
+    def __repr__(self) -> str:
+        seeds, fit = len(self.errors), f"{self.slope:.3f} +- {self.slope_stderr:.3f}"
+        return f"Rates(slope {fit}, {self.statistic} of {seeds} seeds, x = {self.x.tolist()})"
 
     def _log_error(self, errors: Tensor) -> Tensor:
         if self.statistic == "geometric":

@@ -130,6 +130,19 @@ def test_without_noise_it_is_the_start_each_layer_by_itself():
     assert last.ratios.tolist() == [pytest.approx(report.layers[1].ratio)] * 3
 
 
+@pytest.mark.parametrize("column", ["filter", "kernel"])
+def test_a_transposed_convolution_has_the_columns_of_its_outputs(column):
+    """It is predicted like the convolution whose filters are its own."""
+    torch.manual_seed(6)
+    layer, plain = nn.ConvTranspose1d(4, 6, 3, groups=2), nn.Conv1d(4, 6, 3, groups=2)
+    outputs_first = layer.weight.detach().view(2, 2, 3, 3).transpose(1, 2)
+    plain.weight.data = outputs_first.reshape(6, 2, 3)
+    options = {**SETTING, "scale": 0.1, "exclude": (), "column": column}
+    one, two = (predict_pruning(m, generator=seeded(7), **options) for m in (layer, plain))
+    assert torch.equal(one.ratios, two.ratios)
+    assert len(one.ratios.unique()) > 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_meets_its_ratio(kind, start):
     falling = np.linspace(0.02, 0.0, 2000)
@@ -159,6 +172,12 @@ def test_the_table_of_the_published_setting():
             assert low - 0.006 < value < high + 0.006
 
 
+def masked():
+    layer = nn.Linear(2, 3)
+    heavytail.prune(layer, keep=0.5, layers=layer)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -171,6 +190,7 @@ def test_the_table_of_the_published_setting():
         ({"weight_decay": 1e308}, "weight_decay must leave finite weights after 2000 steps"),
         ({"exclude": ["0"]}, "exclude must be None for a single weight"),
         ({"model": torch.ones(3, 2) / 0}, "must be finite"),
+        ({"model": masked(), "exclude": ()}, r"must have no mask, got one of shape \(3, 2\)"),
         ({"model": nn.Sequential(nn.Linear(2, 3))}, "no last layer named 'head'"),
     ],
 )

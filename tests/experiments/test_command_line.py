@@ -10,11 +10,9 @@ import pytest
 from heavytail.experiments import __main__ as command_line
 from heavytail.experiments import records, runs, tables
 from heavytail.experiments.__main__ import main
-from heavytail.experiments.records import Store
 from heavytail.experiments.results import Config, decode
-from heavytail.experiments.summary import COLUMNS
 from heavytail.experiments.sweep import Report
-from heavytail.experiments.tables import TABLES, Table
+from heavytail.experiments.tables import COLUMNS, TABLES, Table
 
 PLAIN = Config(data="digits", width=160, steps=30)
 PAPER = (PLAIN, replace(PLAIN, kind="shared", alpha=1.75, scale=0.01))
@@ -25,7 +23,7 @@ SMALL = Table(TITLE, PAPER)
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, tmp_path):
     """One small table, in an empty folder."""
-    monkeypatch.setattr(tables, "TABLES", {"small": SMALL, "brief": replace(SMALL, brief=True)})
+    monkeypatch.setattr(tables, "TABLES", {"small": SMALL})
     monkeypatch.chdir(tmp_path)
 
 
@@ -46,7 +44,7 @@ def held(path):
 def test_run_and_run_again(capsys):
     for done in (4, 0):
         assert here("run", "small") == 0
-        counts = f"{done} done, {4 - done} there before, 0 failed, 0 lost\n"
+        counts = f"{done} done, {4 - done} there before, 0 failed\n"
         assert capsys.readouterr().out == counts
         assert held("results/small.json") == list(SMALL.quick)
     content = json.loads(Path("results/small.json").read_text())
@@ -57,21 +55,10 @@ def test_run_and_run_again(capsys):
     assert set(content["runs"][0]) == said
 
 
-def test_sizes_and_seeds_meet_in_one_file():
+def test_sizes_meet_in_one_file():
     assert here("run", "small", "--size", "paper", "--store", "other/folder") == 0
-    assert here("run", "small", "--seeds", "1", "--record", "other/folder/small.json") == 0
-    assert set(held("other/folder/small.json")) == {*PAPER, *SMALL.quick[::2]}
-
-
-def test_a_brief_record_leaves_the_long_parts_out():
-    here("run", "brief")
-    here("run", "small")
-    brief, whole = (Store(f"results/{name}.json") for name in ("brief", "small"))
-    brief, whole = (store.read(SMALL.quick[3])["result"] for store in (brief, whole))
-    assert brief["curve"] is None is brief["layers"]
-    assert whole["curve"]
-    assert whole["layers"]
-    assert brief["ratio"] == whole["ratio"]
+    assert here("run", "small", "--record", "other/folder/small.json") == 0
+    assert set(held("other/folder/small.json")) == {*PAPER, *SMALL.quick}
 
 
 def test_missing_data_are_told_at_once(capsys, monkeypatch):
@@ -98,7 +85,7 @@ def test_an_interrupt_leaves_what_is_done(capsys, monkeypatch):
         assert here("run", "small") == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
     assert here("run", "small") == 0
-    assert capsys.readouterr().out == "2 done, 2 there before, 0 failed, 0 lost\n"
+    assert capsys.readouterr().out == "2 done, 2 there before, 0 failed\n"
 
 
 def test_how_many_runs_at_a_time(monkeypatch, capsys):
@@ -106,28 +93,25 @@ def test_how_many_runs_at_a_time(monkeypatch, capsys):
 
     def spy(run, configs, store, **options):
         found.append((options, run.keywords))
-        return Report(lost=[(PLAIN, "its process ended")])
+        return Report(0, failed=[(PLAIN, "its process ended")])
 
     monkeypatch.setattr(command_line, "sweep", spy)
     monkeypatch.setattr(command_line, "_device", lambda options: options.device)
-    more = ["--processes", "3", "--retry"]
-    for device, words in (("cpu", []), ("cuda", []), ("cuda", more)):
-        assert main(["run", "small", "--device", device, "--threads", "2", *words]) == 1
-    assert "lost, its process ended" in capsys.readouterr().out
+    for device, words in (("cpu", []), ("cuda", []), ("cuda", ["--processes", "3"])):
+        assert main(["run", "small", "--device", device, *words]) == 1
+    assert "its process ended" in capsys.readouterr().out
     assert [options["processes"] for options, _ in found] == [None, 1, 3]  # they share a GPU
-    run = {"brief": False, "device": "cuda", "threads": 2}
-    assert found[2] == ({"processes": 3, "retry": True}, run)
+    assert found[2] == ({"executor": None, "processes": 3}, {"device": "cuda"})
 
 
 # What is told.
 
 
 def test_list(capsys):
-    here("run", "small", "--seeds", "1", "--store", "kept")
+    here("run", "small", "--store", "kept")
     capsys.readouterr()
     assert here("list", "--store", "kept") == 0
-    line, _ = capsys.readouterr().out.splitlines()
-    assert line.split() == ["small", "2", "of", "4", "runs", *TITLE.split()]
+    assert capsys.readouterr().out.split() == ["small", "4", "of", "4", "runs", *TITLE.split()]
     assert here("list", "--size", "paper") == 0
     assert "0 of    2 runs" in capsys.readouterr().out
 
@@ -135,13 +119,13 @@ def test_list(capsys):
 def test_tabulate(capsys):
     assert here("tabulate", "small") == 0
     assert capsys.readouterr().out.count("not yet") == 8
-    here("run", "small", "--seeds", "1")
+    here("run", "small")
     capsys.readouterr()
     assert here("tabulate", "small") == 0
     head, plain, noisy = capsys.readouterr().out.splitlines()
     assert re.split("  +", head) == list(COLUMNS)
-    assert re.split("  +", plain)[:5] == ["digits, fully connected, 16", "none", "–", "0", "1"]
-    assert re.split("  +", noisy)[1:5] == ["I", "1.75", "0.0373", "1"]
+    assert re.split("  +", plain)[:5] == ["digits, fully connected, 16", "none", "–", "0", "2"]
+    assert re.split("  +", noisy)[1:5] == ["I", "1.75", "0.0373", "2"]
     assert noisy.index("I") == head.index("noise")
 
 
@@ -152,8 +136,6 @@ def test_tabulate(capsys):
         (["run", "small", "--device", "cuda:77"], "--device must be one that is here, got cuda:77"),
         (["run", "small", "--device", "meta"], "--device must be one that is here, got meta: "),
         (["run", "small", "--processes", "-1"], "processes must be >= 0, got -1"),
-        (["run", "small", "--threads", "0"], "--threads must be >= 1, got 0"),
-        (["run", "small", "--seeds", "0"], "--seeds must be >= 1, got 0"),
         (["run", "small", "--record", "notes.json"], "notes.json must be a record of runs, got"),
         (["tabulate", "small", "--record", "notes.json"], "notes.json must be a record of runs"),
         (["tabulate", "small", "--record", "none.json"], "no record at none.json"),
@@ -192,7 +174,7 @@ def test_help_of_each_command(capsys, monkeypatch):
             main([name, "--help"])
         text = capsys.readouterr().out
         assert f"usage: python -m heavytail.experiments {name}" in text
-        assert name == "list" or ", ".join(TABLES) in text
+        assert name == "list" or ",".join(TABLES) in text
     command = [sys.executable, "-m", "heavytail.experiments", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "what is missing of a table" in text

@@ -11,6 +11,7 @@ import numpy as np
 import pooch
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from heavytail.experiments import data as module
 from heavytail.experiments.data import Dataset, load
@@ -35,14 +36,16 @@ def network(monkeypatch, tmp_path):
     return asked, content
 
 
-def test_digits():
+def test_digits_need_no_network(network):
     digits = load("digits")
+    assert not network[0]
     assert (digits.name, digits.inputs, digits.classes) == ("digits", 64, 10)
     assert (len(digits.x_train), len(digits.x_test)) == (1438, 359)
     assert (digits.x_train.dtype, digits.y_train.dtype) == (torch.float32, torch.int64)
     assert float(digits.x_train.mean()) == pytest.approx(0, abs=1e-6)
     assert float(digits.x_train.std(correction=0)) == pytest.approx(1, abs=1e-6)
-    assert set(digits.y_test.tolist()) == set(range(10))
+    assert digits.y_test.tolist() == load_digits().target[4::5].tolist()
+    assert digits.y_train.tolist()[:5] == [0, 1, 2, 3, 5]
 
 
 def test_examples_of_any_shape():
@@ -55,6 +58,32 @@ def test_examples_of_any_shape():
     assert flat.shape == (60,)
     assert flat.x_train.tolist() == x.view(2, 60).tolist()
     assert flat.x_train.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"x_train": torch.tensor([[0.0, torch.nan]] * 2)},
+            r"x_train must be in \(-inf, inf\), got nan",
+        ),
+        ({"x_test": torch.full((2, 2), torch.inf)}, r"x_test must be in \(-inf, inf\), got inf"),
+        ({"x_train": torch.zeros(2, 2, dtype=torch.uint8)}, "x_train must be .*, got dtype"),
+        ({"x_train": torch.zeros(0, 2)}, r"len\(x_train\) must be >= 1, got 0"),
+        ({"y_train": torch.tensor([0, -100])}, r"y_train must be 2 int64 in \[0, 2\), .*-100"),
+        ({"y_test": torch.tensor([0, 2])}, r"y_test must be 2 int64 in \[0, 2\), got .*\[2\]"),
+        ({"y_test": torch.tensor([0.0, 1.0])}, "y_test must be 2 int64 .*, got torch.float32"),
+        ({"y_train": torch.tensor([0])}, r"y_train must be 2 int64 .* shape \(1,\)"),
+        ({"classes": 0}, "classes must be >= 1, got 0"),
+    ],
+)
+def test_a_data_set_refuses_what_would_train_on_nothing(change, message):
+    x, y = torch.zeros(2, 2), torch.tensor([0, 1])
+    whole = {"name": "", "x_train": x, "y_train": y, "x_test": x, "y_test": y, "classes": 2}
+    Dataset(**whole)
+    Dataset(**whole | {"x_train": torch.full((2, 2), 3e38)})  # though their sum is infinite
+    with pytest.raises((TypeError, ValueError), match=message):
+        Dataset(**whole | change)
 
 
 # ECG5000: the archive's text, or arrays.
@@ -71,7 +100,7 @@ def heartbeats(tmp_path, monkeypatch):
             rows = np.column_stack([y, x])
             text = "\n".join("".join(f"{value:16.7e}" for value in row) for row in rows)
             archive.writestr(f"ECG5000_{part.upper()}.txt", text)
-    every = b"".join(array.tobytes() for array in arrays.values())
+    every = b"".join(repr(array.shape).encode() + array.tobytes() for array in arrays.values())
     monkeypatch.setattr(module, "_ECG5000", hashlib.sha256(every).hexdigest())
     (tmp_path / "ecg5000").mkdir()
     return arrays, packed.getvalue()
@@ -98,6 +127,7 @@ def test_ecg5000_has_two_classes(form, heartbeats, tmp_path):
         {"y_train": lambda y: y + 0.4},  # the same as integers
         {"X_train": lambda x: x + 1j},
         {"X_test": lambda x: x + np.float32(1e-6)},
+        {"X_train": lambda x: x.reshape(10, 70, 2)},  # the same bytes
         {"y_test": lambda y: y[:-1]},
         {"X_test": lambda x: x.astype(object)},  # a pickle
     ],
@@ -110,17 +140,26 @@ def test_other_heartbeats_are_refused(change, heartbeats, tmp_path):
         load("ecg5000", tmp_path)
 
 
-def test_a_wrong_zip_is_named(heartbeats, tmp_path, network):
+def test_a_wrong_zip_is_named_and_not_kept_in_the_cache(heartbeats, tmp_path, network):
     good, foreign = heartbeats[1], io.BytesIO()
     with zipfile.ZipFile(foreign, "w") as archive:
         archive.writestr("ECG5000_TRAIN.ts", "@data")
     url = "https://www.timeseriesclassification.com/aeon-toolkit/ECG5000.zip"
-    for content in (b"no zip", good[: len(good) // 2], foreign.getvalue(), good):
+    mine = tmp_path / "ecg5000" / "ECG5000.zip"
+    for content, why in (
+        (b"no zip", "File is not a zip file"),
+        (good[: len(good) // 2], "File is not a zip file"),
+        (good[:200] + b"xxxx" + good[204:], ""),  # the archive's directory is whole
+        (foreign.getvalue(), "no item named 'ECG5000_TRAIN.txt'"),
+    ):
         network[1][url] = content
-        if content != good:
-            with pytest.raises(ValueError, match=r"cache/ecg5000/ECG5000\.zip must be .*deleted"):
-                load("ecg5000")
-            (tmp_path / "cache" / "ecg5000" / "ECG5000.zip").unlink()
+        with pytest.raises(ValueError, match=rf"cache/ecg5000/ECG5000\.zip must be ECG5000.*{why}"):
+            load("ecg5000")
+        mine.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"/ecg5000/ECG5000\.zip must be ECG5000.*{why}"):
+            load("ecg5000", tmp_path)
+        assert mine.read_bytes() == content  # one's own file is left alone
+    network[1][url] = good
     assert len(load("ecg5000").x_train) == 10
 
 

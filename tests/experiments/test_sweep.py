@@ -11,7 +11,7 @@ import pytest
 
 from heavytail.experiments import __main__ as command_line
 from heavytail.experiments import tables
-from heavytail.experiments.records import Store, plain
+from heavytail.experiments.records import Store, plain, read
 from heavytail.experiments.results import Config
 from heavytail.experiments.sweep import sweep
 from tests.experiments.sweep_runs import (
@@ -56,7 +56,7 @@ def numbers(log):
 
 def results(store, trials):
     """Return the results of runs that are all there."""
-    return [store.read(trial)["result"] for trial in trials]
+    return [entry["result"] for entry in store.find(trials)]
 
 
 def drawn(trials, tmp_path):
@@ -80,64 +80,50 @@ def test_only_what_is_missing_is_run(run, log, store, tmp_path, capfd):
     assert here(run, TRIALS[2:4], store).done == 2
     report = here(run, [*TRIALS, *map(Trial, range(6))], store)
     assert (report.present, report.done, report.complete) == (2, 4, True)
-    assert str(report) == "4 done, 2 there before, 0 failed, 0 lost"
+    assert str(report) == "4 done, 2 there before, 0 failed"
     assert numbers(log) == [2, 3, 0, 1, 4, 5]
     assert results(store, TRIALS) == drawn(TRIALS, tmp_path)
-    assert [entry["config"]["number"] for entry in store.entries()] == list(range(6))
+    assert [entry["config"]["number"] for entry in read(store.path)] == list(range(6))
     assert files(store) == ["runs.json"]  # no lock, and no checkpoint
     here(run, TRIALS, store, progress=True)
     assert capfd.readouterr() == ("", "")  # the output is no terminal
 
 
-def test_a_failure_is_kept_and_stops_nothing(run, log, store):
+def test_a_failure_is_told_and_stops_nothing_and_is_run_again(run, log, store):
     def some_fail(trial, checkpoint):
         return (broken if trial.number % 2 else run)(trial, checkpoint)
 
     report = here(some_fail, TRIALS, store)
     assert (report.done, [trial.number for trial, _ in report.failed]) == (3, [1, 3, 5])
     assert not report.complete
-    assert report.failed[0][1] == store.find(TRIALS[1:2])[0]["traceback"]
-    assert "in broken" in report.failed[0][1]
-    assert str(report).splitlines()[1] == (
-        "Trial(number=1, seconds=0.0): ArithmeticError: number 1 does not add up"
-    )
+    counts, first, *_ = str(report).splitlines()
+    assert counts == "3 done, 0 there before, 3 failed"
+    assert first == "Trial(number=1, seconds=0.0): ArithmeticError: number 1 does not add up"
+    assert "in broken" in str(report)
     again = here(run, TRIALS, store)
-    assert (again.present, again.done, again.failed) == (3, 0, report.failed)
-    assert len(here(some_fail, TRIALS, store, retry=True).failed) == 3
-    assert here(run, TRIALS, store, retry=True).complete
+    assert (again.present, again.done, again.complete) == (3, 3, True)
     assert numbers(log) == [0, 2, 4, 1, 3, 5]
 
 
 @pytest.mark.parametrize("found", [{"x": {1}}, 7, None])
 def test_what_is_no_result_is_a_failure(found, store):
     assert len(here(lambda *_: found, TRIALS, store).failed) == 6
-    assert len(here(lambda *_: sys.exit(3), TRIALS, store, retry=True).failed) == 6
-    assert store.entries() == []
+    assert len(here(lambda *_: sys.exit(3), TRIALS, store).failed) == 6
+    assert not store.path.exists()
 
 
-@pytest.mark.parametrize(
-    "failure", [OSError("No space left"), MemoryError(), RuntimeError("CUDA error: busy")]
-)
-def test_a_failure_of_the_machine_is_no_result(failure, run, store, monkeypatch):
-    """In a run, or where its result is written."""
-
-    def fail(*_):
-        raise failure
-
-    reasons = 6 * [f"{type(failure).__name__}: {failure}"]
-    report = here(fail, TRIALS, store)
-    assert [reason for _, reason in report.lost] == reasons
-    assert str(report).splitlines()[0] == "0 done, 0 there before, 0 failed, 6 lost"
+def test_a_result_that_cannot_be_written_is_no_result(run, store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        if isinstance(failure, OSError):
-            assert [reason for _, reason in here(run, TRIALS, store).lost] == reasons
+        patch.setattr(os, "replace", lambda *_: os.read(-1, 0))
+        report = here(run, TRIALS, store)
+    assert (report.done, len(report.failed)) == (0, 6)
+    assert "OSError: [Errno 9]" in str(report)
     assert not store.path.exists()
     assert here(run, TRIALS, store).done == 6
     assert files(store) == ["runs.json"]
 
 
-def test_a_checkpoint_is_there_for_who_was_lost_and_not_for_who_failed(store):
+def test_who_failed_goes_on_from_its_checkpoint(store):
     def keep(trial, checkpoint, failure):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         with checkpoint.open("a") as file:
@@ -146,9 +132,10 @@ def test_a_checkpoint_is_there_for_who_was_lost_and_not_for_who_failed(store):
             raise failure
         return {"all": checkpoint.read_text()}
 
-    for failure in (OSError(), ArithmeticError(), OSError(), OSError(), None):
-        here(partial(keep, failure=failure), TRIALS[:1], store, retry=True)
-    assert store.read(TRIALS[0])["result"] == {"all": "further further further "}
+    for failure in (OSError(), ArithmeticError(), None):
+        here(partial(keep, failure=failure), TRIALS[:1], store)
+    assert results(store, TRIALS[:1]) == [{"all": "further further further "}]
+    assert files(store) == ["runs.json"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +168,7 @@ def test_threads_of_another_folder(run, log, tmp_path, monkeypatch):
         assert here(run, trials, store, executor=pool, processes=None).done == 20
         assert pool.submit(int).result() == 0  # it is left open
     assert sorted(numbers(log)) == list(range(20))
-    assert len(Store(tmp_path / "runs.json").entries()) == 20
+    assert len(read(tmp_path / "runs.json")) == 20
     assert list((tmp_path / "other").iterdir()) == []
 
 
@@ -190,8 +177,8 @@ def test_a_process_that_is_killed_takes_no_other_run(log, store):
     trials = [Trial(number, 0.05) for number in range(12)]
     run = partial(draw_or_be_killed, log=log)
     first = here(run, trials, store, processes=2)
-    assert first.lost == [(trials[5], "its process ended with exit code -9")]
-    assert (first.done, first.failed) == (11, [])
+    assert first.failed == [(trials[5], "its process ended with exit code -9")]
+    assert first.done == 11
     store.checkpoint(trials[0]).parent.mkdir(parents=True)  # of one killed before it could go
     assert here(run, trials, store).done == 1
     assert files(store) == ["runs.json"]
@@ -244,12 +231,12 @@ def test_a_sweep_killed_ten_times_comes_to_its_end(run, log, store, tmp_path):
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
-        assert all(entry in store.entries() for entry in kept)
-        kept = store.entries()
+        assert all(entry in read(store.path) for entry in kept)
+        kept = read(store.path)
     workers = {worker for _, worker in noted(log)}
     report = here(run, trials, store)
     assert (report.present, report.done, report.complete) == (len(kept), 40 - len(kept), True)
-    assert len(store.entries()) == 40
+    assert len(read(store.path)) == 40
     assert results(store, trials) == drawn(trials, tmp_path)
     assert files(store) == ["runs.json"]
     wait_for(lambda: all(map(has_ended, workers)))
@@ -273,6 +260,6 @@ def test_a_cluster_that_loses_a_worker_has_the_results_of_one_process(
         command = ["run", "small", "--size", "paper", "--device", "cpu", "--record"]
         command += ["store/runs.json", "--dask", cluster.scheduler_address]
         assert command_line.main(command) == 0
-    assert capsys.readouterr().out == "16 done, 0 there before, 0 failed, 0 lost\n"
+    assert capsys.readouterr().out == "16 done, 0 there before, 0 failed\n"
     assert numbers(store.path.parent / "log").count(5) == 2
     assert results(store, configs) == drawn(map(Trial, range(16)), tmp_path)

@@ -49,7 +49,7 @@ def network(data, i, width=37, **options):
 
 def company(data, members, form=None, **options):
     """Train these of NOISES, each always with the same start and batches."""
-    models = [network(data, i, **(form or {})) for i in members]
+    models = [network(data, i, **(form or {})).eval() for i in members]
     options = OPTIONS | options
     noises, seeds = [NOISES[i] for i in members], [40 + i for i in members]
     found = train_together(models, data, noises=noises, seeds=seeds, **options)
@@ -69,6 +69,7 @@ def alone(data, i, form=None, noise=None, seed=None):
 def assert_close(run, other):
     (model, history), (twin, record) = run, other
     close = CLOSE[history.losses.dtype]
+    assert model.training == twin.training
     torch.testing.assert_close(history.losses, record.losses, **close)
     for weight, same in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(weight, same, **close)
@@ -141,8 +142,10 @@ def test_no_steps():
 
 
 def test_what_is_global_is_left_alone():
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    company(task(), EVERYONE)
+    data, state, threads = task(), torch.get_rng_state(), torch.get_num_threads()
+    with torch.device("meta"):  # nothing is made on the default device
+        found = company(data, EVERYONE)
+    assert torch.equal(found[0][1].losses, company(data, EVERYONE)[0][1].losses)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -160,7 +163,7 @@ def frozen(data):
 
 
 DATA = task()
-PAIR = [network(DATA, 0), network(DATA, 1)]
+PAIR = [network(DATA, 0), network(DATA, 1).eval()]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,6 @@ PAIR = [network(DATA, 0), network(DATA, 1)]
         ({"models": [PAIR[0], masked(DATA)]}, "models must have no masks"),
         ({"models": [PAIR[0], frozen(DATA)]}, "no weights that are frozen"),
         ({"models": [PAIR[0], torch.nn.Linear(13, 3)]}, "must hold FullyConnected .*, got Linear"),
-        ({"data": task(n=0)}, "needs at least one example, got none"),
         ({"noises": [None]}, "noises must be one for each of 2, got 1"),
         ({"noises": [None, Noise(alpha=2.5, scale=0.1, seed=0)]}, r"alpha must be in \(0, 2\]"),
         ({"seeds": [1, -1]}, "each of seeds must be"),
@@ -192,3 +194,4 @@ def test_bad_arguments_change_nothing(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
         train_together(**options)
     assert all(map(torch.equal, before, [w for model in PAIR for w in model.parameters()]))
+    assert [model.training for model in PAIR] == [True, False]

@@ -1,9 +1,9 @@
 import hashlib
+import io
 import math
 import os
 import random
 import signal
-from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -14,8 +14,8 @@ from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import (
     DivergenceError,
-    _assert_finite,
     _batches,
+    _measured,
     accuracy,
     score,
     spawn_seeds,
@@ -80,13 +80,13 @@ def test_divergence_is_an_error_that_names_the_step(digits):
         run(digits, lr=1e6, evaluate_every=50)
     assert 1 < e.value.step <= 50
     with pytest.raises(DivergenceError, match="the loss was nan at step 2"):
-        _assert_finite(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity())
+        _measured(torch.tensor([1, math.nan, math.inf]), torch.nn.Identity(), *[torch.ones(1)] * 2)
     with pytest.raises(DivergenceError, match="a weight was not finite at step 1"):
         run(digits, steps=1, scale=1e40)
 
 
 def test_an_epoch_visits_every_example_once():
-    batches = _batches(10, 4, torch.Generator().manual_seed(0))
+    batches = _batches(torch.empty(10, 2), 4, 0)
     epoch = [next(batches) for _ in range(3)]
     assert [len(batch) for batch in epoch] == [4, 4, 2]
     assert sorted(torch.cat(epoch).tolist()) == list(range(10))
@@ -104,6 +104,18 @@ def test_a_score_counts_and_averages():
     for some in (logits[:0], y[:0]), (logits, y[:1]):
         with pytest.raises(ValueError, match="needs examples and a label each, got"):
             score(torch.nn.Identity(), *some)
+    with pytest.raises(RuntimeError, match="-100 is out of bounds"):  # cross_entropy leaves it out
+        score(torch.nn.Identity(), logits, torch.tensor([1, 0, 0, -100]))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_output_that_is_not_a_number_is_no_score(wrong):
+    logits, y = torch.tensor([[0.0, 3.0], [wrong, 0.0]]), torch.tensor([1, 0])
+    assert int(logits[1].argmax()) == 0  # it would count as right
+    with pytest.raises(FloatingPointError, match="the loss was nan"):
+        accuracy(torch.nn.Identity(), logits, y)
+    with pytest.raises(DivergenceError, match="the loss was nan at step 3"):
+        _measured(torch.ones(3), torch.nn.Identity(), logits, y)
 
 
 def test_a_score_puts_each_module_back():
@@ -131,14 +143,13 @@ def test_spawned_seeds_differ_and_repeat():
         ({"checkpoint_every": 0}, "checkpoint_every must be >= 1"),
         ({"stop_accuracy": 95}, r"stop_accuracy must be in \[0, 1\], got 95"),
         ({"seed": -1}, "seed must be"),
-        ({"resumable": {"model": None}}, "resumable must have other names"),
-        ({"batch_size": 1, "examples": 0}, "training needs at least one example"),
+        ({"resumable": {"model": torch.nn.Identity()}}, "resumable must hold .* by other names"),
+        ({"resumable": {"noise": None}}, "resumable must hold states .*, got noise=None"),
     ],
 )
 def test_bad_arguments(options, message, digits):
-    n = options.pop("examples", 10)
     with pytest.raises(ValueError, match=message):
-        run(replace(digits, x_train=digits.x_train[:n], y_train=digits.y_train[:n]), **options)
+        run(digits, **options)
 
 
 # Checkpoints.
@@ -147,10 +158,11 @@ OPTIONS = {"steps": 60, "batch_size": 100, "seed": 0, "evaluate_every": 20}
 OPTIONS |= {"checkpoint_every": 7, "progress": False}
 
 
-def parts(method="SGD", width=50, layers=2, dtype=torch.float32, lr=0.05):
+def parts(method="SGD", width=50, layers=2, dtype=torch.float32, lr=0.05, buffer=torch.float32):
     """Return a fresh model, its optimizer and what else has a state, as another process would."""
     options = {"width": width, "hidden_layers": layers, "dtype": dtype}
     model = FullyConnected(64, 10, generator=torch.Generator().manual_seed(1), **options)
+    model.register_buffer("some", torch.zeros(2, device="cpu", dtype=buffer))
     options = {"lr": lr, "momentum": 0.9} if method == "SGD" else {"lr": 0.01, "amsgrad": True}
     optimizer = getattr(torch.optim, method)(model.parameters(), **options)
     law = {"alpha": 1.75, "scale": 0.01, "kind": "isotropic", "seed": 2}
@@ -197,6 +209,14 @@ def test_the_measurements_are_those_of_one_without_a_break(first, options, digit
     found = go_on(digits, tmp_path / "state", **options)
     assert found[1].resumed > 0
     assert equal(found, go_on(digits, **options))
+
+
+def test_nothing_is_made_on_the_default_device(digits, tmp_path):
+    with torch.device("meta"):
+        go_on(digits, tmp_path / "state", steps=30)
+        found = go_on(digits, tmp_path / "state")
+    assert found[1].resumed == 28
+    assert equal(found, go_on(digits))
 
 
 def test_divergence_before_a_checkpoint_is_found_after_it(digits, tmp_path):
@@ -257,6 +277,7 @@ OTHERS = dict.fromkeys(("noise", "cooling", "rate"), Stubborn())
         ({"width": 51}, {}, "weights"),
         ({"layers": 1}, {}, "weights"),
         ({"dtype": torch.float64}, {}, "weights .*float64.* got .*float32"),
+        ({"buffer": torch.float64}, {}, "weights .*float64.* got .*float32"),
         ({"method": "Adam"}, {}, "optimizer Adam, got SGD"),
         ({}, {"resumable": OTHERS}, "state must fit the noise: no"),
     ],
@@ -270,10 +291,12 @@ def test_the_checkpoint_of_another_training_is_refused_and_changes_nothing(
     model, optimizer, resumable = parts(**form)
     some = (model, optimizer, *resumable.values())
     before = [repr(part.state_dict()) for part in some]
+    model.eval()
     options = OPTIONS | {"resumable": resumable, "checkpoint": path} | options
     with pytest.raises(ValueError, match=message):
         train(model, optimizer, digits.to(dtype=model.head.weight.dtype), **options)
     assert [repr(part.state_dict()) for part in some] == before
+    assert not model.training
     assert path.read_bytes() == written
 
 
@@ -294,8 +317,10 @@ def test_damage_is_found(digits, tmp_path):
     ]
     cut = [whole[:n] for n in (0, 31, 32, 33, len(whole) // 2, len(whole) - 1)] + [whole + b"x"]
     foreign = b"cos\nsystem\n(S'exit 1'\ntR."  # a pickle that would run a command
-    dressed = hashlib.sha256(foreign).digest() + foreign
-    for content in (*flipped, *cut, foreign, dressed):
+    buffer = io.BytesIO()
+    torch.save({"model": {}}, buffer)  # of no training
+    dressed = [hashlib.sha256(some).digest() + some for some in (foreign, buffer.getvalue())]
+    for content in (*flipped, *cut, foreign, *dressed):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"state must be a whole checkpoint, got"):
             go_on(digits, path)

@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,11 +8,9 @@ from scipy import stats
 
 from heavytail import stable as skewed
 from heavytail import symmetric_stable
-from heavytail.laws.density import log_density
 from heavytail.laws.tails import (
     HillCurve,
     TailEstimate,
-    _negative_log_likelihood,
     hill,
     hill_curve,
     log_moment,
@@ -172,18 +170,6 @@ def test_mle_covers(alpha, number, generator):
     assert stats.chi2(len(z)).sf(float(wrong.square().sum())) < 1e-5
 
 
-@pytest.mark.parametrize("alpha", [0.6, 1.0, 1.95, 1.9999])
-def test_the_table_stands_for_the_density(alpha, generator):
-    x = stable(1.3, 40, generator).abs()
-    parameters = [alpha, 0.3]
-    theta = torch.tensor(parameters, dtype=torch.float64, requires_grad=True)
-    direct = theta[1] - log_density(x * torch.exp(-theta[1]), theta[0], 0.0).mean()
-    direct.backward()
-    value, gradient = _negative_log_likelihood(np.array(parameters), x.numpy())
-    assert value == pytest.approx(direct.item(), abs=1e-6)
-    assert gradient == pytest.approx(theta.grad.numpy(), abs=1e-5 * float(theta.grad.abs().max()))
-
-
 def test_mle_of_cauchy_data_is_near_the_cauchy_fit(generator):
     """At alpha = 1 the likelihood has a closed form; freeing alpha gains a chi-square of 1."""
     x = stable(1.0, 400, generator, scale=2.0)
@@ -296,7 +282,7 @@ TEN_ZEROS = torch.cat([torch.zeros(10), torch.arange(1.0, 21.0)])
         ),
         (lambda: hill_curve(ONES, torch.tensor([0, 3])), ValueError, r"must be in \[1, 99\]"),
         (lambda: hill_curve(ONES, []), ValueError, "ks must hold an integer, .*, 100, got none"),
-        *((lambda k=k: hill_curve(ONES, k), TypeError, "ks must be a se") for k in (WRONG, 3)),
+        (lambda: hill_curve(ONES, cast(Any, 3)), TypeError, "ks must be a sequence"),
         (lambda: hill_curve(ONES, ONES), TypeError, r"each of ks, .* integer, got 1\.0"),
         (
             lambda: hill_curve(0 * ONES),

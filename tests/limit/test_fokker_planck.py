@@ -13,7 +13,8 @@ from heavytail.limit.fokker_planck import Density, box_for, evolve, image_error,
 ALPHAS = [1.3, 1.5, 1.9]
 LEVELS = (5.0, 10.0, 20.0, 30.0)
 SIGMA = 0.5
-GRID = torch.arange(-4.0, 4.0, dtype=torch.float64)
+FLAT = torch.full((8,), 0.125, dtype=torch.float64)
+SWING = torch.tensor([1.0, -1.0]).repeat(4).double()
 
 # The problem: h_x(theta) = tanh(x theta), squared loss, eight points, one unit of time.
 X = torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None]
@@ -48,6 +49,10 @@ def particles(alpha, n, steps=200):
     return simulate(problem, n, **options, seed=5).particles[:, 0].double()
 
 
+def mass(density):
+    return float(density.rho.sum()) * density.dx
+
+
 def characteristic(density, u):
     """Return the integral of exp(iu theta) rho, by the sum that is exact for smooth tails."""
     return complex((density.rho * torch.exp(1j * u * density.theta)).sum() * density.dx)
@@ -65,8 +70,8 @@ def test_noise_alone_is_a_convolution(alpha):
         u = math.pi * j / 50
         exact = characteristic(start, u) * math.exp(-2 * (0.8 * u) ** alpha)
         assert abs(characteristic(later, u) - exact) < 1e-13
-    assert abs(later.mass - 1) < 1e-12
-    assert later.min > -1e-15
+    assert abs(mass(later) - 1) < 1e-12
+    assert float(later.rho.min()) > -1e-15
 
 
 def test_cauchy_noise_on_a_circle():
@@ -76,7 +81,10 @@ def test_cauchy_noise_on_a_circle():
         s = math.pi * scale / 40
         return math.sinh(s) / (80 * (math.cosh(s) - torch.cos(math.pi * theta / 40)))
 
-    start = Density.start(40.0, density=lambda theta: wrapped(theta, 0.5), std=0.25)
+    grid = Density.start(40.0, std=0.25)
+    start = Density(40.0, wrapped(grid.theta, 0.5))
+    assert float(grid.theta[0]) == -40
+    assert float(grid.theta[-1]) == 40 - grid.dx
     later = evolve(start, None, alpha=1.0, sigma=0.5, T=3.0, steps=2)
     assert torch.allclose(later.rho, wrapped(later.theta, 2.0), rtol=1e-10, atol=0)
 
@@ -115,8 +123,8 @@ def test_gaussian_ornstein_uhlenbeck():
         later, error, mean, std = ornstein_uhlenbeck(2.0, 15.0, steps)
         exact = Density.start(15.0, mean=mean, std=std, points=len(later.theta)).rho
         errors.append(float((later.rho - exact).abs().max()))
-        assert abs(later.mass - 1) < 1e-10
-        assert later.min > -1e-12
+        assert abs(mass(later) - 1) < 1e-10
+        assert float(later.rho.min()) > -1e-12
     assert errors[-1] < 1e-5
     assert math.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.05)
     assert error < 1e-5
@@ -171,8 +179,8 @@ def test_time_order_is_two(alpha):
     slope = np.polyfit(range(len(errors)), -np.log2(errors), 1)[0]
     assert slope == pytest.approx(2, abs=0.1)
     for run in runs:
-        assert abs(run.mass - 1) < 1e-10
-        assert run.min > 0
+        assert abs(mass(run) - 1) < 1e-10
+        assert float(run.rho.min()) > 0
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -290,22 +298,23 @@ def test_particles_have_the_density(alpha, n):
     ("call", "error", "message"),
     [
         (lambda: Density.start(0.0), ValueError, r"box must be in \(0, inf\), got 0"),
-        (lambda: Density.start(9.0, points=33), ValueError, "points must be even, got 33"),
-        (lambda: Density.start(2.0), ValueError, "mass 0.954"),
-        (lambda: Density.start(9.0, density=lambda t: t / 0), ValueError, "least value nan"),
-        (lambda: Density.start(9.0, density=lambda t: t[:3] * 0), ValueError, r"shape \(3,\)"),
-        (lambda: Density.start(9.0).cdf(GRID * 4), ValueError, r"in \[-9\.0, 9\.0\], got -16"),
+        (lambda: Density.start(9.0, points=33), ValueError, r"\(m,\), m even, got \(33,\)"),
+        (lambda: Density.start(2.0), ValueError, "got 0.954"),
+        (lambda: Density.start(9.0).cdf(FLAT * 80), ValueError, r"in \[-9\.0, 9\.0\], got 10"),
         (lambda: image_error(1.5, 3.0, 2.0), ValueError, r"x must be in \(0, 2\.0\), got 3"),
         (lambda: mean_field_drift(h, dh, dloss, X[:, 0], Y), ValueError, r"got \(8,\) and \(8,\)"),
         (lambda: run(lambda t, _, __: t[:3]), ValueError, r"shape \(\d+,\), got \(3,\)"),
-        (lambda: run(lambda t, _, __: t * math.nan), ArithmeticError, "too large, nan, which"),
+        (
+            lambda: run(lambda t, _, __: t * math.nan),
+            ArithmeticError,
+            "too large, step 1 needs nan",
+        ),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
-        (lambda: Density(GRID, GRID[:6]), ValueError, r"one shape \(m,\), m even, got \(8,\) and"),
-        (lambda: Density(GRID[1:], GRID[1:]), ValueError, r"one shape \(m,\), m even, got \(7,\)"),
-        (lambda: Density(GRID + 0.1, GRID), ValueError, "got 8 values from -3.9"),
-        (lambda: Density(GRID**3, GRID), ValueError, "got 8 values from -64 to 27"),
-        (lambda: Density(GRID, GRID / 0), ValueError, r"rho must be in \(-inf, inf\), got -inf"),
-        (lambda: Density(GRID.float(), GRID), TypeError, "theta must be float64"),
+        (lambda: Density(4.0, FLAT[None]), ValueError, r"rho must be \(m,\), m even, got \(1, 8\)"),
+        (lambda: Density(0.0, FLAT), ValueError, r"box must be in \(0, inf\), got 0"),
+        (lambda: Density(4.0, FLAT * 1.00001), ValueError, "of mass 1, got mass 1.00001"),
+        (lambda: Density(4.0, FLAT + SWING), ValueError, "of mass 1, got .* least value -0.875"),
+        (lambda: Density(4.0, FLAT / 0), ValueError, "of mass 1, got mass inf"),
     ],
 )
 def test_bad_input(call, error, message):
@@ -319,27 +328,17 @@ def run(drift=None, **changes):
 
 
 def test_a_grid_too_coarse_is_refused():
-    message = "its least value is -.*: is the grid too coarse, see Density.start"
+    message = "ends with mass 1, least value -.*: take more points"
     with pytest.raises(ArithmeticError, match=message):
         evolve(Density.start(20.0, points=32), None, alpha=1.5, sigma=0.1, T=0.1, steps=1)
     with pytest.raises(ArithmeticError, match=message):  # a front forms
         run(drift=lambda t, _, __: -8 * torch.tanh(8 * t), sigma=0.0)
 
 
-def test_a_start_that_is_no_density_is_refused():
-    start = Density.start(9.0)
-    for rho, message in (
-        (start.rho * 1.00001, r"start must be a density: the mass is 1\.00001"),
-        (start.rho + (start.theta * math.pi / 9).sin(), "density: its least value is -1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            evolve(Density(start.theta, rho), None, alpha=1.5, sigma=1, T=1, steps=1)
-
-
 def test_a_scheme_that_blows_up_is_refused():
     """The pieces of a step are as many as the drift at its start asks for."""
     calls = itertools.count()
-    with pytest.raises(ArithmeticError, match=r"the mass is .*: are the steps too long"):
+    with pytest.raises(ArithmeticError, match=r"step 1 ends with mass .*, or more steps"):
         run(drift=lambda t, _, __: -(1e9 if next(calls) else 1.0) * t, steps=1)
 
 
@@ -355,7 +354,7 @@ def pushed(box, mean, T, *, alpha=1.5, sigma=0.1, calls=1, push=1.0):
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
 @pytest.mark.parametrize("T", [4.0, 8.0])
 def test_mass_that_piles_up_at_the_edge_is_refused(T, sigma):
-    message = r"transport has carried the mass .* beyond 0\.9 box = 9, where it stops"
+    message = r"the drift has carried the mass .* beyond 0\.9 box = 9: take a larger box"
     for push, mean in ((1.0, 5.0), (-1.0, -5.0)):
         with pytest.raises(ArithmeticError, match=message):
             pushed(10.0, mean, T, sigma=sigma, push=push)
@@ -369,7 +368,7 @@ def test_mass_that_tails_bring_to_the_edge_is_not():
     assert float(later.rho[later.theta.abs() > 27].sum()) * later.dx > 2e-3
     later = pushed(30.0, 0.0, 5.0, alpha=0.8, sigma=0.5, calls=5)
     assert float(later.rho[later.theta.abs() > 27].sum()) * later.dx > 1e-2
-    assert pushed(10.0, 5.0, 2.0, sigma=0.0).mass == pytest.approx(1)
+    assert mass(pushed(10.0, 5.0, 2.0, sigma=0.0)) == pytest.approx(1)
     wide = Density.start(10.0)
     wide = evolve(wide, None, alpha=2.0, sigma=20.0, T=1.0, steps=1)  # all over the circle
     evolve(wide, lambda t, _, __: torch.cos(t), alpha=2.0, sigma=1.0, T=1.0, steps=50)

@@ -97,7 +97,7 @@ def test_times_may_be_above_the_end_by_rounding(T):
     ):
         again = simulate(smooth(), 5, **run, seed=1, times=times)
         assert torch.equal(again.observed, every.observed)
-    with pytest.raises(ValueError, match="times must be in"):
+    with pytest.raises(ValueError, match=r"each of times must be in \[0, "):
         simulate(smooth(), 5, **run, seed=1, times=[1.001 * T])
 
 
@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_data(h, monkeypatch):
     [
         ({"n": 0}, ValueError, "n must be >= 1, got 0"),
         ({"steps": 10**30}, ValueError, r"steps must be in \[1, 1000000000\], got 10+"),
-        ({"times": [0.0, 2.0]}, ValueError, r"times must be in \[0, 1\]"),
+        ({"times": [0.0, 2.0]}, ValueError, r"each of times must be in \[0, 1\.0+1\], got 2"),
         ({"dtype": torch.float16}, ValueError, "dtype must be torch.float32 or torch.float64"),
         ({"problem": None}, TypeError, "problem must be a MeanField"),
         ({"observe": lambda theta: 1.0}, TypeError, "what observe returns must be a tensor"),
@@ -167,7 +167,7 @@ def test_noise_too_small_for_the_floats_is_refused(dtype):
     run = RUN | {"T": 1e-9, "kind": "shared", "dtype": dtype, "seed": 0}  # 10 steps
     for alpha, sigma in ((1.001 * at, 1.0), (1.001 * at, 0.0), (0.999 * at, 0.0)):
         simulate(smooth(), 5, **(run | {"alpha": alpha, "sigma": sigma}))
-    with pytest.raises(ValueError, match=r"sigma eta\^\(1/alpha\) must be 0 or in"):
+    with pytest.raises(ValueError, match=r"sigma eta\^\(1/alpha\) must be in .*, got "):
         simulate(smooth(), 5, **(run | {"alpha": 0.999 * at, "sigma": 1.0}))
-    with pytest.raises(ValueError, match=r"got inf at alpha 0\.001"):  # as T / steps is above 1
+    with pytest.raises(ValueError, match=r"sigma eta.*, got inf"):  # as T / steps is above 1
         simulate(smooth(), 5, **(run | {"T": 100.0, "alpha": 0.001}))
