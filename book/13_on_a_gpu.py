@@ -425,7 +425,7 @@ def fill(configs, known=()):
     chosen = within(missing, minutes)
     options = {"processes": 0, "progress": cuda}
     print(sweep(on_device, chosen, store, **options))
-    return [*known.values(), *filter(None, map(store.read, missing))]
+    return [*known.values(), *filter(None, store.find(missing))]
 
 
 def show(configs, entries):
@@ -640,9 +640,9 @@ options = {"processes": 0, "progress": False}
 try:
     sweep(fragile, six, shelf, **options)
 except KeyboardInterrupt:
-    print(f"lost, with {sum(map(shelf.holds, six))} of 6 runs there")
-for retry in (False, True, False):
-    report = sweep(fragile, six, shelf, retry=retry, **options)
+    print(f"lost, with {len(records.read(shelf.path))} of 6 runs there")
+for _ in range(3):
+    report = sweep(fragile, six, shelf, **options)
     print("again:", str(report).splitlines()[0])
     for config, text in report.failed:
         print(f"  seed {config.seed}:", text.splitlines()[-1])
@@ -650,13 +650,13 @@ assert (report.present, report.done, report.complete) == (6, 0, True)
 
 # %% [markdown]
 # The second sweep took the two runs that were there, made three more, and went on past the failure,
-# of which it kept the traceback. `retry=True` ran that one again, and the last sweep had nothing to
-# do. (A full disk or a killed process is no failure of the run: such a run is *lost*, nothing is kept of it, and the next
-# sweep takes it up without being told.) Did the accidents change a result?
+# whose traceback it reported. A failure is no result, be it of the code, of a full disk or of a process
+# that was killed: the third sweep ran that one again, and the last had nothing to do. Did the
+# accidents change a result?
 
 # %%
-for config in six:
-    held, fresh = shelf.read(config)["result"], on_device(config, None)
+for config, entry in zip(six, shelf.find(six), strict=True):
+    held, fresh = entry["result"], on_device(config, None)
     for result in (held, fresh):
         del result["step_seconds"]
     assert cuda or held == fresh

@@ -36,7 +36,7 @@ def read_record(name: str) -> dict[str, Any]:
 
 def recorded(name: str) -> list[tables.Row]:
     """Return the rows of a table, empty where nothing is recorded."""
-    found = map(results.decode, records.read(_path(name)))
+    found = records.read(_path(name), results.decode)
     return tables.rows(tables.TABLES[name].paper, found)
 
 

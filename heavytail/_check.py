@@ -27,7 +27,7 @@ def number(name: str, value: object, interval: str = FINITE) -> float:
     try:
         plain = float(value)
     except OverflowError:
-        plain = math.copysign(math.inf, value)
+        plain = -math.inf if value < 0 else math.inf
     if not _inside(plain, interval):
         raise ValueError(f"{name} must be in {interval}, got {plain:g}")
     return plain
@@ -71,16 +71,18 @@ def tensor(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} must be a floating-point tensor, got {value!r:.60}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
+    if value.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the device meta")
     return value
 
 
 def count(name: str, value: object, least: int = 0, most: int | None = None) -> int:
-    """Return an integer in [least, most]; None is no bound."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    plain = int(value)
+    """Return an integer in [least, most]; None is any that torch can count to."""
+    plain = _integer(name, value)
     if most is None and plain < least:
         raise ValueError(f"{name} must be >= {least}, got {plain}")
+    if most is None and plain >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {plain}")
     if most is not None and not least <= plain <= most:
         raise ValueError(f"{name} must be in [{least}, {most}], got {plain}")
     return plain
@@ -88,18 +90,32 @@ def count(name: str, value: object, least: int = 0, most: int | None = None) -> 
 
 def seed(name: str, value: object) -> int:
     """Return a seed in [0, 2^64), what a generator takes."""
-    plain = count(name, value)
-    if plain >= 2**64:
+    plain = _integer(name, value)
+    if not 0 <= plain < 2**64:
         raise ValueError(f"{name} must be in [0, 2^64), got {plain}")
     return plain
 
 
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return value
+
+
 def shape(name: str, value: object) -> torch.Size:
     """Return an integer or a sequence of integers as a shape."""
+    most = 2**63 - 1
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return torch.Size([count(f"each entry of {name}", entry) for entry in value])
+        return torch.Size([count(f"each entry of {name}", entry, 0, most) for entry in value])
     if isinstance(value, Integral):
-        return torch.Size([count(name, value)])
+        return torch.Size([count(name, value, 0, most)])
     raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
 
 
@@ -112,10 +128,8 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     return value
 
 
-def broadcasts(name: str, value: object, size: torch.Size) -> None:
+def broadcasts(name: str, value: Tensor, size: torch.Size) -> None:
     """Refuse a tensor that does not broadcast to ``size``."""
-    if not isinstance(value, Tensor):
-        return
     with suppress(RuntimeError):
         if torch.broadcast_shapes(value.shape, size) == size:
             return
@@ -130,7 +144,7 @@ def place(
     """Return where a draw is made and in which precision.
 
     Without ``device`` a draw is made where its generator lives, else on torch's default device;
-    without ``dtype`` in torch's default dtype.
+    without ``dtype`` in torch's default dtype. On mps torch draws no 64 bits.
     """
     if dtype is None:
         dtype = torch.get_default_dtype()
@@ -138,13 +152,26 @@ def place(
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    if generator is None:
-        return torch.get_default_device() if device is None else torch.device(device), dtype
-    if not isinstance(generator, torch.Generator):
+    if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-    if device is not None and torch.device(device).type != generator.device.type:
+    there = generator.device if device is None and generator is not None else where(device)
+    if generator is not None and there.type != generator.device.type:
         raise ValueError(
             f"the generator must live on the draw's device: got a generator on "
-            f"{generator.device} and device {torch.device(device)}"
+            f"{generator.device} and device {there}"
         )
-    return generator.device if device is None else torch.device(device), dtype
+    if there.type == "mps":
+        raise ValueError("device must be one that draws 64 bits, as cpu and cuda do, got mps")
+    return there, dtype
+
+
+def where(device: object) -> torch.device:
+    """Return a device; None is torch's default."""
+    if device is None:
+        return torch.get_default_device()
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be a torch.device or its name, got {device!r}")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from None

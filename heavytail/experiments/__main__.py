@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, ImportError) as failure:
         print(failure, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def _tabulate(options: argparse.Namespace) -> int:
     if options.record is not None and not options.record.exists():
         raise FileNotFoundError(f"no record at {options.record}")
     configs = getattr(tables.TABLES[options.table], options.size)
-    rows = tables.rows(configs, map(decode, read(_store(options).path)))
+    rows = tables.rows(configs, read(_store(options).path, decode))
     lines = [tables.COLUMNS, *map(tables.cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
 
             client = stack.enter_context(Client(options.dask))
             executor = stack.enter_context(client.get_executor(pure=False))
-        elif processes is None and device != "cpu":
+        elif processes is None and not device.startswith("cpu"):
             processes = 1  # more would share the device
         report = sweep(
             partial(in_sweep, device=device), configs, store, executor=executor, processes=processes
@@ -115,9 +115,9 @@ def _device(options: argparse.Namespace) -> str:
     if options.dask is None:
         try:
             float(torch.ones(1, device=name).sum())
-        except (RuntimeError, AssertionError) as failure:
+        except Exception as failure:
             reason = str(failure).partition("\n")[0]
-            raise ValueError(f"--device must be one that is here, got {name}: {reason}") from None
+            raise ValueError(f"--device must be one that is here, got {name!r}: {reason}") from None
     return name
 
 

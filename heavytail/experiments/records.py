@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -125,10 +125,11 @@ class Store:
             lock.release()
 
 
-def read(path: str | os.PathLike[str]) -> list[Entry]:
-    """Return the entries of a record, none if there is no file.
+def read(path: str | os.PathLike[str], decode: Callable[[Entry], Any] = dict) -> list[Any]:
+    """Return what ``decode`` makes of each entry of a record; of no file, nothing.
 
-    A damaged one is named by a warning and passed over; a file that is no record is a ValueError.
+    One that is damaged, or that ``decode`` refuses, is named by a warning and passed over. A file
+    that is no record is a ValueError.
     """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
@@ -147,12 +148,15 @@ def read(path: str | os.PathLike[str]) -> list[Entry]:
             found.append(line)
     whole = []
     for entry in found:
-        match entry:
-            case {"config": dict(), "result": dict()}:
-                whole.append(entry)
-            case _:  # said once, however often it is read
-                text = f"{path}: a damaged entry is passed over: {entry!r:.80}"
-                warnings.warn(text, stacklevel=1)
+        try:
+            match entry:
+                case {"config": dict(), "result": dict()}:
+                    whole.append(decode(entry))
+                case _:
+                    raise TypeError("no configuration and result")
+        except Exception as failure:  # said once, however often it is read
+            text = f"{path}: a damaged entry is passed over: {entry!r:.80} ({failure!r:.90})"
+            warnings.warn(text, stacklevel=1)
     return whole
 
 

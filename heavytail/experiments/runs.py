@@ -113,11 +113,11 @@ def _seeds(config: Config) -> list[int]:
 
 def _start(config: Config, task: data.Dataset) -> nn.Module:
     source = torch.Generator(task.x_train.device).manual_seed(_seeds(config)[0])
+    of: dict[str, Any] = {"generator": source, "dtype": task.x_train.dtype}
     if config.network == "vgg11":
-        width = config.width / 128
-        return VGG11(task.classes, channels=task.shape[0], width=width, generator=source)
-    sizes: dict[str, Any] = {"width": config.width, "hidden_layers": config.hidden_layers}
-    return FullyConnected(task.inputs, task.classes, **sizes, generator=source)
+        return VGG11(task.classes, channels=task.shape[0], width=config.width / 128, **of)
+    of |= {"width": config.width, "hidden_layers": config.hidden_layers}
+    return FullyConnected(task.inputs, task.classes, **of)
 
 
 def _added(

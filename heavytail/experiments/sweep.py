@@ -167,7 +167,8 @@ def _on_processes(n: int, calls: Iterable[Call]) -> Outcomes:
                 process, (_, config, _) = busy.pop(pipe)
                 try:
                     outcome = pipe.recv()
-                    idle.append((pipe, process))
+                    if not isinstance(outcome, str):  # else its GPU may be lost to it
+                        idle.append((pipe, process))
                 except (EOFError, OSError):
                     process.join()
                     outcome = f"its process ended with exit code {process.exitcode}"

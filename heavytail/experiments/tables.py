@@ -214,7 +214,7 @@ TABLES: dict[str, Table] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and its standard error, nan of a single one."""
+    """A mean over seeds, and its standard error, nan of a single one or if the mean is infinite."""
 
     mean: float
     stderr: float
@@ -240,8 +240,10 @@ class Row:
     def estimate(self, measure: Callable[[Any], float]) -> Estimate | None:
         """Return the mean of a measure over the finished runs, None if there are none."""
         values = [measure(result) for result in self.finished]
-        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return Estimate(mean(values), spread) if values else None
+        if not values:
+            return None
+        spreads = len(values) > 1 and math.isfinite(sum(values))
+        return Estimate(mean(values), stdev(values) / len(values) ** 0.5 if spreads else math.nan)
 
     def text(self, measure: Callable[[Any], float], digits: int, factor: float = 1.0) -> str:
         """Return that mean and its standard error, "–" if no run finished."""

@@ -64,7 +64,7 @@ def symmetric_stable(
     Args:
         alpha: stability index in (0, 2].
         size: shape of the result; a parameter may be a tensor that broadcasts to it.
-        scale: >= 0, in the unit of X; at alpha = 2 the standard deviation is sqrt(2) * scale.
+        scale: >= 0 and in the range of dtype; at alpha = 2 the standard deviation is sqrt(2) scale.
         generator: source of the random bits; None is torch's global generator.
         device: where to draw; None is the generator's device, else torch's default device.
         dtype: torch.float32 or torch.float64; None is torch's default dtype.
@@ -73,7 +73,8 @@ def symmetric_stable(
     """
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     alpha = _check.numbers("alpha", alpha, "(0, 2]", shape)
-    scale = _check.numbers("scale", scale, "[0, inf)", shape)
+    most = torch.finfo(place[1]).max  # beyond it, 0 times inf is no number
+    scale = _check.numbers("scale", scale, f"[0, {most}]", shape)
     X = draw(symmetric_from_uniforms, (alpha,), shape, generator, *place)
     if isinstance(scale, float) and scale == 1:
         return X
@@ -127,8 +128,8 @@ def stable(
     end of a half-line (for relative precision there see :func:`positive_stable`).
 
     ``alpha`` is in (0, 2], ``beta`` in [-1, 1], without effect at alpha = 2; at +-1 and alpha < 1
-    the law lives on a half-line. ``loc`` and ``scale`` >= 0 are in the unit of X. The other
-    arguments are those of :func:`heavytail.symmetric_stable`.
+    the law lives on a half-line. ``loc`` and ``scale``, in [0, 1e290], are in the unit of X. The
+    other arguments are those of :func:`heavytail.symmetric_stable`.
 
     Source: Chambers, Mallows and Stuck 1976; Nolan 2020, Definitions 1.4 and 1.5.
     """
@@ -137,10 +138,10 @@ def stable(
         _check.numbers("alpha", alpha, "(0, 2]", shape),
         _check.numbers("beta", beta, "[-1, 1]", shape),
         _check.numbers("loc", loc, size=shape),
-        _check.numbers("scale", scale, "[0, inf)", shape),
+        _check.numbers("scale", scale, "[0, 1e290]", shape),  # S1 - S0 must be a float
     )
     _check.one_of("parameterization", parameterization, FORMS)
-    doubles = tuple(torch.as_tensor(value, dtype=torch.float64) for value in parameters)
+    doubles = tuple(torch.as_tensor(v, dtype=torch.float64, device=place[0]) for v in parameters)
     return draw(FORMS[parameterization], doubles, shape, generator, *place)
 
 
@@ -235,7 +236,8 @@ def _one_thread() -> Iterator[None]:
 
     Threads that meet at each sine and logarithm wait for each other, and bits would depend on where
     a block is cut. A young Python thread takes over torch's number from any other: so each of those
-    that draw at a time sets again what was there first.
+    that draw at a time sets again what was there first. One that first asks torch for threads while
+    another draws, and does not draw itself, keeps the 1 that it finds: torch offers no way round.
     """
     with _lock:
         _threads.append(_threads[0] if _threads else torch.get_num_threads())

@@ -9,19 +9,21 @@ measurement of the Euler scheme and the scale of the linear gap are ours.
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Iterable
-from itertools import cycle
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm as norm
 
 from heavytail import _check
-from heavytail.limit.particles import MOST_STEPS, Scheme
+from heavytail.limit.particles import MOST, Scheme
 from heavytail.limit.problem import MeanField, System
 from heavytail.limit.rates import STATISTICS, Rates
 
 Integers = Iterable[int] | Tensor
+_MOST_ENTRIES = 10**5
 
 
 def chaos_error(
@@ -52,7 +54,7 @@ def chaos_error(
     The arguments are those of :func:`simulate`, but for
 
     - ``widths``: the n, 2 or more;
-    - ``seeds``: a number of seeds, then 0, 1, ..., or different seeds; 2 or more;
+    - ``seeds``: a number of seeds, then 0, 1, ..., or different seeds; 2 to 10^5;
     - ``reference``: what stands for the limit. An integer N above all widths is a system of N
       particles, of which those of width n are the first n; the slope is that on 1 / (1/n - 1/N),
       exact for the rate 1/2; slower ones appear too slow, which a large N hardly cures.
@@ -64,12 +66,12 @@ def chaos_error(
     - ``coupled``: False gives the copies other noise: the control, whose slope is 0.
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
-    ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1)
+    ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1, MOST)
     most, inverse = max(ns), 0.0
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
     else:
-        most = _check.count("reference, if not 'limit' or 'twins',", reference, most + 1)
+        most = _check.count("reference, if not 'limit' or 'twins',", reference, most + 1, MOST)
         inverse = 1 / most
     linear = problem.h == "linear" and isinstance(problem.start, Tensor) and problem.signs is None
     if reference == "limit" and not (linear and alpha > 1):
@@ -141,12 +143,11 @@ def euler_error(
     """
     counts = _integers("steps", steps)
     finest = 8 * math.lcm(*counts) if reference is None else reference
-    which = "reference, if None 8 times the common multiple of steps,"
-    finest = _check.count(which, finest, max(counts) + 1, MOST_STEPS)
+    finest = _check.count("reference (None: 8 lcm(steps))", finest, max(counts) + 1, MOST)
     if any(finest % K for K in counts):
         raise ValueError(f"each of steps must divide the reference, {finest}, got {counts}")
     scheme = Scheme(problem, T, finest, alpha, sigma, kind, dtype, device)
-    n = _check.count("n", n, 1)
+    n = _check.count("n", n, 1, MOST)
 
     def measure(generator: torch.Generator) -> Tensor:
         start = problem._starts(n, generator, scheme.dtype)[None]
@@ -173,8 +174,8 @@ def _rates(
     """Measure each seed's errors and suprema, (2, m); return their rates."""
     _check.one_of("statistic", statistic, STATISTICS)
     if not isinstance(seeds, Iterable):
-        seeds = range(_check.count("seeds", seeds, 2))
-    seeds = [_check.seed("each of seeds", seed) for seed in _integers("seeds", seeds, 0)]
+        seeds = range(_check.count("seeds", seeds, 2, _MOST_ENTRIES))
+    seeds = _integers("seeds", seeds, 0, 2**64 - 1)
     generator = torch.Generator(scheme.device)
     with torch.no_grad():
         each = [measure(generator.manual_seed(seed)) for seed in seeds]
@@ -188,14 +189,16 @@ def _rates(
     return Rates(at, errors[0], of, statistic, Rates(at, errors[1], of, statistic))
 
 
-def _integers(name: str, values: Integers, least: int = 1) -> list[int]:
+def _integers(name: str, values: Integers, least: int = 1, most: int = MOST) -> list[int]:
     """Return the entries of a sequence, a tensor or a numpy array."""
+    needs = f"{name} must be 2 to {_MOST_ENTRIES} different integers"
     entries = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(entries, str) or not isinstance(entries, Iterable):
-        raise TypeError(f"{name} must be 2 or more different integers, got {values!r}")
-    numbers = [_check.count(f"each of {name}", entry, least) for entry in entries]
-    if len(set(numbers)) != len(numbers) or len(numbers) < 2:
-        raise ValueError(f"{name} must be 2 or more different integers, got {numbers}")
+        raise TypeError(f"{needs}, got {values!r}")
+    some = islice(entries, _MOST_ENTRIES + 1)
+    numbers = [_check.count(f"each of {name}", entry, least, most) for entry in some]
+    if len(set(numbers)) != len(numbers) or not 2 <= len(numbers) <= _MOST_ENTRIES:
+        raise ValueError(f"{needs}, got {reprlib.repr(numbers)}")
     return numbers
 
 
@@ -212,10 +215,10 @@ def linear_gap_scale(
         gamma = sigma n^{1/alpha - 1} (int_0^T (1 - e^{-A u})^alpha du)^{1/alpha}.
 
     For the mean of n stable increments is stable, of scale n^{1/alpha - 1}. Arguments are those of
-    :func:`simulate`, but alpha is in (1, 2], below which there is no limit; ``steps`` is K, or None
-    for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
+    :func:`simulate`, but alpha is in (1, 2], below which there is no limit; ``steps`` is K, up to
+    10^7, or None for the limit of many steps; ``curvature`` is A >= 0, per unit of time.
     """
-    n, T = _check.count("n", n, 1), _check.number("T", T, _check.POSITIVE)
+    n, T = _check.count("n", n, 1, MOST), _check.number("T", T, _check.POSITIVE)
     alpha = _check.number("alpha", alpha, "(1, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
     A = _check.number("curvature", curvature, _check.NONNEGATIVE)
@@ -224,7 +227,7 @@ def linear_gap_scale(
 
         total = float(integrate.quad(lambda u: (-math.expm1(-A * u)) ** alpha, 0, T)[0])
     else:
-        K = _check.count("steps", steps, 1, MOST_STEPS)
-        left = (1 - A * T / K) ** torch.arange(K, dtype=torch.float64)
+        K = _check.count("steps", steps, 1, 10**7)
+        left = (1 - A * T / K) ** torch.arange(K, dtype=torch.float64, device="cpu")
         total = T / K * float((1 - left).abs().pow(alpha).sum())
-    return sigma * math.pow(n, 1 / alpha - 1) * math.pow(total, 1 / alpha)
+    return _check.number("the scale", sigma * n ** (1 / alpha - 1) * total ** (1 / alpha))

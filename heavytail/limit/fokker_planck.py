@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
+from heavytail.limit.particles import MOST, stable_scale
+from heavytail.limit.problem import returned
 
 Drift = Callable[[Tensor, Tensor, float], Tensor]
 Elementwise = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +44,7 @@ class Density:
 
     def __post_init__(self) -> None:
         _check.number("box", self.box, _check.POSITIVE)
-        object.__setattr__(self, "rho", _check.tensor("rho", self.rho).detach().double())
+        object.__setattr__(self, "rho", _check.tensor("rho", self.rho).double())
         if self.rho.dim() != 1 or len(self.rho) % 2 or not len(self.rho):
             raise ValueError(f"rho must be (m,), m even, got {tuple(self.rho.shape)}")
         if fault := _fault(self.rho, self.dx):
@@ -64,15 +66,16 @@ class Density:
             box: half-width of the box, see :func:`box_for`; it holds 99 % of the mass at least.
             mean: finite.
             std: > 0.
-            points: m, even, >= 16; None is the least power of 2 with a step of at most std / 8.
+            points: m, even, in [16, 2^24]; None is the least power of 2 with a step <= std / 8.
                 A drift with b' = -r makes features of width std * exp(-r T), if noise does not
                 fill them: take 16 * box / width or more.
             device: where to compute; None is torch's default device.
         """
         box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
         mean = _check.number("mean", mean)
-        enough = max(16, 2 ** math.ceil(math.log2(16 * box / std)))
-        m = _check.count("points", enough if points is None else points, 16)
+        per_std = _check.number("box / std", box / std, "(0, 1e6]")
+        enough = max(16, 2 ** math.ceil(math.log2(16 * per_std)))
+        m = _check.count("points", enough if points is None else points, 16, 2**24)
         flat = cls(box, torch.full((m,), 0.5 / box, dtype=torch.float64, device=device))
         rho = torch.exp(-(((flat.theta - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
         mass = float(rho.sum()) * flat.dx
@@ -140,7 +143,8 @@ def image_error(alpha: float, x: float, box: float) -> float:
     x = _check.number("x", x, f"(0, {box!r})")
     r, power = x / (2 * box), alpha + 1
     q = torch.tensor([1 - r, 1 + r], dtype=torch.float64, device="cpu")
-    return float(torch.special.zeta(power, q).sum() * r**power) if alpha < 2 else 0.0
+    images = float(torch.special.zeta(power, q).sum() * r**power) if alpha < 2 else 0.0
+    return _check.number("the sum over the images", images)
 
 
 def box_for(
@@ -158,7 +162,7 @@ def box_for(
         _check.number(name, value, _check.NONNEGATIVE)
     for name, value in (("reach", reach), ("tolerance", tolerance), ("std", std)):
         _check.number(name, value, _check.POSITIVE)
-    x = max(reach, std + sigma * float(T ** (1 / alpha)))
+    x = max(reach, std + stable_scale(sigma, T, alpha))
     box = max(1.25 * x, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
     while image_error(alpha, x, box) > tolerance:
         box *= 1.01
@@ -187,11 +191,14 @@ def mean_field_drift(
 
     @lru_cache(maxsize=1)  # the grid is the same in all steps
     def neurons(theta: Tensor) -> tuple[Tensor, Tensor]:
-        return h(x.to(theta), theta), dh(x.to(theta), theta)
+        at, shape = x.to(theta), (len(x), len(theta))
+        value = returned("what h returns", h(at, theta), shape)
+        return value, returned("what dh returns", dh(at, theta), shape)
 
     def drift(theta: Tensor, density: Tensor, dx: float) -> Tensor:
         value, slope = neurons(theta)
-        return dloss(value @ density * dx, y.to(theta)) @ slope / -len(x)
+        f = value @ density * dx
+        return returned("what dloss returns", dloss(f, y.to(f)), y.shape, f) @ slope / -len(x)
 
     return drift
 
@@ -207,15 +214,15 @@ def evolve(
         alpha: stability index in (0, 2].
         sigma: scale of the noise, >= 0.
         T: time, >= 0.
-        steps: number of time steps, >= 1.
+        steps: number of time steps, in [1, 10^9].
 
     An ``ArithmeticError`` says that a step ends with rho below 0 by 1e-8 of its maximum or a mass
-    off 1 by 1e-8, that it needs more than 10,000 pieces, or that transport has brought to the outer
-    tenth, less what it took away, more than 1e-3 and what start and noise have brought there.
+    off 1 by 1e-8, that b needs more than 10,000 pieces of it, or that transport has brought to the
+    outer tenth, less what it took away, more than 1e-3 and what start and noise have brought there.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
-    dt = _check.number("T", T, _check.NONNEGATIVE) / _check.count("steps", steps, 1)
+    dt = _check.number("T", T, _check.NONNEGATIVE) / _check.count("steps", steps, 1, MOST)
     b: Drift = drift or (lambda theta, rho, dx: torch.zeros_like(theta))
     theta, rho, dx, m = start.theta, start.rho, start.dx, len(start.rho)
     wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
@@ -227,10 +234,7 @@ def evolve(
     rfft, irfft = torch.fft.rfft, partial(torch.fft.irfft, n=m)
 
     def velocity(rho: Tensor) -> Tensor:
-        found = _check.tensor("the drift", b(theta, rho, dx))
-        if found.shape != theta.shape:
-            raise ValueError(f"the drift must have shape ({m},), got {tuple(found.shape)}")
-        return found * window
+        return returned("what drift returns", b(theta, rho, dx), theta.shape, rho) * window
 
     def change(rho: Tensor) -> Tensor:
         out: Tensor = irfft(rfft(velocity(rho) * rho) * derivative)
@@ -241,8 +245,7 @@ def evolve(
         carried -= float(beyond @ rho)
         needed = float(velocity(rho).abs().max()) * dt * math.pi / dx / _STABLE
         if not needed <= _MOST_PIECES:
-            got = f"step {step} needs {needed:.3g} of {_MOST_PIECES:,} pieces"
-            raise ArithmeticError(f"the drift is too large, {got}: take more steps")
+            raise ArithmeticError(f"the drift needs {needed:.3g} pieces a step: take more steps")
         pieces = max(1, math.ceil(needed))
         tau = dt / pieces
         for _ in range(pieces):

@@ -26,7 +26,14 @@ from heavytail import _check
 from heavytail.limit.problem import MeanField, System
 from heavytail.noise import KINDS, noise_blocks
 
-MOST_STEPS = 10**9  # of a single particle they take a day
+MOST = 10**9  # steps and particles: so many steps of one particle take a day
+
+
+def stable_scale(sigma: float, t: float, alpha: float) -> float:
+    """Return the scale of the noise in a time t, sigma t^{1/alpha}; inf beyond the floats."""
+    return sigma and sigma * float(
+        torch.tensor(t, dtype=torch.float64, device="cpu") ** (1 / alpha)
+    )
 
 
 class Scheme:
@@ -45,14 +52,13 @@ class Scheme:
     ) -> None:
         if not isinstance(problem, MeanField):
             raise TypeError(f"problem must be a MeanField, got {problem!r}")
-        self.steps = _check.count("steps", steps, 1, MOST_STEPS)
+        self.steps = _check.count("steps", steps, 1, MOST)
         self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
         self.kind = _check.one_of("kind", kind, KINDS)
         self.device, self.dtype = _check.place(None, device, dtype)
-        power = torch.tensor(self.eta, dtype=torch.float64, device="cpu") ** (1 / self.alpha)
-        self.noise_scale = sigma and sigma * float(power)
+        self.noise_scale = stable_scale(sigma, self.eta, self.alpha)
         floats = torch.finfo(self.dtype)
         if sigma:  # 0 would lose the noise, and inf make particles nan
             _check.number("sigma eta^(1/alpha)", self.noise_scale, f"[{floats.tiny}, {floats.max}]")
@@ -117,7 +123,7 @@ def simulate(
 
     Args:
         problem: neuron, loss, data and initial law.
-        n: number of particles, >= 1.
+        n: number of particles, in [1, 10^9].
         T: end time, > 0.
         steps: number of steps, in [1, 10^9]; eta = T / steps.
         alpha: stability index in (0, 2].
@@ -135,6 +141,7 @@ def simulate(
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
+    _check.count("n, times systems,", rows, 1, MOST)
     generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     times = [T * j / 10 for j in range(11)] if times is None else times
     wanted = times.tolist() if isinstance(times, Tensor) else times

@@ -11,8 +11,10 @@ with its sign; f depends on it alone. The drift b is -n times the gradient of th
 Source: Wan et al. 2024, as for :mod:`heavytail.limit.particles`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import math
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,8 +61,8 @@ class MeanField:
     What functions return is checked in use: its shape, and that it is finite for finite arguments.
     """
 
-    x: Tensor = field(repr=False)
-    y: Tensor = field(repr=False)
+    x: Tensor
+    y: Tensor
     h: str | Function = "tanh"
     loss: str | Function = "squared"
     start: Tensor | Callable[[int, torch.Generator], Tensor] | None = None
@@ -86,6 +88,10 @@ class MeanField:
                 raise ValueError(f"signs must be real and finite, of shape (n,), got {a!r:.80}")
         elif a is not None:
             _check.one_of("signs, if no tensor,", a, ("alternating",))
+
+    def __repr__(self) -> str:
+        shown = (f"{k}={reprlib.repr(getattr(self, k))}" for k in ("h", "loss", "start", "signs"))
+        return f"MeanField({', '.join(shown)})"
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return f(x) for all data, shape (..., N), for particles of shape (..., n, p)."""
@@ -119,11 +125,13 @@ class MeanField:
         if self.start is None:
             return torch.randn((n, d), generator=generator, device=device, dtype=dtype)
         if isinstance(self.start, Tensor):
-            return self.start.detach().to(device, dtype).repeat(n, 1)
-        theta = _check.tensor("what start returns", self.start(n, generator)).detach()
-        _check.numbers("what start returns", theta)
-        self._fits("what start returns", theta, f"{n}, ", theta.dim() == 2 and len(theta) == n)
-        return theta.to(device, dtype, copy=True).contiguous()
+            theta = self.start.expand(n, -1)
+        else:
+            theta = _check.tensor("what start returns", self.start(n, generator))
+            self._fits("what start returns", theta, f"{n}, ", theta.dim() == 2 and len(theta) == n)
+        theta = theta.detach().to(device, dtype, copy=True).contiguous()
+        _check.numbers(f"what start returns, in {dtype},", theta)
+        return theta
 
 
 class System:
@@ -145,6 +153,8 @@ class System:
         self._x, self._y = inner * problem.x.detach().to(theta), problem.y.detach().to(theta)
         (systems, n, _), N = theta.shape, len(self._x)
         self._signs = _signs(problem.signs, n, theta)
+        for name, held in (("x", self._x), ("y", self._y), ("signs", self._signs)):
+            _check.numbers(f"{name}, in {theta.dtype},", held)
         rows = max(1, (_BLOCK if theta.device.type == "cpu" else _DEVICE_BLOCK) // N)
         at_once = max(1, rows // n)  # whole systems, or parts of one
         self._blocks = [
@@ -162,8 +172,6 @@ class System:
             H = self._neurons(self.theta[s, i], self._kept[j])
             f[s] += H @ self._signs[i]
             self._kept[j] = H if self._keeps else None
-        if callable(self._h):
-            _finite("what h returns", f, self.theta)
         f = (self._outer * f + self._shift * self._signs.sum()) / self.theta.shape[1]
         return f.to(self.theta)
 
@@ -175,7 +183,7 @@ class System:
             if callable(self._h):
                 pull = torch.func.vjp(self._values, theta.flatten(0, 1))[1]
                 b = pull(w[:, None].expand(*theta.shape[:2], -1).flatten(0, 1))[0].view_as(theta)
-                _finite("the gradient of h", b, theta, w)
+                returned("the gradient of h", b, theta.shape, theta, w)
             else:
                 slope = self._slope(self._neurons(theta) if H is None else H)
                 b = ((w[..., None] * self._x).mT @ slope).mT
@@ -191,10 +199,10 @@ class System:
         """Return a function h for particles (m, p) and all data: (m, N)."""
         assert callable(self._h)
         over_x = torch.func.vmap(self._h, (0, None))
-        H: Tensor = torch.func.vmap(over_x, (None, 0))(self._x, rows)
-        if H.shape != (len(rows), len(self._x)):
-            raise ValueError(f"h must return a scalar, got shape {tuple(H.shape[2:])}")
-        return H
+        H = torch.func.vmap(over_x, (None, 0))(self._x, rows)
+        return returned(
+            "what h returns, of particles and data,", H, (len(rows), len(self._x)), rows
+        ).to(rows)
 
 
 def _signs(signs: str | Tensor | None, n: int, like: Tensor) -> Tensor:
@@ -214,19 +222,17 @@ def _loss_slope(loss: str | Function, f: Tensor, y: Tensor) -> Tensor:
         return f - y if loss == "squared" else -y * torch.sigmoid(-y * f)
 
     def total(f: Tensor) -> Tensor:
-        value = _check.tensor("what loss returns", loss(f, y.expand_as(f)))
-        if value.shape != f.shape:
-            got = tuple(value.shape)
-            raise ValueError(f"loss must return the shape of f, {tuple(f.shape)}, got {got}")
-        return value.sum()
+        return returned("what loss returns", loss(f, y.expand_as(f)), f.shape, f).sum()
 
-    slope: Tensor = torch.func.grad(total)(f)
-    _finite("the slope of loss", slope, f)
-    return slope
+    return returned("the slope of loss", torch.func.grad(total)(f), f.shape, f)
 
 
-def _finite(name: str, value: Tensor, *arguments: Tensor) -> None:
-    """Refuse inf or nan that a user's function makes of finite arguments."""
-    wrong = value[~value.isfinite()]
-    if len(wrong) and all(argument.isfinite().all() for argument in arguments):
-        raise ValueError(f"{name} must be finite for finite arguments, got {wrong[0]:g}")
+def returned(name: str, value: object, shape: Sequence[int], *arguments: Tensor) -> Tensor:
+    """Return what a user's function did: a real tensor of this shape, finite as the arguments."""
+    found = _check.tensor(name, value)
+    if found.shape != torch.Size(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(found.shape)}")
+    if not math.isfinite(found.sum().item()) and all(each.isfinite().all() for each in arguments):
+        for wrong in found[~found.isfinite()]:  # none: finite numbers have a sum that is not
+            raise ValueError(f"{name} must be finite for finite arguments, got {wrong.item():g}")
+    return found

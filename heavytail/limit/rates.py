@@ -51,7 +51,7 @@ class Rates:
     @property
     def stderr(self) -> Tensor:
         """The standard error of :attr:`error`, shape (m,)."""
-        return self._spread(self._resampled.exp())
+        return self.error * self._spread((self._resampled - self.error.log()).exp())
 
     @property
     def slope(self) -> float:
@@ -85,9 +85,10 @@ class Rates:
         return f"Rates(slope {fit}, {self.statistic} of {seeds} seeds, x = {self.x.tolist()})"
 
     def _log_error(self, errors: Tensor) -> Tensor:
-        if self.statistic == "geometric":
-            return errors.log().mean(0)
-        return (errors.mean(0) if self.statistic == "mean" else errors.quantile(0.5, 0)).log()
+        if self.statistic == "median":
+            return errors.quantile(0.5, 0).log()
+        logs, R = errors.log(), len(errors)  # of the mean too: a sum of errors may leave the floats
+        return logs.mean(0) if self.statistic == "geometric" else logs.logsumexp(0) - math.log(R)
 
     def _slope(self, log_error: Tensor) -> Tensor:
         u = self.size.log() - self.size.log().mean()
@@ -97,7 +98,7 @@ class Rates:
     def _resampled(self) -> Tensor:
         """The log errors of resampled seeds, (resamples, m); the same for the same errors."""
         generator, R = torch.Generator().manual_seed(0), len(self.errors)
-        picks = torch.randint(R, (_RESAMPLES, R), generator=generator)
+        picks = torch.randint(R, (_RESAMPLES, R), generator=generator, device="cpu")
         return torch.stack([self._log_error(self.errors[pick]) for pick in picks])
 
     def _spread(self, values: Tensor) -> Tensor:

@@ -59,6 +59,15 @@ def draw_or_be_killed(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str,
     return draw(trial, checkpoint, log=log)
 
 
+def draw_unless_spoilt(trial: Trial, checkpoint: Path, *, log: Path) -> dict[str, object]:
+    """The same, but number 2 fails, and all that its process runs later."""
+    if trial.number == 2:
+        os.environ["SPOILT"] = "yes"
+    if "SPOILT" in os.environ:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return draw(trial, checkpoint, log=log)
+
+
 def draw_on_a_cluster(config: Config, checkpoint: Path, **_: object) -> dict[str, object]:
     """The same for the command line, which sends configurations of networks."""
     log = checkpoint.parents[2] / "log"

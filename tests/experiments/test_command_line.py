@@ -132,9 +132,12 @@ def test_tabulate(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "small", "--device", "foo"], "--device must be one that is here, got foo: "),
-        (["run", "small", "--device", "cuda:77"], "--device must be one that is here, got cuda:77"),
-        (["run", "small", "--device", "meta"], "--device must be one that is here, got meta: "),
+        (["run", "small", "--device", "foo"], "--device must be one that is here, got 'foo': "),
+        (
+            ["run", "small", "--device", "cuda:77"],
+            "--device must be one that is here, got 'cuda:77'",
+        ),
+        (["run", "small", "--device", "meta"], "--device must be one that is here, got 'meta': "),
         (["run", "small", "--processes", "-1"], "processes must be >= 0, got -1"),
         (["run", "small", "--record", "notes.json"], "notes.json must be a record of runs, got"),
         (["tabulate", "small", "--record", "notes.json"], "notes.json must be a record of runs"),

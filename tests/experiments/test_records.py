@@ -124,6 +124,15 @@ def test_a_damaged_entry_is_named_and_passed_over(damage, store):
     assert len(records.read(store.path)) == 4
 
 
+def test_an_entry_that_cannot_be_decoded_is_named_and_passed_over(store):
+    for trial in TRIALS:
+        store.write(trial, {"result": {"x": 1.0, "n": 1} if trial.number == 1 else {"x": 2.0}})
+    with pytest.warns(UserWarning, match=r"runs.json: a damaged entry .*'number': 1.*KeyError"):
+        found = records.read(store.path, lambda entry: {"x": float}[list(entry["result"])[-1]])
+    assert found == [float] * 3
+    assert len(records.read(store.path)) == 4
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"what": 1}', '{"runs": 1}', "# A title\n"])
 def test_what_is_no_record_is_refused_and_left(text, store):
     store.path.parent.mkdir()

@@ -265,6 +265,21 @@ def test_a_run_in_a_sweep_has_six_digits(result, tmp_path):
     assert {**found, "step_seconds": 0} == {**plain(result, digits=6), "step_seconds": 0}
 
 
+@pytest.mark.parametrize(("kind", "device"), [("none", "meta"), ("shared", "meta")])
+def test_torchs_defaults_change_nothing(kind, device):
+    law = {} if kind == "none" else {"alpha": 1.75, "scale": 0.01}
+    config = Config(data="digits", width=20, steps=10, kind=kind, **law)
+    expected = replace(run(config), step_seconds=None)
+    runs.loaded.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device(device)
+    try:
+        assert replace(run(config), step_seconds=None) == expected
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
 # Images.
 
 VGG = Config(

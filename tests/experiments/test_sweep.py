@@ -20,6 +20,7 @@ from tests.experiments.sweep_runs import (
     draw,
     draw_on_a_cluster,
     draw_or_be_killed,
+    draw_unless_spoilt,
     drive,
     has_ended,
     noted,
@@ -183,6 +184,13 @@ def test_a_process_that_is_killed_takes_no_other_run(log, store):
     assert here(run, trials, store).done == 1
     assert files(store) == ["runs.json"]
     assert len({process for _, process in noted(log)} - {os.getpid()}) == 3
+
+
+def test_a_process_whose_run_failed_gets_no_other(log, store):
+    """It may be spoilt, as after an error of CUDA, of which no later call recovers."""
+    report = here(partial(draw_unless_spoilt, log=log), TRIALS, store, processes=1)
+    assert (report.done, [trial.number for trial, _ in report.failed]) == (5, [2])
+    assert len({process for _, process in noted(log)}) == 2
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

@@ -158,6 +158,8 @@ def test_a_mean_and_its_standard_error():
     single = Row(PLAIN, row.results[1:2]).estimate(lambda some: some.ratio)
     assert math.isnan(single.stderr)
     assert single.text(1) == "2.0"
+    wild = Row(PLAIN, (*row.results, result(math.inf))).estimate(lambda some: some.ratio)
+    assert wild.text(1) == "inf"
 
 
 def test_rows_have_their_runs_in_the_order_of_the_table():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+import heavytail
 from heavytail import positive_stable, stable, symmetric_stable, tail_constant
 from heavytail.laws.draws import _compiled
 from heavytail.laws.maps import (
@@ -284,6 +285,32 @@ def test_the_global_generator_is_used_only_without_another(generator):
         torch.set_rng_state(state)
 
 
+def test_nothing_is_made_on_the_default_device(generator):
+    """Not a parameter nor a step of an estimator, where generator or data are on the CPU."""
+    x = symmetric_stable(1.5, 200, generator=generator, dtype=torch.float64)
+    torch.set_default_device("meta")
+    try:
+        for draw in (symmetric_stable, positive_stable, partial(stable, beta=0.3)):
+            assert bool(draw(0.5, size=10, generator=generator).isfinite().all())
+        estimates = [heavytail.hill(x, 20), heavytail.log_moment(x, 5), heavytail.stable_mle(x)]
+        curve = heavytail.hill_curve(x, [20])
+    finally:
+        torch.set_default_device(None)
+    assert all(abs(e.alpha - 1.5) < 4 * e.stderr for e in estimates)
+    assert curve.alpha.tolist() == [estimates[0].alpha]
+
+
+@pytest.mark.parametrize("form", ["S0", "S1"])
+def test_draws_of_the_largest_scale_and_loc_are_numbers(form, generator):
+    """Inf where they leave the floats, but never inf - inf."""
+    for alpha, beta in product((0.001, 0.9, 1 - 1e-16, 1.0, 1 + 1e-15, 1.01, 2.0), (-1.0, 0.3)):
+        for loc in (1.7e308, -1.7e308):
+            options = {"scale": 1e290, "loc": loc, "parameterization": form}
+            x = stable(alpha, beta, 5000, generator=generator, dtype=torch.float64, **options)
+            assert not x.isnan().any()
+    assert not symmetric_stable(0.01, 5000, scale=3e38, generator=generator).isnan().any()
+
+
 def test_shape_dtype_and_scale(generator):
     assert symmetric_stable(1.5, (), generator=generator).shape == ()
     assert symmetric_stable(1.5, 0, generator=generator).shape == (0,)
@@ -319,12 +346,19 @@ def test_parameters_broadcast():
         (symmetric_stable, {"alpha": 2.5}, ValueError, r"alpha must be in \(0, 2\], got 2\.5"),
         (symmetric_stable, {"alpha": torch.tensor([1.5, 2.5])}, ValueError, "alpha .*, got 2.5"),
         (symmetric_stable, {"alpha": torch.ones(2)}, ValueError, "alpha must broadcast to size"),
-        (symmetric_stable, {"scale": -1.0}, ValueError, r"scale must be in \[0, inf\), got -1"),
+        (
+            symmetric_stable,
+            {"scale": 1e39},
+            ValueError,
+            r"scale must be in \[0, 3\.4\d*e\+38\], got 1e\+39",
+        ),
         (symmetric_stable, {"scale": torch.ones(2)}, ValueError, "scale must broadcast to size"),
         (symmetric_stable, {"dtype": torch.float16}, ValueError, "dtype must be"),
         (symmetric_stable, {"generator": 7}, TypeError, "generator must be"),
+        (symmetric_stable, {"generator": None, "device": "mps"}, ValueError, "64 bits, .* got mps"),
         (positive_stable, {"alpha": 1.5}, ValueError, r"alpha must be in \(0, 1\], got 1\.5"),
         (stable, {"beta": 1.5}, ValueError, r"beta must be in \[-1, 1\], got 1\.5"),
+        (stable, {"scale": 1e291}, ValueError, r"scale must be in \[0, 1e290\], got 1e\+291"),
         (stable, {"parameterization": "S2"}, ValueError, r"must be one of \['S0', 'S1'\]"),
         (stable, {"loc": torch.ones(2)}, ValueError, "loc must broadcast to size"),
     ],

@@ -193,6 +193,25 @@ def test_the_euler_scheme_is_of_first_order(alpha):
     assert rates.x.tolist() == [1 / 8, 1 / 16, 1 / 32, 1 / 64]
 
 
+def test_nothing_is_made_on_the_default_device():
+    """What is made without a word about the device is lost on "meta"."""
+    problem = smooth(h=lambda x, theta: torch.tanh(theta @ x), signs="alternating")
+
+    def numbers():
+        options = {"T": 1.0, "alpha": 1.5, "sigma": 0.5, "kind": "isotropic", "device": "cpu"}
+        run = simulate(problem, 10, **options, steps=4, seed=1, observe=problem.drift)
+        yield from (run.particles, run.observed, run.times)
+        for reference in (16, "twins"):
+            rates = chaos_error(problem, [4, 8], **options, steps=4, seeds=3, reference=reference)
+            yield from (rates.errors, rates.sup.error, rates.stderr, rates.local_stderr, rates.size)
+        yield euler_error(problem, [2, 4], **options, n=5, seeds=3).errors
+        yield rates.x.new_tensor(linear_gap_scale(10, T=1.0, steps=4, alpha=1.5, sigma=1.0))
+
+    here = list(numbers())
+    with torch.device("meta"):
+        assert all(map(torch.equal, numbers(), here))
+
+
 def test_increments_add_up():
     """Without a drift the long steps end where the short ones do."""
     still = smooth(loss=lambda f, y: 0 * f)
@@ -221,11 +240,15 @@ def test_a_scheme_that_blows_up_says_where():
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"widths": [10]}, ValueError, "widths must be 2 or more different integers"),
-        ({"widths": 10}, TypeError, "widths must be 2 or more different integers, got 10"),
-        ({"widths": [10, 40]}, ValueError, r"'limit' or 'twins', must be >= 41, got 40"),
-        ({"seeds": 1}, ValueError, "seeds must be >= 2, got 1"),
-        ({"seeds": np.array([1, 2, 1])}, ValueError, "seeds must be 2 or more different integers"),
+        ({"widths": [10]}, ValueError, "widths must be 2 to 100000 different integers"),
+        ({"widths": 10}, TypeError, "widths must be 2 to 100000 different integers, got 10"),
+        (
+            {"widths": [10, 40]},
+            ValueError,
+            r"'limit' or 'twins', must be in \[41, 1000000000\], got 40",
+        ),
+        ({"seeds": 10**30}, ValueError, r"seeds must be in \[2, 100000\], got 10{30}$"),
+        ({"seeds": np.array([1, 2, 1])}, ValueError, "seeds must be 2 to 100000 different int"),
         ({"reference": "exact"}, ValueError, r"reference must be one of \['limit', 'twins'\]"),
         ({"reference": None}, TypeError, "reference, if not 'limit' or 'twins', must be an int"),
         ({"reference": "limit"}, ValueError, "needs h = 'linear', .* got MeanField.*'tanh'"),
@@ -242,12 +265,22 @@ def test_bad_couplings(changed, error, message):
     ("steps", "reference", "message"),
     [
         ([2, 3], 10, "each of steps must divide the reference, 10"),
-        ([2, 4], 4, r"8 times the common multiple of steps, must be in \[5, 1000000000\], got 4"),
+        ([2, 4], 4, r"reference \(None: 8 lcm\(steps\)\) must be in \[5, 1000000000\], got 4"),
+        ([10**5, 10**5 - 1], None, r"must be in \[100001, 1000000000\], got 79999200000"),
+        ([4, 10**30], None, r"each of steps must be in \[1, 1000000000\], got 10{30}$"),
+        (range(1, 10**30), None, r"must be 2 to 100000 different integers, got \[1, 2, 3"),
     ],
 )
 def test_bad_steps(steps, reference, message):
     with pytest.raises(ValueError, match=message):
         euler_error(smooth(), steps, **EULER, n=5, seeds=2, reference=reference)
+
+
+def test_a_scale_beyond_the_floats_is_refused():
+    with pytest.raises(ValueError, match=r"the scale must be .*, got inf"):
+        linear_gap_scale(10, T=1.0, steps=1000, alpha=1.5, sigma=1.0, curvature=1e6)
+    with pytest.raises(ValueError, match=r"steps must be in \[1, 10000000\], got 10{9}$"):
+        linear_gap_scale(10, T=1.0, steps=10**9, alpha=1.5, sigma=1.0)
 
 
 def test_there_is_no_limit_of_heavier_tails():

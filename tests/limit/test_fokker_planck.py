@@ -14,6 +14,7 @@ ALPHAS = [1.3, 1.5, 1.9]
 LEVELS = (5.0, 10.0, 20.0, 30.0)
 SIGMA = 0.5
 FLAT = torch.full((8,), 0.125, dtype=torch.float64)
+CALLS = itertools.count()
 SWING = torch.tensor([1.0, -1.0]).repeat(4).double()
 
 # The problem: h_x(theta) = tanh(x theta), squared loss, eight points, one unit of time.
@@ -303,12 +304,18 @@ def test_particles_have_the_density(alpha, n):
         (lambda: Density.start(9.0).cdf(FLAT * 80), ValueError, r"in \[-9\.0, 9\.0\], got 10"),
         (lambda: image_error(1.5, 3.0, 2.0), ValueError, r"x must be in \(0, 2\.0\), got 3"),
         (lambda: mean_field_drift(h, dh, dloss, X[:, 0], Y), ValueError, r"got \(8,\) and \(8,\)"),
-        (lambda: run(lambda t, _, __: t[:3]), ValueError, r"shape \(\d+,\), got \(3,\)"),
+        (lambda: run(lambda t, _, __: t[:3]), ValueError, r"drift returns .*got \(3,\)"),
+        (lambda: run(lambda t, *_: t * math.nan), ValueError, "what drift returns must .* got nan"),
+        (lambda: run(lambda t, *_: t * (math.nan if next(CALLS) == 3 else 1)), ValueError, "nan"),
+        (lambda: run(mean_field_drift(h, lambda x, t: x / t, dloss, X, Y)), ValueError, "dh .*inf"),
         (
-            lambda: run(lambda t, _, __: t * math.nan),
-            ArithmeticError,
-            "too large, step 1 needs nan",
+            lambda: run(mean_field_drift(h, dh, lambda f, y: 1j * f, X, Y)),
+            TypeError,
+            "dloss .*comp",
         ),
+        (lambda: run(steps=10**30), ValueError, r"steps must be in \[1, 10{9}\], got 10{30}$"),
+        (lambda: Density.start(1e30), ValueError, r"box / std must be in \(0, 1e6\], got 1e\+30"),
+        (lambda: box_for(1e-4, 1.0, 2.0, 3.0), ValueError, r"must be in \(0, inf\), got inf"),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
         (lambda: Density(4.0, FLAT[None]), ValueError, r"rho must be \(m,\), m even, got \(1, 8\)"),
         (lambda: Density(0.0, FLAT), ValueError, r"box must be in \(0, inf\), got 0"),

@@ -106,10 +106,18 @@ def test_many_systems_are_single_ones():
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_data_beyond_the_floats_are_named():
+    x, y = data()
+    for name, problem in (("x", MeanField(x * 1e300, y)), ("y", MeanField(x, y * 1e300))):
+        with pytest.raises(ValueError, match=rf"{name}, in torch.float32, must be .*inf"):
+            simulate(problem, 10, **RUN, seed=0)
+
+
 def test_its_text_is_short():
     assert repr(smooth(start=torch.zeros(3))) == (
         "MeanField(h='tanh', loss='squared', start=tensor([0., 0., 0.]), signs=None)"
     )
+    assert len(repr(smooth(start=torch.zeros(900), h=sum_of, signs=torch.ones(900)))) < 160
 
 
 @pytest.mark.parametrize(
@@ -156,19 +164,25 @@ def test_bad_particles(h, theta, error, message):
 @pytest.mark.parametrize(
     ("option", "function", "message"),
     [
-        ("h", lambda x, theta: torch.log(-((theta @ x) ** 2)), "what h returns .* got nan"),
+        ("h", lambda x, theta: torch.log(-((theta @ x) ** 2)), "what h returns, .* got nan"),
         ("h", lambda x, theta: (theta @ x - theta @ x).sqrt(), "the gradient of h .* got nan"),
-        ("h", lambda x, theta: theta, "h must return a scalar"),
+        ("h", lambda x, theta: theta, r"must have shape \(10, 16\), got \(10, 16, 3\)"),
+        ("h", lambda x, theta: theta @ x * 1j, "what h returns, .* got dtype torch.complex64"),
         ("loss", lambda f, y: (f - f).sqrt(), "the slope of loss .* got nan"),
-        ("loss", lambda f, y: ((f - y) ** 2).mean(), r"the shape of f, \(1, 16\), got \(\)"),
-        ("start", lambda n, g: torch.full((n, 3), math.nan), "what start returns .* got nan"),
+        ("loss", lambda f, y: ((f - y) ** 2).mean(), r"must have shape \(1, 16\), got \(\)"),
+        ("loss", lambda f, y: torch.where(f > 9, f, math.nan), "what loss returns must .* got nan"),
+        ("start", lambda n, g: torch.full((n, 3), math.nan), "what start returns, .* got nan"),
+        (
+            "start",
+            torch.full((3,), 1e300, dtype=torch.float64),
+            "what start returns, in torch.float32, .* inf",
+        ),
         ("start", lambda n, g: torch.zeros(n - 1, 3), r"shape \(10, 3\), all >= 1, got \(9, 3\)"),
         ("signs", RANDOM[:9], "signs must hold 10 entries or more, got 9"),
     ],
 )
 def test_bad_functions_are_named(option, function, message):
-    torch.manual_seed(0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         simulate(smooth(**{option: function}), 10, **RUN, seed=0)
 
 

@@ -30,7 +30,15 @@ def test_rates_of_known_errors():
         rates.between(50, 90)
 
 
-X = torch.tensor([10.0, 20.0, 80.0], dtype=torch.float64)
+def test_errors_near_the_largest_float():
+    """A factor c of all errors is one of the error and its standard error, and no power."""
+    for statistic in ("geometric", "mean", "median"):
+        rates, large = Rates(X, ERRORS, SIZE, statistic), Rates(X, ERRORS * 1e307, SIZE, statistic)
+        torch.testing.assert_close(large.stderr / 1e307, rates.stderr)
+        assert large.slope == pytest.approx(rates.slope)
+
+
+X = torch.tensor([10.0, 30.0, 50.0], dtype=torch.float64)
 SIZE = torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64)
 ERRORS = torch.tensor([[16.0, 4.0, 2.0], [2.0, 4.0, 0.5], [2.0, 0.5, 1.0]], dtype=torch.float64)
 
