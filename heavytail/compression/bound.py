@@ -12,9 +12,7 @@ examples, all these networks at once have
     error <= training error + sqrt( code / (2 N) ),
     code = log(n + 1) + log C(n, k) + (q k (d + o) + b) log 2 + log(1/delta).
 
-Both errors are those of the 0-1 loss, of the pruned and rounded network. A bound above 1 says
-nothing. An argument outside the set that its line names is a TypeError or a ValueError.
-
+Both errors are those of the 0-1 loss. An argument outside its set is a TypeError or a ValueError.
 Source: Arora, Ge, Neyshabur and Zhang, ICML 2018, for the idea; the count is ours.
 """
 
@@ -38,7 +36,7 @@ def compression_bound(
     scale_bits: int = 0,
     delta: float = 0.05,
 ) -> float:
-    """Return the bound on the error of a pruned and rounded network, not cut at 1.
+    """Return the bound on the error of a pruned and rounded network; above 1 it says nothing.
 
     Args:
         training_error: fraction of the training examples that it gets wrong, in [0, 1].
@@ -65,9 +63,8 @@ def compression_bound(
 def quantize(weight: Tensor, bits: int) -> Tensor:
     """Round each row of a weight to 2^bits values, equally spaced from -max to max of the row.
 
-    Each row has a scale of its own, a float32: heavy-tailed columns differ in size by orders of
-    magnitude. The grid has no 0, but a row of zeros stays one. The result has shape and dtype of
-    the weight, and is off by max / (2^bits - 1) at most, and by the rounding to the dtype.
+    Each row has a scale of its own, a float32. The grid has no 0, but a row of zeros stays one. The
+    result has shape and dtype of the weight, and is off by max / (2^bits - 1), and that rounding.
 
     Args:
         weight: shape (n, ...), floating point, at most 1e38 in size.
@@ -80,7 +77,7 @@ def quantize(weight: Tensor, bits: int) -> Tensor:
     _check.numbers("weight", rows, "[-1e38, 1e38]")
     top = rows.abs().amax(1, keepdim=True) if rows.numel() else rows.new_ones(len(rows), 1)
     # The scale is stored as a float32: rounded up, so that no weight lies beyond it.
-    top = torch.nextafter(top.float(), torch.tensor(math.inf)).double()
+    top = torch.nextafter(top.float(), top.new_tensor(math.inf, dtype=torch.float32)).double()
     levels = ((rows / top + 1) / 2 * steps).round() / steps
     levels = torch.where(rows.any(1, keepdim=True), levels, 0.5)
     return ((2 * levels - 1) * top).view_as(weight).to(weight.dtype)

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ from heavytail import _check
 from heavytail.compression.prediction import noise_terms, squared_norms
 from heavytail.compression.pruning import finite_norms, kept_columns, relative_error
 from heavytail.laws.density import Stable
-from heavytail.laws.draws import positive_stable, tail_constant
+from heavytail.laws.draws import tail_constant
 from heavytail.noise import noise_tail_constant
 
 _AT_ONCE = 1 << 22  # coordinates of columns
@@ -84,9 +83,9 @@ class ColumnLaw:
                 dimension d >= 1, for noise alone.
             kind: ``"shared"``, ``"independent"`` or ``"isotropic"``.
             alpha: stability index in (0, 2].
-            scale: s of all noise together, in [1e-100, 1e100]: sigma t^{1/alpha} after a time t,
-                see :func:`heavytail.compression.prediction.accumulated_scale`.
-            samples: N, number of draws, >= 1000.
+            scale: that of all noise together, in [1e-100, 1e100], see
+                :func:`heavytail.compression.prediction.accumulated_scale`.
+            samples: number of draws, >= 1000.
             generator: source of the random bits, on the start's device; None is the global one.
         """
         scale = _check.number("scale", scale, _SCALES)
@@ -112,8 +111,7 @@ class ColumnLaw:
         ``light`` is read off at the z that 3 in 1000 columns exceed.
 
         Args:
-            columns: shape (N, d), N >= 1000, finite and independent, such as the particles of a
-                mean-field simulation at time t.
+            columns: shape (N, d), N >= 1000, finite and independent: particles at time t, say.
             alpha: stability index in (1, 2].
             tail: c > 0, not read at alpha = 2; under a bounded drift, sigma^alpha t times
                 :func:`heavytail.noise_tail_constant`.
@@ -150,10 +148,17 @@ class ColumnLaw:
             raise ArithmeticError(f"m({keep:g}) leaves the floats at alpha = {self.alpha:g}")
         return bulk
 
+    def _log_needed(self, keep: float, error: Tensor) -> Tensor:
+        """Return log(m(keep) / error^2 - b), -inf where that is not positive."""
+        root = math.sqrt(self.dropped(keep)) / error  # its square may leave the floats
+        root = root.nan_to_num(0, posinf=math.inf)  # 0 / 0: nothing is lost
+        light = torch.where(root > 0, self.light / root / root, 1.0).clamp_max(1)
+        return 2 * root.log() + torch.log1p(-light)
+
     @property
     def strength(self) -> float:
         """(c Gamma(1 - alpha/2))^{2/alpha}: what multiplies n^{2/alpha} A; 0 at alpha = 2."""
-        return _exp(self._log_strength)
+        return float(_double(self._log_strength).exp())
 
     @property
     def _log_strength(self) -> float:
@@ -171,39 +176,28 @@ class PruningErrorLaw:
 
     def quantile(self, p: float | Tensor) -> Tensor:
         """Return the p-quantile, p in (0, 1); shape of ``p``, float64, in [0, 1]."""
-        level = torch.as_tensor(_check.numbers("p", p, "(0, 1)"), dtype=torch.float64)
-        alpha = self.columns.alpha
-        return self._error(_heavy_law(alpha).icdf(1 - level) if alpha < 2 else 0 * level)
-
-    def sample(self, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return ``size`` independent draws of the error, shape (size,), float64."""
-        a = self.columns.alpha / 2
-        return self._error(positive_stable(a, size, generator=generator, dtype=torch.float64))
+        level, law = _double(_check.numbers("p", p, "(0, 1)")), self.columns
+        if self.keep in (0, 1):
+            return torch.full_like(level, 1 - self.keep)
+        A = _heavy_law(law.alpha).icdf(1 - level) if law.alpha < 2 else 0 * level
+        ratio = (torch.exp(self._log_heavy + A.log()) + law.light) / law.dropped(self.keep)
+        # At small n the sum of two parts may say that the kept columns have less than nothing.
+        return _found("quantile", law.alpha, ratio.clamp_min(1).rsqrt())
 
     def cdf(self, error: float | Tensor) -> Tensor:
         """Return P(eps_n <= error), ``error`` in [0, 1]; its shape, float64."""
-        e = torch.as_tensor(_check.numbers("error", error, "[0, 1]"), dtype=torch.float64)
-        bulk, heavy = self.columns.dropped(self.keep), self._heavy
-        if bulk == 0:
-            return torch.ones_like(e)
-        needed = bulk / e**2 - self.columns.light  # of the heavy part of the mean square
-        if heavy == 0:
-            below = (needed <= 0).double()
+        e, alpha = _double(_check.numbers("error", error, "[0, 1]")), self.columns.alpha
+        needed = self.columns._log_needed(self.keep, e)
+        if alpha == 2:
+            below = needed.isneginf().double()
         else:
-            below = _heavy_law(self.columns.alpha).sf(needed.clamp(0, 1e300) / heavy)
-        return torch.where(e == 1, 1.0, torch.where(e == 0, 0.0, below))
+            below = _heavy_law(alpha).sf(torch.exp(needed - self._log_heavy))
+        return _found("cdf", alpha, torch.where(e == 1, 1.0, below))
 
     @property
-    def _heavy(self) -> float:
-        """n^{2/alpha - 1} times the strength."""
-        return _exp((2 / self.columns.alpha - 1) * math.log(self.n) + self.columns._log_strength)
-
-    def _error(self, A: Tensor) -> Tensor:
-        if self.keep in (0, 1):
-            return torch.full_like(A, 1 - self.keep)
-        mean_square = self._heavy * A + self.columns.light
-        # At small n the sum of two parts may say that the kept columns have less than nothing.
-        return (mean_square / self.columns.dropped(self.keep)).clamp_min(1).rsqrt()
+    def _log_heavy(self) -> float:
+        """log(n^{2/alpha - 1} strength)."""
+        return (2 / self.columns.alpha - 1) * math.log(self.n) + self.columns._log_strength
 
     def __str__(self) -> str:
         found = ", ".join(f"{p} %: {self.quantile(p / 100):.3g}" for p in (5, 10, 50, 90, 95))
@@ -252,17 +246,15 @@ def required_width(
     columns = _columns(alpha, columns)
     keep, error = _check.number("keep", keep, "(0, 1]"), _check.number("error", error, "(0, 1]")
     delta = _check.number("delta", delta, "(0, 1)")
-    root = math.sqrt(columns.dropped(keep)) / error  # its square may leave the floats
-    light = columns.light / root / root if root else 1.0
-    if light >= 1 or error == 1:
+    needed = float(columns._log_needed(keep, _double(error)))
+    if needed == -math.inf or error == 1:
         logarithm = 0.0
     elif columns.alpha == 2:
         logarithm = math.inf
     else:
-        needed = 2 * math.log(root) + math.log1p(-light) - columns._log_strength
-        needed -= math.log(_low_quantile(alpha, delta))
+        needed -= columns._log_strength + math.log(_low_quantile(alpha, delta))
         logarithm = max(0.0, needed * alpha / (2 - alpha))
-    return logarithm / math.log(10) if log10 else _exp(logarithm)
+    return logarithm / math.log(10) if log10 else float(_double(logarithm).exp())
 
 
 @dataclass(frozen=True)
@@ -310,39 +302,32 @@ def _columns(alpha: float | None, columns: ColumnLaw | None) -> ColumnLaw:
 @lru_cache(maxsize=1024)
 def _stable_bulk(alpha: float, keep: float) -> float:
     """Return m(keep) of |S(alpha)S(1)|, 0 < keep < 1."""
-    from scipy import integrate  # slow to import
-
-    law = Stable(torch.tensor(alpha, dtype=torch.float64))
-    top = -float(law.icdf(torch.tensor(keep / 2, dtype=torch.float64)))
-
-    if not math.isfinite(top * top):
-        return math.inf
-
-    def integrand(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """By parts, 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}."""
-        r = top * np.exp(-u)
-        return 2 * r**2 * (2 * law.cdf(torch.from_numpy(-r)).numpy() - keep)
-
-    return float(integrate.fixed_quad(integrand, 0, 20, n=160)[0])
+    # By parts: the integral of 2r (P(R > r) - keep) dr up to the quantile, at r = top e^{-u}.
+    law = Stable(_double(alpha))
+    top = -law.icdf(_double(keep / 2))
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(160))
+    r = top * torch.exp(-10 * (nodes + 1))  # u up to 20
+    return float((20 * weights * r**2 * (2 * law.sf(r) - keep)).sum())
 
 
 @lru_cache(maxsize=1024)
 def _low_quantile(alpha: float, delta: float) -> float:
     """Return q_A(delta), alpha < 2."""
-    quantile = float(_heavy_law(alpha).icdf(torch.tensor(delta, dtype=torch.float64)))
-    if not quantile > 0:
-        raise ArithmeticError(f"q_A({delta:g}) is not found at alpha = {alpha:g}")
-    return quantile
+    q = _heavy_law(alpha).icdf(_double(delta))
+    return float(_found("the quantile of A", alpha, torch.where(q > 0, q, math.nan)))
 
 
 def _heavy_law(alpha: float) -> Stable:
-    """Return the law of A, alpha < 2, in the form S0, which keeps its place near alpha = 2."""
-    e = 1 - torch.tensor(alpha, dtype=torch.float64) / 2
-    cos = torch.sin(math.pi / 2 * e)
-    scale = cos ** (1 / (1 - e))
-    loc = cos ** (e / (1 - e)) * torch.cos(math.pi / 2 * e)
-    return Stable(1 - e, 1.0, loc=loc, scale=scale, parameterization="S0")
+    """Return the law of A, alpha < 2, on a half-line: S1 at loc 0."""
+    e = 1 - _double(alpha) / 2
+    return Stable(1 - e, 1.0, scale=torch.sin(math.pi / 2 * e) ** (1 / (1 - e)))
 
 
-def _exp(logarithm: float) -> float:
-    return math.exp(logarithm) if logarithm < 709 else math.inf
+def _double(value: float | Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64, device=getattr(value, "device", "cpu"))
+
+
+def _found(name: str, alpha: float, value: Tensor) -> Tensor:
+    if value.isnan().any():
+        raise ArithmeticError(f"{name} leaves the floats at alpha = {alpha:g}")
+    return value
