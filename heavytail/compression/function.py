@@ -26,9 +26,24 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from heavytail import _check
+from heavytail.compression import compaction as _graph
 from heavytail.layers import weighted
 
 _AT_ONCE = 1 << 23  # numbers of a block of patches
+
+
+@torch.no_grad()
+def outgoing_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Return, of layers that others read, the norm of all weights that read each channel: (n,)."""
+    whole = _graph._unmasked_copy(model)
+    exact, graph = _graph._trace(whole, _graph._arguments(whole, (), {}))
+    squares: dict[str, Tensor] = {}
+    for name, read, *_ in _graph._Walk(exact.double().cpu(), graph, None).cuts:
+        if read is not None:
+            weight: Any = exact.get_submodule(name).weight
+            each = weight[..., None].flatten(2).square().sum((0, 2)).view(len(read.may_go), -1)
+            squares[read.layer] = squares.get(read.layer, 0) + each.sum(1)
+    return {layer: square.sqrt() for layer, square in squares.items()}
 
 
 @torch.no_grad()

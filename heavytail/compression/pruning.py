@@ -20,7 +20,7 @@ from torch.nn.utils import prune as torch_prune
 
 from heavytail import _check
 from heavytail import layers as _layers
-from heavytail.compression.compaction import outgoing_norms
+from heavytail.compression.function import outgoing_norms
 
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
@@ -187,8 +187,10 @@ def prune(
         _score(model, weights, score)
     kept: list[Tensor] = []
     for group in [[weight] for weight in weights] if scope == "layer" else [weights]:
-        sizes, scores = (torch.cat(each) for each in zip(*((w.sizes, w.scores) for w in group)))
-        kept += _kept(sizes, keep, error, scores).split([len(weight.sizes) for weight in group])
+        sizes, scores = (
+            [getattr(weight, what) for weight in group] for what in ("sizes", "scores")
+        )
+        kept += _kept(torch.cat(sizes), keep, error, torch.cat(scores)).split(list(map(len, sizes)))
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
     counts = [(part.units, part.kept, part.parameters, part.kept_parameters) for part in reports]
     units, left, before, after = map(sum, zip(*counts, strict=True))
