@@ -57,9 +57,8 @@ def compact(model: nn.Module, *, multiple_of: int | None = None, inputs: Any = (
         model: any module that torch.fx can trace; left alone. Examples lie along dimension 0.
         multiple_of: >= 1; dead channels stay until a layer has a multiple of so many, which is fast
             in matrix products. None is 16 where at most one part in 64 stays for it, else 1.
-        inputs: an example of all that ``forward`` is given, a tuple or a mapping by name, on which
-            the copy is tried; it takes other tensors, no other values. () is all the defaults, for
-            a ``forward`` that does not ask for the types of tensors.
+        inputs: an example of all that ``forward`` is given, tuple or mapping by name, to try the
+            copy on: it takes other tensors, no other values. () is all defaults, and no isinstance.
 
     Raises:
         ValueError: if the model cannot be traced, or if dead channels reach or lie in a step that
