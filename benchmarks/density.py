@@ -14,7 +14,7 @@ from scipy.stats import levy_stable
 
 from benchmarks.timing import command_line, fastest
 from heavytail import Stable
-from heavytail.laws import density
+from heavytail.laws import distribution
 from tests.oracles import stable_log_density
 
 ALPHAS = (0.5, 0.8, 0.99, 1 - 1e-6, 1.0, 1 + 1e-6, 1.01, 1.1, 1.5, 1.75, 1.9, 2 - 1e-6)
@@ -72,7 +72,7 @@ def microseconds(alpha: float, beta: float, rounds: int) -> dict[str, float]:
     many = np.tan((np.random.default_rng(0).random(1_000_000) - 0.5) * 3.1415)
 
     def fresh() -> np.ndarray:
-        density._table.cache_clear()
+        distribution._table.cache_clear()
         return ours(alpha, beta, many)
 
     runs = {

@@ -40,7 +40,9 @@ from IPython.display import Markdown, display
 
 import heavytail
 from heavytail import plots
-from heavytail.laws.draws import symmetric_from_uniforms
+from heavytail.laws.chambers_mallows_stuck import (
+    symmetric_from_uniforms,
+)
 from helpers import seeded, show_table, slider
 
 plots.use_style()

@@ -43,7 +43,7 @@ from scipy.integrate import quad
 
 import heavytail
 from heavytail import plots
-from heavytail.laws.draws import (
+from heavytail.laws.chambers_mallows_stuck import (
     stable_from_uniforms,
     symmetric_from_uniforms,
 )

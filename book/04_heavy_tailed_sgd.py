@@ -46,7 +46,6 @@ from heavytail import plots
 from heavytail.experiments import records, results
 from heavytail.experiments.data import load
 from heavytail.experiments.models import FullyConnected, mean_field
-from heavytail.experiments.runs import replay
 from heavytail.experiments.together import Noise, train_together
 from heavytail.experiments.train import accuracy, spawn_seeds, train
 from helpers import read_record, seeded, show_table
@@ -551,11 +550,21 @@ print(f"two layers: ratio {deep.ratio:.3f}, 5 % quantile {least:.3f}")
 #
 # Why high? Look at the networks of this page: which columns did the gradient lengthen?
 
+
 # %% mystnb={"figure": {"caption": "What the gradient did to the norm of each column, against the norm that start and noise alone would have given it. Twenty networks of 300 columns. The many short columns were lengthened, the few long ones hardly changed.", "name": "fig-gradient-on-norms"}, "image": {"alt": "A scatter of thousands of small dots. On the horizontal logarithmic axis the replayed norm from 0.4 to 30; most dots between 0.5 and 1 lie above zero, up to 0.19; further right the dots close in on zero."}} tags=["hide-input"]
-replayed = [
-    replay(first, kind="shared", **setting, seed=seed)
-    for first, seed in zip(starts[:20], noise_seeds[:20], strict=True)
-]
+def replay(start, seed):
+    """Return start plus the run's own noise, without a gradient."""
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    weights = heavytail.hidden_weights(model)
+    law = {"alpha": alpha, "scale": setting["scale"], "kind": "shared"}
+    heavytail.StableNoise(optimizer, weights, **law, seed=seed)
+    for _ in range(setting["steps"]):
+        optimizer.step()  # no gradients: only the noise acts
+    return model
+
+
+replayed = list(map(replay, starts[:20], noise_seeds[:20]))
 alone, after = (
     torch.cat(
         [heavytail.column_norms(model.body[0].weight) for model in some]

@@ -67,6 +67,15 @@ def as_columns(weight: Tensor, column: str, kind: Kind) -> Tensor:
     return units_first(weight, kind).contiguous().flatten(leading).flatten(0, leading - 1)
 
 
+def dead_units(layer: nn.Module) -> Tensor:
+    """Return which units of a layer have only zeros as weights, (n,); (0,) if it has no columns."""
+    weight = getattr(layer, "weight", None)
+    kind = kind_of(layer, weight) if isinstance(weight, Tensor) else None
+    if weight is None or kind is None or kind.inputs:
+        return torch.zeros(0, dtype=torch.bool)
+    return ~units_first(weight, kind).flatten(0, 1).flatten(1).any(1)
+
+
 class Home(NamedTuple):
     """What a parameter does not know of itself: its layers, for their masks, and their kind."""
 
@@ -136,7 +145,7 @@ def hidden_weights(model: nn.Module, *, exclude: Layers | None = None) -> list[n
                 unknown[f"{name}.{called}".lstrip(".")] = owner
     found = [weight for weight in weights if weight not in shared]
     if not found:
-        raise ValueError(f"no weight whose columns are known is left of {listed(inside)}")
+        raise ValueError(f"exclude leaves no weight whose columns are known: {listed(inside)}")
     if unknown:
         warnings.warn(f"no noise where columns are not known: {listed(unknown)}", stacklevel=2)
     return found
@@ -172,25 +181,26 @@ def hidden(model: nn.Module, exclude: Layers | None) -> dict[str, nn.Module]:
                 "which layers are hidden? The model has no last layer named 'head' to leave out; "
                 f"name some, by exclude= or layers=. Its layers: {listed(layers)}"
             )
-    outside = {part for layer in find(model, exclude) for part in layer.modules()}
+    outside = {part for layer in find("exclude", model, exclude) for part in layer.modules()}
     left = {name: module for name, module in layers.items() if module not in outside}
     if not left:
-        raise ValueError(f"nothing is left once these layers are left out: {listed(layers)}")
+        raise ValueError(f"exclude (None is model.head) leaves nothing of {listed(layers)}")
     return left
 
 
-def find(model: nn.Module, layers: Layers) -> list[nn.Module]:
-    """Return the modules of ``model`` that ``layers`` names or holds."""
+def find(argument: str, model: nn.Module, layers: object) -> list[nn.Module]:
+    """Return the modules of ``model`` that ``layers``, the value of an argument, names or holds."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found = []
-    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+    if isinstance(layers, Layer | Tensor) or not isinstance(layers, Iterable):
         layers = [layers]
     for layer in layers:
         if not isinstance(layer, Layer):
-            raise TypeError(f"a layer is a module or its name, got {layer!r}")
+            raise TypeError(f"{argument} must be modules or their names, got {layer!r}")
         module = modules.get(layer) if isinstance(layer, str) else layer
         if module is None or module not in modules.values():
-            raise ValueError(f"no layer {layer!r} in the model: {listed(weighted(model))}")
+            known = listed(weighted(model))
+            raise ValueError(f"{argument} must be of the model, got {layer!r}; it has {known}")
         found.append(module)
     return found
 

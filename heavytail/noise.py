@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
+from heavytail.laws import chambers_mallows_stuck as maps
 from heavytail.laws.draws import draw, tail_constant
-from heavytail.laws.maps import log_positive_from_uniforms, symmetric_from_uniforms
 from heavytail.layers import COLUMNS, as_columns, home_of, movable, units_first
 from heavytail.layers import hidden_weights as hidden_weights
 
@@ -119,7 +119,7 @@ def noise_blocks(
     d = 1 if kind == "shared" else d
     step = max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(d, 1))
     if kind == "isotropic":
-        log_A = draw(log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
+        log_A = draw(maps.log_positive_from_uniforms, (alpha / 2,), (n, 1), *place)
         # sqrt(A), since A itself may overflow; never 0 or inf, whose products may be no number.
         radius = log_A.mul_(0.5).exp_().clamp_(floats.tiny, floats.max)
         normal = torch.empty((min(step, n), d), device=device, dtype=dtype)
@@ -130,7 +130,7 @@ def noise_blocks(
             yield rows, block, radius[rows]
         else:
             shape = (rows.stop - start, d)
-            yield rows, draw(symmetric_from_uniforms, (alpha,), shape, *place), None
+            yield rows, draw(maps.symmetric_from_uniforms, (alpha,), shape, *place), None
 
 
 def add_block(columns: Tensor, xi: Tensor, factors: Tensor | None, size: float | Tensor) -> None:
@@ -260,26 +260,25 @@ class StableNoise:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the coming noise depends on, in tensors, numbers and strings."""
-        states = {str(device): g.get_state() for device, g in self._generators.items()}
         return {
             **{name: getattr(self, name) for name in _SETTINGS},
             "shapes": sorted(list(parameter.shape) for parameter in self._chosen),
-            "generators": states,
+            "generators": {str(device): g.get_state() for device, g in self._generators.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken; a refused state changes nothing."""
-        own = self.state_dict()
-        state = _complete(state, own)
+        state = _complete(state, own := self.state_dict())
         for name in ("kind", "column", "shapes"):  # the last of the weights that get the noise
-            if state[name] != own[name]:
-                raise ValueError(f"{name} must be {own[name]!r}, got {state[name]!r}")
-        if not isinstance(state["generators"], dict):
-            raise TypeError(f"generators must be a dictionary, got {state['generators']!r}")
-        generators = {
-            torch.device(name): torch.Generator(name).set_state(bits.cpu())
-            for name, bits in state["generators"].items()
-        }
+            if (got := repr(state[name])) != (wanted := repr(own[name])):
+                raise ValueError(f"{name} must be {wanted}, got {got}")
+        try:
+            generators = {
+                torch.device(name): torch.Generator(name).set_state(bits.cpu())
+                for name, bits in state["generators"].items()
+            }
+        except (AttributeError, RuntimeError, TypeError) as error:  # torch knows what is a state
+            raise ValueError(f"generators must be devices' names with states: {error}") from error
         self._update(**{name: state[name] for name in _SETTINGS}, _generators=generators)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -329,11 +328,11 @@ def _with_columns(parameter: object, held: set[Tensor]) -> Tensor:
         raise TypeError(f"params must hold floating-point tensors, got {parameter!r}")
     shape, kind = tuple(parameter.shape), type(parameter)
     if parameter not in held:
-        raise ValueError(f"a parameter of shape {shape} is not in the optimizer")
+        raise ValueError(f"params must be in the optimizer, got one of shape {shape}")
     if len(shape) < 2:
-        raise ValueError(f"columns need dimension >= 2, got shape {shape} (flattened by FSDP?)")
+        raise ValueError(f"params must have dimension >= 2, got {shape} (flattened by FSDP?)")
     if kind.__module__.startswith("torch.distributed"):
-        raise TypeError(f"a parameter must not be spread over devices, got a {kind.__name__}")
+        raise TypeError(f"params must not be spread over devices, got a {kind.__name__}")
     return parameter
 
 
@@ -393,7 +392,9 @@ class LambdaNoise:
 
     def _set(self, steps: int, first: float) -> None:
         """Set the noise as it is after so many steps from the first scale: all of it or nothing."""
-        scale = self._noise.scale if self._scale is None else first * self._scale(steps)
+        scale = self._noise.scale
+        if self._scale is not None:
+            scale = first * _check.number("scale", self._scale(steps), "[0, inf)")
         alpha = self._noise.alpha if self._alpha is None else self._alpha(steps)
         self._noise._update(scale=scale, alpha=alpha)
         self.steps, self._first = steps, first

@@ -37,7 +37,7 @@ def test_a_shared_weight_is_listed_once_and_left_out_with_the_head():
     model.head.weight = model.embed.weight
     assert ids(hidden_weights(model)) == ids([model.body.weight])
     del model.body
-    with pytest.raises(ValueError, match=r"no weight .* is left of embed"):
+    with pytest.raises(ValueError, match=r"leaves no weight .*: embed"):
         hidden_weights(model)
 
 
@@ -47,11 +47,11 @@ def test_a_shared_weight_is_listed_once_and_left_out_with_the_head():
         (nn.Sequential(nn.Linear(3, 2)), None, ValueError, r"layer named 'head'.*0 \(Linear\)"),
         (nn.Sequential(), None, ValueError, "no weight of dimension >= 2"),
         (nn.BatchNorm1d(3), (), ValueError, "no weight of dimension >= 2"),
-        (Headed(), "hed", ValueError, r"no layer 'hed' in the model: .*head \(Linear\)"),
-        (Headed(), [nn.Linear(2, 2)], ValueError, r"no layer Linear\(.* in the model"),
-        (Headed(), ["body", "head"], ValueError, "nothing is left"),
-        (Headed(), [3], TypeError, "a layer is a module or its name, got 3"),
-        (Headed(), 3, TypeError, "a layer is a module or its name, got 3"),
+        (Headed(), "hed", ValueError, r"exclude .* got 'hed'; it has .*head \(Linear\)"),
+        (Headed(), [nn.Linear(2, 2)], ValueError, r"exclude must be of the model, got Linear"),
+        (Headed(), ["body", "head"], ValueError, "exclude .* leaves nothing of"),
+        (Headed(), [3], TypeError, "exclude must be modules or their names, got 3"),
+        (Headed(), 3, TypeError, "exclude must be modules or their names, got 3"),
         ("model", None, TypeError, "model must be a torch.nn.Module"),
     ],
 )
@@ -165,5 +165,5 @@ def test_what_gets_noise_is_decided_by_kind():
     with pytest.warns(UserWarning, match=unknown):
         assert ids(hidden_weights(model, exclude=())) == [*map(id, before), id(model.low.weight)]
     for nothing in (model.positions, model.norm):
-        with pytest.raises(ValueError, match="no weight whose columns are known is left of"):
+        with pytest.raises(ValueError, match="exclude leaves no weight whose columns are known"):
             hidden_weights(nothing, exclude=())

@@ -317,8 +317,8 @@ def test_a_refused_state_changes_nothing():
         ),
         ([], TypeError, "must be a dictionary"),
         ({"kind": "isotropic"}, ValueError, r"lacks \['alpha'"),
-        ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be >= 0"),
-        ({**noise.state_dict(), "scale": 0.5, "generators": 3}, TypeError, "generators must be"),
+        ({**noise.state_dict(), "scale": 0.5, "seed": -1}, ValueError, "seed must be in"),
+        ({**noise.state_dict(), "scale": 0.5, "generators": {"cpu": 0}}, ValueError, "generators"),
     ):
         with pytest.raises(error, match=message):
             noise.load_state_dict(state)
@@ -427,9 +427,9 @@ WEIGHTS = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(6)), Spread(t
         ({"seed": 2**64}, ValueError, r"seed must be in \[0, 2\^64\)"),
         ({"params": []}, ValueError, "at least one parameter"),
         ({"params": nn.Parameter(torch.ones(2, 2))}, TypeError, "must be an iterable of param"),
-        ({"params": [nn.Parameter(torch.ones(2, 2))]}, ValueError, "not in the optimizer"),
+        ({"params": [nn.Parameter(torch.ones(2, 2))]}, ValueError, "be in the optimizer"),
         ({"params": small_net().named_parameters()}, TypeError, "floating-point tensors, got \\("),
-        ({"params": [WEIGHTS[1]]}, ValueError, r"dimension >= 2, got shape \(6,\)"),
+        ({"params": [WEIGHTS[1]]}, ValueError, r"dimension >= 2, got \(6,\)"),
         ({"params": [WEIGHTS[2]]}, TypeError, "must not be spread over devices, got a Spread"),
         ({"optimizer": "sgd"}, TypeError, r"optimizer must be a torch\.optim\.Optimizer"),
     ],
@@ -475,7 +475,7 @@ def test_a_bad_schedule_changes_nothing():
     assert (noise.scale, noise.alpha) == (0.1, 1.7)
     falling = LambdaNoise(noise, scale=lambda k: 1.0 - k)
     falling.step()
-    with pytest.raises(ValueError, match=r"scale must be in \[0, inf\), got -0.1"):
+    with pytest.raises(ValueError, match=r"scale must be in \[0, inf\), got -1"):
         falling.step()
     with pytest.raises(ValueError, match="scale must be in"):
         falling.load_state_dict({"steps": 7, "first_scale": 2.0})

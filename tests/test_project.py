@@ -51,7 +51,7 @@ def locked():
 def test_hard_dependencies_are_three():
     names = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert names == {"torch", "numpy", "scipy"}
-    assert {"book", "test", "experiments"} == set(PROJECT["optional-dependencies"])
+    assert {"book", "experiments", "suite", "test"} == set(PROJECT["optional-dependencies"])
 
 
 def test_the_lock_is_what_pyproject_asks_for_and_what_is_installed():
@@ -169,7 +169,9 @@ def test_workflows_start_when_they_should():
     assert WORKFLOWS["release.yml"]["on"] == {"push": {"tags": ["v*"]}}
     assert set(WORKFLOWS["test.yml"]["on"]) == {"workflow_call", "pull_request", "schedule"}
     runs = {s["run"]: s.get("if") for s in steps_of(WORKFLOWS["test.yml"]) if "run" in s}
-    assert runs == {"bash .ci/run": None, "make long": "github.event_name == 'schedule'"}
+    weekly = "github.event_name == 'schedule'"
+    assert runs == {"bash .ci/run": None, "make long": weekly, "make versions": None}
+    assert WORKFLOWS["test.yml"]["jobs"]["versions"]["if"] == weekly
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
@@ -333,15 +335,15 @@ def test_the_house_is_small():
         return [len(path.read_text().splitlines()) for path in paths]
 
     assert max(lines(*MODULES.values())) <= 400
-    assert sum(lines(*MODULES.values())) <= 7200  # and 6,500 is what it is to be
+    assert sum(lines(*MODULES.values())) <= 7250  # and 7,150 is what it is to be
     around = ("tests", "tools", "benchmarks")
-    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 9500
+    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 11000
 
 
 def test_the_package_has_a_test_for_each_module():
-    """But the integrals, which are tested by the density that they serve."""
+    """But the density, whose integrals are tested by the distribution that they serve."""
     for path in MODULES.values():
-        if not path.name.startswith("_") and path.name != "zolotarev.py":
+        if not path.name.startswith("_") and path.name != "density.py":
             relative = path.relative_to(PACKAGE).with_name(f"test_{path.name}")
             assert (ROOT / "tests" / relative).exists()
 

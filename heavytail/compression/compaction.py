@@ -26,6 +26,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from heavytail import _check
+from heavytail.layers import dead_units
 
 _FAST, _WORTH = 16, 64  # a size that matrix products like, where one part in so many stays for it
 _Known = list["_Channels | None"]  # what is known of the inputs of a step
@@ -272,10 +273,9 @@ class _Walk:
             self._obstacles.append((x.layer, x.may_go, f"they reach {step}"))
             x.values.fill_(torch.nan)  # it may have been written to
         self._known.update(dict.fromkeys(node.all_input_nodes))
-        for name, layer in self._model.named_modules() if isinstance(run, nn.Module) else ():
-            if name.startswith(f"{node.target}.") and isinstance(layer, _LAYERS):
-                dead = ~layer.weight.flatten(1).any(1)
-                self._obstacles.append((name, dead, f"they lie in {step}"))
+        parts = run.named_modules(prefix=str(node.target)) if isinstance(run, nn.Module) else ()
+        for name, layer in parts:
+            self._obstacles.append((name, dead_units(layer), f"they lie in {step}"))
         return None
 
     def output(self, node: fx.Node, _: object, known: _Known) -> None:

@@ -65,9 +65,7 @@ def refit(model: nn.Module, inputs: Tensor, *, ridge: float = 1e-4) -> tuple[str
             are left, and should be some times more.
         ridge: that of (1), > 0; larger keeps the weights nearer to what they were.
     """
-    if not len(_check.tensor("inputs", inputs)):
-        raise ValueError("inputs must be one example or more, got none")
-    _check.numbers("inputs", inputs)
+    _check_inputs(inputs, model=model)
     ridge = _check.number("ridge", ridge, _check.POSITIVE)
     before = {name: value.clone() for name, value in _state(model)}
     whole = {n: torch.ones_like(v) if n.endswith("weight_mask") else v for n, v in before.items()}
@@ -83,6 +81,15 @@ def refit(model: nn.Module, inputs: Tensor, *, ridge: float = 1e-4) -> tuple[str
         finally:
             model(inputs[:1])  # masks make their weights anew at a call
     return tuple(layers)
+
+
+def _check_inputs(inputs: Tensor, **models: nn.Module) -> None:
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module, got {type(model).__name__}")
+    if not _check.tensor("inputs", inputs).dim() or not len(inputs):
+        raise ValueError(f"inputs must be one example or more, got shape {tuple(inputs.shape)}")
+    _check.numbers("inputs", inputs)
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -240,9 +247,7 @@ def function_error(model: nn.Module, pruned: nn.Module, inputs: Tensor) -> Funct
 
     Source: Neyshabur, Tomioka and Srebro, COLT 2015, for the path norm.
     """
-    if not len(_check.tensor("inputs", inputs)):
-        raise ValueError("inputs must be one example or more, got none")
-    _check.numbers("inputs", inputs)
+    _check_inputs(inputs, model=model, pruned=pruned)
     with _evaluated(model, pruned):
         f, g = model(inputs).double(), pruned(inputs).double()
         if f.shape != g.shape or f.dim() != 2:

@@ -88,8 +88,10 @@ def predict_pruning(
     """
     error = _check.number("error", error, "[0, 1]")
     s, left = _accumulated(alpha, scale, lr, steps, weight_decay)
-    weights = _drawn(model, exclude, column, draws, left, (kind, alpha, generator))
-    return Prediction(_ratios(weights, s, error).sort().values, s)
+    law = (kind, alpha, generator)
+    weights = _weights(model, exclude, column, draws, law)
+    drawn = _drawn(weights, column, draws, left, law)
+    return Prediction(_ratios(drawn, s, error).sort().values, s)
 
 
 def plan_scale(
@@ -111,25 +113,31 @@ def plan_scale(
 
     It is so up to a factor 1 + 1e-6; the median moves in steps of a column. The arguments are those
     of ``predict_pruning``, with some noise in all (``steps`` and ``lr`` not 0); ``ratio`` is a
-    fraction of columns removed, between the medians of the start alone and of the noise alone.
+    fraction of columns removed, between the medians of the start alone and of the noise alone. If
+    it is refused, the generator is as it was, or torch's global one of the CPU.
     """
     error, ratio = _check.number("error", error, "[0, 1]"), _check.number("ratio", ratio, "[0, 1]")
     unit, left = _accumulated(alpha, 1.0, lr, steps, weight_decay)
     if unit == 0:
         raise ValueError("lr and steps must leave room for noise, got none at all")
-    weights = _drawn(model, exclude, column, draws, left, (kind, alpha, generator))
+    law = (kind, alpha, generator)
+    weights = _weights(model, exclude, column, draws, law)
+    source = torch.default_generator if generator is None else generator
+    before = source.get_state()
+    drawn = _drawn(weights, column, draws, left, law)
 
     def median(s: float) -> float:
-        return float(_ratios(weights, s, error).quantile(0.5))
+        return float(_ratios(drawn, s, error).quantile(0.5))
 
-    size = math.sqrt(max(float(start.max()) for start, *_ in weights)) or 1.0
+    size = math.sqrt(max(float(start.max()) for start, *_ in drawn)) or 1.0
     low, high = 1e-9 * size, 1e9 * size
     least, most = median(low), median(high)
     if not least < ratio <= most:
+        source.set_state(before)
         allowed = f"({least:.4g}, {most:.4g}], the medians for the start and for the noise alone"
         raise ValueError(f"ratio must be in {allowed}, got {ratio:g}")
     while high / low > 1 + 1e-6:
-        middle = math.sqrt(low * high)
+        middle = math.sqrt(low) * math.sqrt(high)
         low, high = (middle, high) if median(middle) < ratio else (low, middle)
     return high / unit
 
@@ -158,16 +166,20 @@ def _accumulated(
         raise ValueError(f"weight_decay must leave finite weights after {steps} steps")
     sizes = sigma * left[1:].abs()
     # Relative to the largest, or 1: a power of a small scale may leave the floats.
-    largest = float(sizes.max()) if sizes.any() else 1.0
-    s = largest * math.pow(float(((sizes / largest) ** alpha * eta).sum()), 1 / alpha)
+    largest = sizes.max() if sizes.any() else 1.0
+    s = float(largest * ((sizes / largest) ** alpha * eta).sum() ** (1 / alpha))
+    if not math.isfinite(s * s):
+        raise ValueError(f"scale and lr must add up to noise of finite square, got scale {s:g}")
     return s, float(left[0])
 
 
-def _schedule(name: str, value: Schedule, steps: int) -> Tensor:
+def _schedule(name: str, value: object, steps: int) -> Tensor:
     """Return one number for each step, float64, shape (steps,)."""
-    if isinstance(value, Sequence | np.ndarray | Tensor):
-        value = value.cpu() if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
-        value = value if value.is_complex() else value.double()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        entries = [_check.number(f"each entry of {name}", x, _check.NONNEGATIVE) for x in value]
+        value = torch.tensor(entries, dtype=torch.float64)
     numbers = _check.numbers(name, value, _check.NONNEGATIVE)
     numbers = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
     if numbers.shape in ((), (steps,)):
@@ -180,7 +192,7 @@ def squared_norms(start: Tensor, along: Tensor, size: Tensor, s: float) -> Tenso
     """Return |w + s xi|^2, of |w|^2, <w, xi> and |xi|^2: inf where the noise leaves the floats."""
     if s == 0:
         return start.expand_as(size)
-    squares = start + 2 * s * along + s**2 * size
+    squares = start + s * (2 * along + s * size)
     # Rounding may leave a column that the noise has cancelled just below 0.
     return squares.clamp_min(0).nan_to_num(nan=math.inf, posinf=math.inf)
 
@@ -207,25 +219,31 @@ def noise_terms(columns: Tensor, total: int, at_once: int, *law: *_Law) -> tuple
     return along, size
 
 
-def _drawn(
-    model: nn.Module | Tensor,
-    exclude: Layers | None,
-    column: str,
-    draws: int,
-    left: float,
-    law: _Law,
-) -> list[_Terms]:
-    """Return each weight's terms, with the part of the start that weight decay left."""
-    draws = _check.count("draws", draws, least=1)
+def _weights(
+    model: nn.Module | Tensor, exclude: Layers | None, column: str, draws: int, law: _Law
+) -> Sequence[Tensor]:
+    """Return the weights; what cannot be drawn for is refused here, before any noise is."""
+    _check.count("draws", draws, least=1)
     _check.one_of("kind", law[0], KINDS)
     _check.one_of("column", column, COLUMNS)
     if isinstance(model, Tensor) and exclude is not None:
         raise ValueError(f"exclude must be None for a single weight, got {exclude!r}")
-    drawn = []
-    for weight in [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude):
-        finite_norms("a weight", weight)
+    weights: Sequence[Tensor]
+    weights = [model] if isinstance(model, Tensor) else hidden_weights(model, exclude=exclude)
+    for weight in weights:
+        finite_norms("a weight of model", weight)
+        _check.place(law[-1], weight.device, torch.float64)
         if movable(weight) is not None:
-            raise ValueError(f"a weight must have no mask, got one of shape {tuple(weight.shape)}")
+            raise ValueError(f"model must have no mask, got one of shape {tuple(weight.shape)}")
+    return weights
+
+
+def _drawn(
+    weights: Sequence[Tensor], column: str, draws: int, left: float, law: _Law
+) -> list[_Terms]:
+    """Return each weight's terms, with the part of the start that weight decay left."""
+    drawn = []
+    for weight in weights:
         kind, W = home_of(weight).kind, weight.detach().double()
         units, W = len(as_columns(W, "filter", kind)), as_columns(W, column, kind) * left
         terms = noise_terms(W, draws * len(W), len(W), *law)

@@ -28,17 +28,15 @@ _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, wha
 def column_norms(weight: Tensor) -> Tensor:
     """Return the Euclidean norm of each column of a weight: shape (n,), float64.
 
-    ``weight`` has shape (n, ...), floating point; a column is ``weight[i]``. The square of a
-    heavy-tailed float32 weight may not fit float32.
+    ``weight`` has shape (n, ...), floating point; a column is ``weight[i]``. One that holds nan has
+    the norm nan. The square of a heavy-tailed float32 weight may not fit float32.
     """
-    if _check.tensor("weight", weight).dim() < 2:
-        raise ValueError(f"weight must have shape (n, ...), n columns, got {tuple(weight.shape)}")
-    return _norms(weight.detach().flatten(1))
+    return _column_norms("weight", weight)
 
 
 def finite_norms(name: str, weight: Tensor) -> Tensor:
     """Return the column norms of a weight that must be finite and not empty."""
-    norms = column_norms(weight)
+    norms = _column_norms(name, weight)
     if not weight.numel() or not torch.isfinite(norms).all():
         raise ValueError(f"{name} must be finite, not empty, got shape {tuple(weight.shape)}")
     return norms
@@ -207,11 +205,11 @@ def _chosen(
     named, pool = [], _layers.weighted(model)
     if layers is None:
         pool = _layers.hidden(model, None)
-    elif not (named := _layers.find(model, layers)):
+    elif not (named := _layers.find("layers", model, layers)):
         raise ValueError("layers must name at least one layer, got none")
     for layer in named:
         if set(layer.modules()).isdisjoint(pool.values()):
-            raise ValueError(f"no weight of dimension >= 2 in this layer: {layer}")
+            raise ValueError(f"layers must hold weights of dimension >= 2, got {layer}")
     inside = {part for layer in named or [model] for part in layer.modules()}
     uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     chosen: dict[nn.Parameter, dict[str, nn.Module]] = {}
@@ -234,7 +232,7 @@ def _chosen(
         if reason and meant and module in inside:
             raise ValueError(f"{_layers.listed({name: owner})} {reason}")
     if not chosen:
-        raise ValueError(f"no layer with columns to prune: {_layers.listed(pool)}")
+        raise ValueError(f"layers must hold columns to prune, got {_layers.listed(pool)}")
     return chosen
 
 
@@ -252,7 +250,8 @@ class _Weight:
         self._shape = (*visible.shape[:axes], *(1,) * (visible.dim() - axes))
         units = visible.reshape(math.prod(self._shape), -1)
         # On the CPU, since layers may lie on several devices.
-        self.sizes = self.scores = finite_norms(f"the weight of {next(iter(layers))}", units).cpu()
+        sizes = finite_norms(f"model's weight {next(iter(layers))!r}", units).cpu()
+        self.sizes = self.scores = sizes
 
     def prune(self, kept: Tensor) -> LayerReport:
         mask = self._alive.clone()
@@ -285,6 +284,12 @@ def _score(
             got = tuple(scores.shape)
             raise ValueError(f"the scores of {name} must have shape ({n},), got {got}")
         weight.scores = scores.masked_fill(weight.sizes == 0, -math.inf)
+
+
+def _column_norms(name: str, weight: Tensor) -> Tensor:
+    if _check.tensor(name, weight).dim() < 2:
+        raise ValueError(f"{name} must have shape (n, ...), n columns, got {tuple(weight.shape)}")
+    return _norms(weight.detach().flatten(1))
 
 
 def _norms(rows: Tensor) -> Tensor:

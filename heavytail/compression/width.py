@@ -33,7 +33,7 @@ from torch import Tensor
 from heavytail import _check
 from heavytail.compression.prediction import noise_terms, squared_norms
 from heavytail.compression.pruning import finite_norms, kept_columns, relative_error
-from heavytail.laws.density import Stable
+from heavytail.laws.distribution import Stable
 from heavytail.laws.draws import tail_constant
 from heavytail.noise import noise_tail_constant
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
+from heavytail.experiments._arguments import instance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
@@ -61,16 +62,14 @@ class Dataset:
     classes: int
 
     def __post_init__(self) -> None:
+        instance("name", self.name, str)
         classes = _check.count("classes", self.classes, 1)
-        _check.count("len(x_train)", len(self.x_train), 1)
-        parts = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
-        for part, (x, y) in parts.items():
-            if not _check.tensor(f"x_{part}", x).sum().isfinite():  # else all terms are
-                _check.numbers(f"x_{part}", x)
-            wrong = [label for label in y.unique().tolist() if not 0 <= label < classes]
-            if y.dtype != torch.int64 or y.shape != (len(x),) or wrong:
-                found = f"{y.dtype}, shape {tuple(y.shape)}, {wrong}"
-                raise ValueError(f"y_{part} must be {len(x)} int64 in [0, {classes}), got {found}")
+        n, m = check_examples("x_train", self.x_train), check_examples("x_test", self.x_test, 0)
+        check_labels("y_train", self.y_train, n, classes)
+        check_labels("y_test", self.y_test, m, classes)
+        for name, x in (("x_train", self.x_train), ("x_test", self.x_test)):
+            if not x.sum().isfinite():  # else all terms are
+                _check.numbers(name, x)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,6 +95,24 @@ class Dataset:
         x_train, x_test = (x.to(device, dtype) for x in (self.x_train, self.x_test))
         y_train, y_test = (y.to(device) for y in (self.y_train, self.y_test))
         return Dataset(self.name, x_train, y_train, x_test, y_test, self.classes)
+
+
+def check_examples(name: str, x: object, least: int = 1) -> int:
+    """Return the number of examples, so many at least."""
+    shape = _check.tensor(name, x).shape
+    if len(shape) == 0 or shape[0] < least:
+        raise ValueError(f"{name} must hold >= {least} examples, got shape {tuple(shape)}")
+    return shape[0]
+
+
+def check_labels(name: str, y: object, n: int, classes: int) -> None:
+    """Refuse what is not a label of so many classes for each of n examples."""
+    allowed = f"{name} must be {n} int64 in [0, {classes})"
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.is_meta:
+        raise TypeError(f"{allowed}, got {y!r:.60}")
+    wrong = y[(y < 0) | (y >= classes)].tolist()
+    if y.shape != (n,) or wrong:
+        raise ValueError(f"{allowed}, got shape {tuple(y.shape)}, {wrong[:9]}")
 
 
 def load(name: str, root: Root = None) -> Dataset:
@@ -126,6 +143,7 @@ def load(name: str, root: Root = None) -> Dataset:
     Raises:
         FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
+    instance("root", root, str | os.PathLike | None)
     *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
         torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # a copy where it must be

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
+from heavytail.experiments._arguments import instance
 
 # Channels of the convolutions of VGG-11, twice the usual ones; 0 is a pooling by 2 x 2.
 _VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
@@ -89,6 +90,7 @@ def mean_field(model: FullyConnected) -> FullyConnected:
     Args:
         model: one hidden layer, standard scaling, no masks; left alone, its copy is returned.
     """
+    instance("model", model, FullyConnected)
     layers, masked = len(model.body) // 2, any(True for _ in model.buffers())
     if model.scaling != "standard" or layers != 1 or masked:
         raise ValueError(
@@ -114,7 +116,7 @@ class VGG11(nn.Module):
 
     Args:
         outputs, channels: number of classes and of an image's colours, >= 1.
-        width: > 0; the numbers of filters are multiplied by it and rounded, to 1 at least.
+        width: in (0, 1e5]; the numbers of filters are multiplied by it and rounded, to 1 at least.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class VGG11(nn.Module):
         super().__init__()
         outputs = _check.count("outputs", outputs, 1)
         channels = _check.count("channels", channels, 1)
-        width = _check.number("width", width, _check.POSITIVE)
+        width = _check.number("width", width, "(0, 1e5]")
         self.body = nn.Sequential()
         for number in _VGG11:
             if not number:

@@ -22,13 +22,15 @@ import torch
 from filelock import FileLock, Timeout
 
 import heavytail
+from heavytail import _check
+from heavytail.experiments._arguments import file, instance
 from heavytail.experiments._files import replaced
 
 Entry = dict[str, Any]
 
 
 def plain(value: Any, digits: int | None = None) -> Any:
-    """Return a value as JSON can hold it, its numbers with so many significant digits.
+    """Return a value as JSON can hold it, its numbers with 1 to 17 significant digits, or all.
 
     Dataclasses become dictionaries; tuples, tensors and arrays lists; nan and the infinities the
     words that ``float`` reads. Anything else is a TypeError.
@@ -36,7 +38,8 @@ def plain(value: Any, digits: int | None = None) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = {part.name: getattr(value, part.name) for part in fields(value)}
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        value = value.tolist()
+        with suppress(NotImplementedError):  # of a tensor on the device meta
+            value = value.tolist()
     if isinstance(value, Mapping):
         return {str(name): plain(part, digits) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -44,7 +47,7 @@ def plain(value: Any, digits: int | None = None) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, float) and digits is not None:
-        return float(f"{value:.{digits}g}")
+        return float(f"{value:.{_check.count('digits', digits, 1, 17)}g}")
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"a run must hold plain values, got {value!r:.80}")
@@ -57,7 +60,7 @@ def key(config: Any) -> str:
     dataclass of plain values is a TypeError.
     """
     if not is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"a configuration must be a dataclass, got {config!r}")
+        raise TypeError(f"config must be a dataclass, got {config!r:.60}")
     return _key(plain(config), type(config))
 
 
@@ -75,23 +78,27 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], **head: str) -> None:
-        self.path = Path(path).absolute()  # workers may live in other folders
+        self.path = file("path", path).absolute()  # workers may live in other folders
         self._head = head
         self._work = self.path.with_name(f"{self.path.name}.work")
 
     def find(self, configs: Iterable[Any]) -> list[Entry | None]:
         """Return the entry of each configuration, None where there is none."""
-        configs, entries = list(configs), read(self.path)
+        configs = [*instance("configs", configs, Iterable)]
+        names, entries = [key(config) for config in configs], read(self.path)
         named = {_key(e["config"], of): e for of in set(map(type, configs)) for e in entries}
-        return [named.get(key(config)) for config in configs]
+        return [named.get(name) for name in names]
 
     def write(self, config: Any, entry: Entry, order: Iterable[str] = ()) -> None:
-        """Write what came of a run, in place of what was there.
+        """Write what came of a run, a dictionary ``"result"`` in it, in place of what was there.
 
         Entries of the names (:func:`key`) in ``order`` come first, in this order.
         """
-        named = {_key(entry["config"], type(config)): entry for entry in read(self.path)}
-        named[key(config)] = {"config": plain(config), **entry}
+        name = key(config)
+        order = [instance("each of order", n, str) for n in instance("order", order, Iterable)]
+        entry = plain({"config": config, **instance("entry", entry, Mapping)})
+        instance("the result of entry", entry.get("result"), dict)
+        named = {_key(e["config"], type(config)): e for e in read(self.path)} | {name: entry}
         names = [name for name in dict.fromkeys((*order, *named)) if name in named]
         lines = [json.dumps(named[name], separators=(",", ":")) for name in names]
         parts = [f"{json.dumps(name)}: {json.dumps(said)}" for name, said in self._head.items()]
@@ -131,8 +138,9 @@ def read(path: str | os.PathLike[str], decode: Callable[[Entry], Any] = dict) ->
     One that is damaged, or that ``decode`` refuses, is named by a warning and passed over. A file
     that is no record is a ValueError.
     """
+    instance("decode", decode, Callable)
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = file("path", path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     try:

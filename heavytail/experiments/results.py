@@ -35,7 +35,7 @@ class Config:
     kind: str = "none"  #: or ``"shared"``, ``"independent"``, ``"isotropic"``
     alpha: float | None = None  #: stability index in (0, 2]; None for no noise
     scale: float = 0.0  #: sigma >= 0, in the unit of the weights over lr^{1/alpha}
-    lr: float = 0.01  #: learning rate > 0
+    lr: float = 0.01  #: learning rate in (0, 1e38], below the largest float32
     steps: int = 2000  #: the most steps taken, >= 1
     batch_size: int = 100  #: examples a step, >= 1
     #: of all training examples, in [0, 1], at which training stops; looked at every 100 steps
@@ -50,7 +50,7 @@ class Config:
         plain: dict[str, Any] = {n: _check.count(n, getattr(self, n), 1) for n in counts}
         if self.network == "vgg11" and self.hidden_layers != 1:
             raise ValueError(f"hidden_layers must be 1 for vgg11, got {self.hidden_layers}")
-        plain["lr"] = _check.number("lr", self.lr, _check.POSITIVE)
+        plain["lr"] = _check.number("lr", self.lr, "(0, 1e38]")
         plain["scale"] = _check.number("scale", self.scale, _check.NONNEGATIVE)
         plain["seed"] = _check.seed("seed", self.seed)
         if self.stop_accuracy is not None:

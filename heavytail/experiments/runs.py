@@ -25,6 +25,7 @@ import heavytail
 from heavytail import _check
 from heavytail.compression.pruning import LayerReport
 from heavytail.experiments import data, results
+from heavytail.experiments._arguments import instance
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import plain
 from heavytail.experiments.results import ERROR, Config, Layer, Noise, Pruned, Result
@@ -40,9 +41,10 @@ def run(
 
     On a CPU the result depends on the configuration alone, to the bit on one machine, up to
     ``step_seconds``. ``checkpoint`` is where :func:`heavytail.experiments.train.train` keeps its
-    state, None for none.
+    state, None for none. A network whose outputs are not numbers has diverged at its last step.
     """
-    place, before = torch.device(device), torch.get_num_threads()
+    instance("config", config, Config)
+    place, before = _check.where(device), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
@@ -51,6 +53,8 @@ def run(
         return replace(_measured(config, task, model, steps), step_seconds=seconds, device=name)
     except DivergenceError as divergence:
         return Result(divergence.step, divergence.step, device=name)
+    except FloatingPointError:  # of the trained network, or a pruned one
+        return Result(steps, steps, device=name)
     finally:
         torch.set_num_threads(before)
 
@@ -98,10 +102,12 @@ def replay(config: Config, start: nn.Module, steps: int) -> nn.Module:
 
     Over ``steps`` >= 0. The noise is the run's to the bit, its sum up to rounding.
     """
-    model = copy.deepcopy(start)
+    instance("config", config, Config)
+    model, steps = copy.deepcopy(instance("start", start, nn.Module)), _check.count("steps", steps)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
-    _added(config, model, optimizer)
-    for _ in range(_check.count("steps", steps)):
+    if config.alpha is not None:
+        _added(config, model, optimizer)
+    for _ in range(steps):
         optimizer.step()  # no gradients: only the noise acts
     return model
 
@@ -137,7 +143,7 @@ def _silent(config: Config) -> tuple[str, ...]:
 
 def _measured(config: Config, task: data.Dataset, model: nn.Module, steps: int) -> Result:
     start = _start(config, task)
-    noisy = start if config.alpha is None else replay(config, start, steps)
+    noisy = replay(config, start, steps)
     noise = _noise(config, task, start, noisy, steps)
 
     def scores(of: nn.Module) -> tuple[Score, Score]:

@@ -24,6 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from heavytail import _check
+from heavytail.experiments._arguments import instance
 from heavytail.experiments.records import Entry, Store, key, origin, plain
 
 Run = Callable[[Any, Path], Any]  # of a configuration, and a path at which it may keep its state
@@ -73,7 +74,7 @@ def sweep(
             is reported, stops no other run and is no result: the next sweep runs it again.
         configs: dataclasses of plain values; equal ones are run once.
         store: where results go. Workers reach for its folder when they keep a state.
-        executor: anything with the interface of ``concurrent.futures.Executor``, for example
+        executor: a ``concurrent.futures.Executor``, for example
             ``dask.distributed.Client(...).get_executor(pure=False)``. It is left open. None makes
             processes, which end when this one does, or is interrupted.
         processes: how many, >= 1; None is the number of CPUs. 0 runs all here, one after another.
@@ -82,9 +83,11 @@ def sweep(
     Raises a TypeError or a ValueError on an argument outside the sets above, and a BlockingIOError
     if another sweep is at work on the store.
     """
-    wanted = {key(config): config for config in configs}
-    if not isinstance(store, Store):
-        raise TypeError(f"store must be a Store, got {store!r}")
+    instance("run", run, Callable)
+    wanted = {key(config): config for config in instance("configs", configs, Iterable)}
+    instance("store", store, Store)
+    instance("executor", executor, Executor | None)
+    _check.flag("progress", progress)
     if executor is not None and processes is not None:
         raise ValueError(f"processes must be None beside an executor, got {processes}")
     processes = _check.count("processes", _CPUS if processes is None else processes)

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from tqdm import tqdm
 
 from heavytail import _check
+from heavytail.experiments._arguments import instance
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import DivergenceError, History, _batches, _measured
@@ -54,21 +55,23 @@ def train_together(
     CPU a network of more than some 10^5 weights gains nothing from company.
 
     The models, trained in place, are of one shape, scaling, dtype and device, the data's; none
-    twice or masked, no weight frozen. The step size ``lr`` is >= 0; the rest is as in ``train``.
+    twice or masked, no weight frozen. The step size ``lr`` is >= 0 and within
+    their dtype; the rest is as in ``train``.
 
     Returns:
         For each model its history, measured at the end. Where a loss or a weight was not finite,
         the error that ``train`` would raise is in its place: that a member diverges is an outcome,
         and disturbs no other. Its weights are left as they became.
     """
-    lr, steps = _check.number("lr", lr, _check.NONNEGATIVE), _check.count("steps", steps)
-    batch_size = _check.count("batch_size", batch_size, 1)
+    x, y = instance("data", data, Dataset).x_train, data.y_train
+    _check_alike(models)
     for name, given in (("noises", noises), ("seeds", seeds)):
-        if len(given) != len(models):
+        if len(instance(name, given, Sequence)) != len(models):
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
-    x, y = data.x_train, data.y_train
-    _check_alike(models)
+    lr = _check.number("lr", lr, f"[0, {torch.finfo(x.dtype).max}]")
+    _check.flag("progress", progress)
+    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
     own = [dict(model.named_parameters()) for model in models]
     weights = {name: torch.stack([some[name] for some in own]) for name in own[0]}
     members = [[nn.Parameter(w[i]) for w in [*weights.values()][:-1]] for i in range(len(models))]
@@ -76,7 +79,7 @@ def train_together(
     optimizer = torch.optim.SGD(chain.from_iterable(members), lr=lr)
     for noise, chosen in zip(noises, members, strict=True):
         if noise is not None:
-            StableNoise(optimizer, chosen, **asdict(noise))
+            StableNoise(optimizer, chosen, **asdict(instance("each of noises", noise, Noise)))
     form = copy.deepcopy(models[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ def train_together(
 
 def _check_alike(models: Sequence[FullyConnected]) -> None:
     """Refuse models that differ in form or share a weight, before anything is trained."""
-    for model in models:
+    for model in instance("models", models, Sequence):
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
     forms = {(m.scaling, *((*w.shape, w.dtype, w.device) for w in m.parameters())) for m in models}

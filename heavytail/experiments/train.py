@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from heavytail import _check
+from heavytail.experiments._arguments import file, instance
 from heavytail.experiments._files import replaced
-from heavytail.experiments.data import Dataset
+from heavytail.experiments.data import Dataset, check_examples, check_labels
 
 
 class DivergenceError(ArithmeticError):
@@ -89,23 +90,26 @@ def train(
         DivergenceError: if a loss or a weight is not finite, which the next measurement sees.
         ValueError: if the checkpoint is damaged or of another training.
     """
+    instance("optimizer", optimizer, torch.optim.Optimizer)
+    x, y = instance("data", data, Dataset).x_train, data.y_train
     steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
     seed = _check.seed("seed", seed)
     evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
     checkpoint_every = _check.count("checkpoint_every", checkpoint_every, 1)
     if stop_accuracy is not None:
         stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
-    x, y = data.x_train, data.y_train
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    for name, part in (resumable or {}).items():
-        if name in parts or not hasattr(part, "load_state_dict"):
+    _check.flag("progress", progress)
+    parts: dict[str, Any] = {"model": instance("model", model, nn.Module), "optimizer": optimizer}
+    others = {} if resumable is None else resumable
+    for name, part in instance("resumable", others, Mapping).items():
+        if not isinstance(name, str) or name in parts or not hasattr(part, "load_state_dict"):
             raise ValueError(f"resumable must hold states by other names, got {name}={part!r:.60}")
         parts[name] = part
     tensors = (*model.named_parameters(), *model.named_buffers())  # loading would cast their types
     weights = {name: (tuple(w.shape), str(w.dtype)) for name, w in tensors}
     identity = {"data": (data.name, len(x)), "batch_size": batch_size, "seed": seed}
     identity |= {"optimizer": type(optimizer).__name__, "weights": weights, "parts": sorted(parts)}
-    path = None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else file("checkpoint", checkpoint)
     losses = torch.empty(steps, device=x.device, dtype=x.dtype)
     accuracies: dict[int, float] = {}  # by the number of steps taken
     taken = resumed = 0
@@ -219,31 +223,28 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
 
     Args:
         model: maps examples to logits (N, classes); measured in evaluation mode, then put back.
-        x: shape (N, ...), N >= 1.
-        y: shape (N,), int64.
+        x: shape (N, ...), N >= 1, floating point.
+        y: shape (N,), int64, in [0, classes).
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
     """
-    batch_size = _check.count("batch_size", batch_size, 1)
-    if len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(
-            f"a score needs examples and a label each, got {len(x)} and shape {tuple(y.shape)}"
-        )
-    training = [module for module in model.modules() if module.training]
+    batch_size, n = _check.count("batch_size", batch_size, 1), check_examples("x", x)
+    training = [m for m in instance("model", model, nn.Module).modules() if m.training]
     model.eval()
     try:
         logits = torch.cat([model(some) for some in x.split(batch_size)])
     finally:
         for module in training:  # one by one: some may be kept in evaluation mode
             module.training = True
+    check_labels("y", y, n, logits.shape[1])
     # As cross_entropy, which leaves out the label -100; a pruned net's losses may lie far apart.
-    loss = float(-logits.log_softmax(1).gather(1, y[:, None]).double().sum()) / len(x)
+    loss = float(-logits.log_softmax(1).gather(1, y[:, None]).double().sum()) / n
     if math.isnan(loss):
         raise FloatingPointError("the loss was nan")
-    return Score(loss, int((logits.argmax(1) == y).sum()) / len(x))
+    return Score(loss, int((logits.argmax(1) == y).sum()) / n)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> float:
-    """Return the accuracy of :func:`score`."""
+    """Return the accuracy of :func:`score`; a FloatingPointError where that raises one."""
     return score(model, x, y, batch_size=batch_size).accuracy
 
 

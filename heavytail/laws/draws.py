@@ -5,11 +5,11 @@ E exp(iuX) = exp(-|scale u|^alpha) for a stability index alpha in (0, 2]. Two ca
 alpha = 2 is the Gaussian N(0, 2 scale^2), *not* N(0, scale^2), and alpha = 1 is the Cauchy law.
 Below 2 the variance is infinite, at 1 and below the mean does not exist.
 
-Random bits become an angle and a uniform, and a pure function, a map of :mod:`heavytail.laws.maps`,
-turns the two into a stable variable. On a CPU this is done in blocks that stay in the cache and on
-one thread; elsewhere the map is compiled into one kernel. Same seed, device and version of torch:
-same bits. Draws carry no gradient: for that use the maps. An argument outside its set is a
-TypeError or ValueError, and nothing is drawn.
+Random bits become an angle and a uniform, and a pure function turns the two into a stable variable:
+a map of :mod:`heavytail.laws.chambers_mallows_stuck`. On a CPU this is done on one thread, in
+blocks that stay in the cache; elsewhere the map is compiled into one kernel. Same seed, device and
+version of torch: same bits. Draws carry no gradient: for that use the maps. An argument
+outside its set is a TypeError or ValueError, and nothing is drawn.
 
 References:
     - J. M. Chambers, C. L. Mallows, B. W. Stuck, A method for simulating stable random variables,
@@ -31,14 +31,13 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.laws.maps import (
+from heavytail.laws.chambers_mallows_stuck import (
     FORMS,
     log_positive_from_uniforms,
     symmetric_from_uniforms,
     uniforms_from_words,
     words_for,
 )
-from heavytail.laws.maps import stable_from_uniforms as stable_from_uniforms
 
 # Draws of a block: enough to make the cost of calls small, few enough for what is computed on the
 # way to stay in the cache. Elsewhere a block only bounds the memory that its words take.
@@ -96,7 +95,8 @@ def positive_stable(
     At small alpha A leaves the floats: a draw beyond the largest is inf, one below the smallest 0.
     The other arguments are those of :func:`heavytail.symmetric_stable`.
 
-    Source: Kanter 1975, see :func:`heavytail.laws.draws.log_positive_from_uniforms`.
+    Source: Kanter 1975, see
+    :func:`heavytail.laws.chambers_mallows_stuck.log_positive_from_uniforms`.
     """
     shape, place = _check.shape("size", size), _check.place(generator, device, dtype)
     alpha = _check.numbers("alpha", alpha, "(0, 1]", shape)
@@ -157,7 +157,8 @@ def tail_constant(alpha: float) -> float:
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
     # sin(pi alpha / 2) = sin(pi (2 - alpha) / 2), which is exact at alpha = 2.
-    return 2 / math.pi * math.gamma(alpha) * math.sin(math.pi / 2 * min(alpha, 2 - alpha))
+    sine = math.sin(math.pi / 2 * min(alpha, 2 - alpha))
+    return math.gamma(alpha + 1) * sine / (math.pi / 2 * alpha)
 
 
 def draw(

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.laws.density import log_density
+from heavytail.laws.distribution import log_density
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.linalg import vector_norm as norm
 
 from heavytail import _check
-from heavytail.limit.particles import MOST, Scheme
+from heavytail.limit.particles import MOST, Scheme, entries_of
 from heavytail.limit.problem import MeanField, System
 from heavytail.limit.rates import STATISTICS, Rates
 
@@ -67,6 +67,7 @@ def chaos_error(
     """
     scheme = Scheme(problem, T, steps, alpha, sigma, kind, dtype, device)
     ns, tracers = _integers("widths", widths), _check.count("tracers", tracers, 1, MOST)
+    _check.flag("coupled", coupled)
     most, inverse = max(ns), 0.0
     if isinstance(reference, str):
         _check.one_of("reference", reference, ("limit", "twins"))
@@ -190,14 +191,11 @@ def _rates(
 
 
 def _integers(name: str, values: Integers, least: int = 1, most: int = MOST) -> list[int]:
-    """Return the entries of a sequence, a tensor or a numpy array."""
-    needs = f"{name} must be 2 to {_MOST_ENTRIES} different integers"
-    entries = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(entries, str) or not isinstance(entries, Iterable):
-        raise TypeError(f"{needs}, got {values!r}")
-    some = islice(entries, _MOST_ENTRIES + 1)
+    """Return 2 or more different integers."""
+    some = islice(entries_of(name, values), _MOST_ENTRIES + 1)
     numbers = [_check.count(f"each of {name}", entry, least, most) for entry in some]
     if len(set(numbers)) != len(numbers) or not 2 <= len(numbers) <= _MOST_ENTRIES:
+        needs = f"{name} must be 2 to {_MOST_ENTRIES} different integers"
         raise ValueError(f"{needs}, got {reprlib.repr(numbers)}")
     return numbers
 
@@ -230,4 +228,5 @@ def linear_gap_scale(
         K = _check.count("steps", steps, 1, 10**7)
         left = (1 - A * T / K) ** torch.arange(K, dtype=torch.float64, device="cpu")
         total = T / K * float((1 - left).abs().pow(alpha).sum())
-    return _check.number("the scale", sigma * n ** (1 / alpha - 1) * total ** (1 / alpha))
+    scale = sigma * n ** (1 / alpha - 1) * total ** (1 / alpha)
+    return _check.number("the scale for T, steps, alpha, sigma and curvature", scale)

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from heavytail import _check
 from heavytail.limit.particles import MOST, stable_scale
-from heavytail.limit.problem import returned
+from heavytail.limit.problem import function, returned
 
 Drift = Callable[[Tensor, Tensor, float], Tensor]
 Elementwise = Callable[[Tensor, Tensor], Tensor]
 
+_SIZES = "[1e-100, 1e100]"  # of boxes: what is computed from them is a float
 _EDGE = 0.9  # the part of the box with the drift as given; the rest makes it periodic
 _STABLE, _MOST_PIECES = 2.0, 10_000  # |b| k dt of a piece, stable up to 2.8; pieces of a step
 _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond what noise has
@@ -39,11 +40,11 @@ _CARRIED = 1e-3  # the mass that transport may bring into the outer tenth beyond
 class Density:
     """A density on the circle [-box, box), by its values at equal steps."""
 
-    box: float  #: the half-width, > 0
+    box: float  #: the half-width, in [1e-100, 1e100]
     rho: Tensor  #: shape (m,), float64, m even: values at theta, >= 0 and of mass 1 to rounding
 
     def __post_init__(self) -> None:
-        _check.number("box", self.box, _check.POSITIVE)
+        object.__setattr__(self, "box", _check.number("box", self.box, _SIZES))
         object.__setattr__(self, "rho", _check.tensor("rho", self.rho).double())
         if self.rho.dim() != 1 or len(self.rho) % 2 or not len(self.rho):
             raise ValueError(f"rho must be (m,), m even, got {tuple(self.rho.shape)}")
@@ -71,8 +72,8 @@ class Density:
                 fill them: take 16 * box / width or more.
             device: where to compute; None is torch's default device.
         """
-        box, std = (_check.number(*v, _check.POSITIVE) for v in (("box", box), ("std", std)))
-        mean = _check.number("mean", mean)
+        box, std = _check.number("box", box, _SIZES), _check.number("std", std, _check.POSITIVE)
+        mean, device = _check.number("mean", mean), _check.where(device)
         per_std = _check.number("box / std", box / std, "(0, 1e6]")
         enough = max(16, 2 ** math.ceil(math.log2(16 * per_std)))
         m = _check.count("points", enough if points is None else points, 16, 2**24)
@@ -101,8 +102,11 @@ class Density:
 
         ``x`` has any shape and is in [-box, box]; F has its shape, float64.
         """
-        x = _check.tensor("x", x).to(self.rho)
-        _check.numbers("x", x, f"[-{self.box!r}, {self.box!r}]")
+        return self._cdf("x", x)
+
+    def _cdf(self, name: str, x: Tensor) -> Tensor:
+        x = _check.tensor(name, x).to(self.rho)
+        _check.numbers(name, x, f"[-{self.box!r}, {self.box!r}]")
         a = torch.fft.rfft(self.rho)[1:-1] / len(self.rho)  # the highest wave is rounding
         k = torch.arange(1, len(a) + 1, dtype=x.dtype, device=x.device) * (math.pi / self.box)
         parts = [  # in blocks: points times wave numbers are many
@@ -113,7 +117,9 @@ class Density:
 
     def probability(self, edges: Tensor) -> Tensor:
         """Return P(edges[i] < theta <= edges[i + 1]), shape (n - 1,), for n edges in the box."""
-        return self.cdf(edges).diff()
+        if (F := self._cdf("edges", edges)).dim() != 1:
+            raise ValueError(f"edges must be (n,), got {tuple(F.shape)}")
+        return F.diff()
 
     def beyond(self, x: float) -> float:
         """Return P(|theta| > x), 0 <= x <= box.
@@ -121,8 +127,8 @@ class Density:
         The images of a stable tail take a part of it, for x well below the box alpha times
         :func:`image_error`.
         """
-        x = _check.number("x", x, _check.NONNEGATIVE)
-        return 1 - float(self.probability(self.rho.new_tensor([-x, x])))
+        x = _check.number("x", x, f"[0, {self.box!r}]")
+        return 1 - float(self._cdf("x", self.rho.new_tensor([-x, x])).diff())
 
 
 def _fault(rho: Tensor, dx: float) -> str:
@@ -141,10 +147,16 @@ def image_error(alpha: float, x: float, box: float) -> float:
     """
     alpha, box = _check.number("alpha", alpha, "(0, 2]"), _check.number("box", box, _check.POSITIVE)
     x = _check.number("x", x, f"(0, {box!r})")
-    r, power = x / (2 * box), alpha + 1
+    return _check.number("the sum for this alpha", _images(alpha, x, box))
+
+
+def _images(alpha: float, x: float, box: float) -> float:
+    """Return the sum of :func:`image_error`; inf where alpha + 1 is rounded to 1."""
+    r, power = x / box / 2, alpha + 1
+    if alpha == 2 or r == 0:
+        return 0.0
     q = torch.tensor([1 - r, 1 + r], dtype=torch.float64, device="cpu")
-    images = float(torch.special.zeta(power, q).sum() * r**power) if alpha < 2 else 0.0
-    return _check.number("the sum over the images", images)
+    return float(torch.special.zeta(power, q).sum() * r**power)
 
 
 def box_for(
@@ -155,18 +167,18 @@ def box_for(
     At least 5/4 of ``reach``, where the drift is as given, and 8 standard deviations of start and
     Gaussian noise, sqrt(std^2 + 2 sigma^2 T), more than it; beyond that as :func:`image_error` asks
     at ``reach``, the largest |theta| of interest, transport included, or at the size of the body if
-    that is larger. ``std`` is the width of the start; others are those of :func:`evolve`.
+    that is larger. ``std`` is the width of the start; lengths are in [1e-100, 1e100];
+    others are those of :func:`evolve`.
     """
     alpha = _check.number("alpha", alpha, "(0, 2]")
-    for name, value in (("sigma", sigma), ("T", T)):
-        _check.number(name, value, _check.NONNEGATIVE)
-    for name, value in (("reach", reach), ("tolerance", tolerance), ("std", std)):
-        _check.number(name, value, _check.POSITIVE)
+    sigma, T = (_check.number(*v, _check.NONNEGATIVE) for v in (("sigma", sigma), ("T", T)))
+    reach, std = (_check.number(*v, _SIZES) for v in (("reach", reach), ("std", std)))
+    tolerance = _check.number("tolerance", tolerance, _check.POSITIVE)
     x = max(reach, std + stable_scale(sigma, T, alpha))
     box = max(1.25 * x, reach + 8 * math.hypot(std, sigma * math.sqrt(2 * T)))
-    while image_error(alpha, x, box) > tolerance:
+    while _images(alpha, x, box) > tolerance:
         box *= 1.01
-    return box
+    return _check.number("the box for alpha, sigma, T, reach, tolerance and std", box, _SIZES)
 
 
 def mean_field_drift(
@@ -183,6 +195,8 @@ def mean_field_drift(
         x: inputs, (N, 1), N >= 1, floating point, finite.
         y: targets, (N,), the same.
     """
+    for name, given in (("h", h), ("dh", dh), ("dloss", dloss)):
+        function(name, given)
     for name, data in (("x", x), ("y", y)):
         _check.numbers(name, _check.tensor(name, data))
     if y.dim() != 1 or not len(y) or x.shape != (len(y), 1):
@@ -223,7 +237,10 @@ def evolve(
     alpha = _check.number("alpha", alpha, "(0, 2]")
     sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
     dt = _check.number("T", T, _check.NONNEGATIVE) / _check.count("steps", steps, 1, MOST)
-    b: Drift = drift or (lambda theta, rho, dx: torch.zeros_like(theta))
+    if not isinstance(start, Density):
+        raise TypeError(f"start must be a Density, got {start!r:.60}")
+    b: Drift = (lambda theta, rho, dx: torch.zeros_like(theta)) if drift is None else drift
+    function("drift, if not None,", b)
     theta, rho, dx, m = start.theta, start.rho, start.dx, len(start.rho)
     wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
     fade = torch.exp(-((sigma * wave) ** alpha) * dt / 2)

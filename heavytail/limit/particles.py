@@ -18,12 +18,13 @@ neural networks trained with heavy-tailed SGD, ICML 2024 (arXiv 2306.08125), sec
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.problem import MeanField, System
+from heavytail.limit.problem import MeanField, System, function
 from heavytail.noise import KINDS, noise_blocks
 
 MOST = 10**9  # steps and particles: so many steps of one particle take a day
@@ -31,9 +32,16 @@ MOST = 10**9  # steps and particles: so many steps of one particle take a day
 
 def stable_scale(sigma: float, t: float, alpha: float) -> float:
     """Return the scale of the noise in a time t, sigma t^{1/alpha}; inf beyond the floats."""
-    return sigma and sigma * float(
-        torch.tensor(t, dtype=torch.float64, device="cpu") ** (1 / alpha)
-    )
+    power = torch.tensor(t, dtype=torch.float64, device="cpu") ** (1 / alpha)
+    return sigma and sigma * float(power)
+
+
+def entries_of(name: str, values: object) -> Iterable[Any]:
+    """Return the entries of a sequence, a tensor or a numpy array."""
+    entries: object = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise TypeError(f"{name} must be a sequence of numbers, got {values!r:.60}")
+    return entries
 
 
 class Scheme:
@@ -53,11 +61,14 @@ class Scheme:
         if not isinstance(problem, MeanField):
             raise TypeError(f"problem must be a MeanField, got {problem!r}")
         self.steps = _check.count("steps", steps, 1, MOST)
-        self.eta = _check.number("T", T, _check.POSITIVE) / self.steps
+        self.T = _check.number("T", T, _check.POSITIVE)
+        self.eta = self.T / self.steps
         self.alpha = _check.number("alpha", alpha, "(0, 2]")
         sigma = _check.number("sigma", sigma, _check.NONNEGATIVE)
         self.kind = _check.one_of("kind", kind, KINDS)
         self.device, self.dtype = _check.place(None, device, dtype)
+        if self.device.type == "meta":
+            raise ValueError("device must be one that computes, got meta")
         self.noise_scale = stable_scale(sigma, self.eta, self.alpha)
         floats = torch.finfo(self.dtype)
         if sigma:  # 0 would lose the noise, and inf make particles nan
@@ -143,11 +154,13 @@ def simulate(
     rows = _check.count("n", n, 1) * _check.count("systems", 1 if systems is None else systems, 1)
     _check.count("n, times systems,", rows, 1, MOST)
     generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
-    times = [T * j / 10 for j in range(11)] if times is None else times
-    wanted = times.tolist() if isinstance(times, Tensor) else times
-    most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32, or the last of the default's, may be above T
+    if observe is not None:
+        function("observe", observe)
+    T = scheme.T
+    wanted = (T * (j / 10) for j in range(11)) if times is None else entries_of("times", times)
+    most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32 may be above T
     shares = [_check.number("each of times", time, most) / T for time in wanted]
-    marks = {min(round(share * steps), steps) for share in shares}
+    marks = {round(min(share, 1.0) * steps) for share in shares}
     seen: list[Tensor] = []
     with torch.no_grad():
         theta = problem._starts(rows, generator, scheme.dtype).unflatten(0, (-1, n))

@@ -59,6 +59,7 @@ class MeanField:
             of which a system of n particles has the first n.
 
     What functions return is checked in use: its shape, and that it is finite for finite arguments.
+    Outputs and drift of particles that are inf or nan may be nan.
     """
 
     x: Tensor
@@ -187,7 +188,7 @@ class System:
             else:
                 slope = self._slope(self._neurons(theta) if H is None else H)
                 b = ((w[..., None] * self._x).mT @ slope).mT
-            yield (s, i), b.mul_(self._signs[i, None])
+            yield (s, i), b * self._signs[i, None]
 
     def _neurons(self, theta: Tensor, out: Tensor | None = None) -> Tensor:
         """Return g, (systems, N, n), of particles (systems, n, p): data first is faster."""
@@ -197,8 +198,12 @@ class System:
 
     def _values(self, rows: Tensor) -> Tensor:
         """Return a function h for particles (m, p) and all data: (m, N)."""
-        assert callable(self._h)
-        over_x = torch.func.vmap(self._h, (0, None))
+
+        def h(x: Tensor, theta: Tensor) -> Tensor:
+            assert callable(self._h)
+            return _check.tensor("what h returns", self._h(x, theta))
+
+        over_x = torch.func.vmap(h, (0, None))
         H = torch.func.vmap(over_x, (None, 0))(self._x, rows)
         return returned(
             "what h returns, of particles and data,", H, (len(rows), len(self._x)), rows
@@ -225,6 +230,12 @@ def _loss_slope(loss: str | Function, f: Tensor, y: Tensor) -> Tensor:
         return returned("what loss returns", loss(f, y.expand_as(f)), f.shape, f).sum()
 
     return returned("the slope of loss", torch.func.grad(total)(f), f.shape, f)
+
+
+def function(name: str, value: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r:.60}")
 
 
 def returned(name: str, value: object, shape: Sequence[int], *arguments: Tensor) -> Tensor:

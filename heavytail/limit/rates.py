@@ -74,8 +74,11 @@ class Rates:
         return self._spread(self._resampled.diff() / self.size.log().diff())
 
     def between(self, low: float, high: float) -> "Rates":
-        """Return the rates of low <= x <= high, at least two."""
+        """Return the rates of low <= x <= high, at least two; -inf and inf are no bounds."""
+        low, high = (_check.number(*v, "[-inf, inf]") for v in (("low", low), ("high", high)))
         inside = (self.x >= low) & (self.x <= high)
+        if inside.sum() < 2:
+            raise ValueError(f"low and high must hold two of x or more, got {low:g} and {high:g}")
         sup = None if self.sup is None else self.sup.between(low, high)
         parts = self.x[inside], self.errors[:, inside], self.size[inside]
         return Rates(*parts, self.statistic, sup)

@@ -184,7 +184,7 @@ def masked():
         ({"alpha": 0.0}, r"alpha must be in \(0, 2\], got 0"),
         ({"scale": -1.0}, r"scale must be in \[0, inf\), got -1"),
         ({"scale": [0.1, 0.2]}, r"schedule of scale must have shape \(2000,\)"),
-        ({"scale": [1j], "steps": 1}, "scale must be a floating-point tensor"),
+        ({"scale": [1j], "steps": 1}, "each entry of scale must be a real number"),
         ({"kind": "diagonal"}, "kind must be one of"),
         ({"draws": 0}, "draws must be >= 1, got 0"),
         ({"weight_decay": 1e308}, "weight_decay must leave finite weights after 2000 steps"),

@@ -163,7 +163,7 @@ def test_a_pruned_vgg11_becomes_smaller():
         (FullyConnected, {"scaling": "ntk"}, "scaling must be one of"),
         (FullyConnected, {"scaling": "mean_field", "hidden_layers": 2}, "got hidden_layers=2"),
         (VGG11, {"channels": 0}, "channels must be >= 1, got 0"),
-        (VGG11, {"width": 0}, r"width must be in \(0, inf\), got 0"),
+        (VGG11, {"width": 0}, r"width must be in \(0, 1e5\], got 0"),
         (VGG11, {"dtype": torch.float16}, "dtype must be"),
     ],
 )

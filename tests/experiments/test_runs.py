@@ -169,6 +169,14 @@ def test_divergence_is_a_result(change):
     assert decode(plain({"config": config, "result": found})) == (config, found)
 
 
+def test_outputs_that_are_no_numbers_are_divergence(monkeypatch):
+    """Of finite weights, on test examples that are too large for them."""
+    digits = load("digits")
+    large = replace(digits, x_test=digits.x_test * 1e38)
+    monkeypatch.setattr(runs, "loaded", lambda *_: large)
+    assert run(SMALL) == Result(diverged=30, steps=30, device="cpu")
+
+
 def test_it_stops_at_an_accuracy():
     found = run(replace(SMALL, stop_accuracy=0.5, steps=500, scale=0.001))
     assert found.steps < 500

@@ -144,9 +144,13 @@ def test_who_failed_goes_on_from_its_checkpoint(store):
     [
         ({"processes": -1}, "processes must be >= 0, got -1"),
         ({"processes": 1.5}, "processes must be an integer, got 1.5"),
-        ({"executor": object(), "processes": 0}, "processes must be None beside an executor"),
-        ({"store": "folder"}, "store must be a Store, got 'folder'"),
-        ({"configs": [{1}]}, "a configuration must be a dataclass, got {1}"),
+        ({"executor": object()}, "executor must be of type .*Executor .* None, got"),
+        (
+            {"executor": ThreadPoolExecutor(1), "processes": 0},
+            "processes must be None beside an executor",
+        ),
+        ({"store": "folder"}, "store must be of type Store, got .folder."),
+        ({"configs": [{1}]}, "config must be a dataclass, got {1}"),
     ],
 )
 def test_bad_arguments(options, message, run, store):

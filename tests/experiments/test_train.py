@@ -101,11 +101,20 @@ def test_a_score_counts_and_averages():
         found = score(torch.nn.Identity(), logits, y, batch_size=batch_size)
         assert found.accuracy == 0.5 == accuracy(torch.nn.Identity(), logits, y)
         assert found.loss == pytest.approx(sum(losses) / 4, rel=1e-6)  # float32 logits
-    for some in (logits[:0], y[:0]), (logits, y[:1]):
-        with pytest.raises(ValueError, match="needs examples and a label each, got"):
-            score(torch.nn.Identity(), *some)
-    with pytest.raises(RuntimeError, match="-100 is out of bounds"):  # cross_entropy leaves it out
-        score(torch.nn.Identity(), logits, torch.tensor([1, 0, 0, -100]))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.ones(0, 2), [], r"x must hold >= 1 examples, got shape \(0, 2\)"),
+        (torch.ones(4, 2), [1], r"y must be 4 int64 in \[0, 2\), got shape \(1,\)"),
+        (torch.ones(4, 2), [1, 0, 0, 1.0], "y must be 4 int64 .*, got tensor"),
+        (torch.ones(4, 2), [1, 0, 0, -100], r"y .*, \[-100\]"),  # cross_entropy leaves it out
+    ],
+)
+def test_a_score_needs_examples_and_a_label_each(x, y, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        score(torch.nn.Identity(), x, torch.tensor(y))
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
@@ -145,10 +154,12 @@ def test_spawned_seeds_differ_and_repeat():
         ({"seed": -1}, "seed must be"),
         ({"resumable": {"model": torch.nn.Identity()}}, "resumable must hold .* by other names"),
         ({"resumable": {"noise": None}}, "resumable must hold states .*, got noise=None"),
+        ({"checkpoint": ""}, "checkpoint must be a file, got the folder"),
+        ({"progress": torch.ones(2)}, "progress must be True or False"),
     ],
 )
 def test_bad_arguments(options, message, digits):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         run(digits, **options)
 
 

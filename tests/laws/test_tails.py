@@ -278,17 +278,18 @@ def test_a_factor_changes_nothing(estimator, generator):
 def test_the_order_of_the_values(generator):
     x = stable(1.5, 240, generator)
     mixed = x[torch.randperm(240, generator=generator)]
-    assert hill(mixed, 20) == hill(x, 20)
-    assert hill(x.view(2, 3, 40), 20) == hill(x, 20)
+    # As text: nan is not nan.
+    assert str(hill(mixed, 20)) == str(hill(x, 20))
+    assert str(hill(x.view(2, 3, 40), 20)) == str(hill(x, 20))
     assert torch.equal(hill_curve(mixed).alpha, hill_curve(x).alpha)
-    assert log_moment(x.view(6, 40), 8) == log_moment(x, 8)
+    assert str(log_moment(x.view(6, 40), 8)) == str(log_moment(x, 8))
     assert log_moment(mixed, 8) != log_moment(x, 8)  # its blocks are others
 
 
 def test_float32_and_gradients(generator):
     x = symmetric_stable(1.5, 200, generator=generator).requires_grad_()
     for estimator in ESTIMATORS[:2]:
-        assert estimator(x) == estimator(x.detach().double())
+        assert str(estimator(x)) == str(estimator(x.detach().double()))
 
 
 # Bad input.

@@ -241,7 +241,7 @@ def test_a_scheme_that_blows_up_says_where():
     ("changed", "error", "message"),
     [
         ({"widths": [10]}, ValueError, "widths must be 2 to 100000 different integers"),
-        ({"widths": 10}, TypeError, "widths must be 2 to 100000 different integers, got 10"),
+        ({"widths": 10}, TypeError, "widths must be a sequence of numbers, got 10"),
         (
             {"widths": [10, 40]},
             ValueError,
@@ -252,6 +252,7 @@ def test_a_scheme_that_blows_up_says_where():
         ({"reference": "exact"}, ValueError, r"reference must be one of \['limit', 'twins'\]"),
         ({"reference": None}, TypeError, "reference, if not 'limit' or 'twins', must be an int"),
         ({"reference": "limit"}, ValueError, "needs h = 'linear', .* got MeanField.*'tanh'"),
+        ({"coupled": np.ones(2)}, TypeError, "coupled must be True or False"),
         ({"statistic": "mode"}, ValueError, "statistic must be one of"),
     ],
 )
@@ -277,7 +278,7 @@ def test_bad_steps(steps, reference, message):
 
 
 def test_a_scale_beyond_the_floats_is_refused():
-    with pytest.raises(ValueError, match=r"the scale must be .*, got inf"):
+    with pytest.raises(ValueError, match=r"the scale for T, .* got inf"):
         linear_gap_scale(10, T=1.0, steps=1000, alpha=1.5, sigma=1.0, curvature=1e6)
     with pytest.raises(ValueError, match=r"steps must be in \[1, 10000000\], got 10{9}$"):
         linear_gap_scale(10, T=1.0, steps=10**9, alpha=1.5, sigma=1.0)

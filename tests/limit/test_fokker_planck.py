@@ -1,6 +1,7 @@
 import itertools
 import math
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -298,7 +299,7 @@ def test_particles_have_the_density(alpha, n):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Density.start(0.0), ValueError, r"box must be in \(0, inf\), got 0"),
+        (lambda: Density.start(0.0), ValueError, r"box must be in \[1e-100, 1e100\], got 0"),
         (lambda: Density.start(9.0, points=33), ValueError, r"\(m,\), m even, got \(33,\)"),
         (lambda: Density.start(2.0), ValueError, "got 0.954"),
         (lambda: Density.start(9.0).cdf(FLAT * 80), ValueError, r"in \[-9\.0, 9\.0\], got 10"),
@@ -315,10 +316,16 @@ def test_particles_have_the_density(alpha, n):
         ),
         (lambda: run(steps=10**30), ValueError, r"steps must be in \[1, 10{9}\], got 10{30}$"),
         (lambda: Density.start(1e30), ValueError, r"box / std must be in \(0, 1e6\], got 1e\+30"),
-        (lambda: box_for(1e-4, 1.0, 2.0, 3.0), ValueError, r"must be in \(0, inf\), got inf"),
+        (lambda: box_for(1e-4, 1.0, 2.0, 3.0), ValueError, r"the box for .* 1e100\], got inf"),
+        (lambda: box_for(1.5, 1.0, 2.0, 3.0, tolerance=1e-300), ValueError, "the box for .*1e100"),
+        (lambda: image_error(1e-17, 1.0, 2.0), ValueError, "the sum for this alpha .* got inf"),
+        (lambda: Density.start(9.0).probability(FLAT[0]), ValueError, r"edges .*\(n,\), got \(\)"),
+        (lambda: Density.start(9.0).beyond(10), ValueError, r"x must be in \[0, 9\.0\], got 10"),
+        (lambda: run(0), TypeError, "drift.* must be a function, got 0"),
+        (lambda: evolve(cast(Any, 0), None, **RUN), TypeError, "start must be a Density, got 0"),
         (lambda: run(lambda t, _, __: -1e4 * t, steps=1), ArithmeticError, "take more steps"),
         (lambda: Density(4.0, FLAT[None]), ValueError, r"rho must be \(m,\), m even, got \(1, 8\)"),
-        (lambda: Density(0.0, FLAT), ValueError, r"box must be in \(0, inf\), got 0"),
+        (lambda: Density(0.0, FLAT), ValueError, r"box must be in \[1e-100, 1e100\], got 0"),
         (lambda: Density(4.0, FLAT * 1.00001), ValueError, "of mass 1, got mass 1.00001"),
         (lambda: Density(4.0, FLAT + SWING), ValueError, "of mass 1, got .* least value -0.875"),
         (lambda: Density(4.0, FLAT / 0), ValueError, "of mass 1, got mass inf"),
@@ -329,9 +336,11 @@ def test_bad_input(call, error, message):
         call()
 
 
+RUN: dict[str, Any] = {"alpha": 1.5, "sigma": 1.0, "T": 1.0, "steps": 10}
+
+
 def run(drift=None, **changes):
-    options = {"alpha": 1.5, "sigma": 1.0, "T": 1.0, "steps": 10}
-    return evolve(Density.start(9.0), drift, **(options | changes))
+    return evolve(Density.start(9.0), drift, **(RUN | changes))
 
 
 def test_a_grid_too_coarse_is_refused():

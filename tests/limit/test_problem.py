@@ -146,6 +146,13 @@ def sum_of(x, theta):
     return theta.sum()
 
 
+def test_a_gradient_that_is_one_number_for_all():
+    """Torch holds it once and shows it many times: nothing can be written to it."""
+    (x, y), theta = data(), particles()
+    pull = (y.double() - theta.sum(1).mean()).mean()
+    torch.testing.assert_close(MeanField(x, y, h=sum_of).drift(theta), pull.expand(40, 3))
+
+
 @pytest.mark.parametrize(
     ("h", "theta", "error", "message"),
     [
@@ -167,7 +174,8 @@ def test_bad_particles(h, theta, error, message):
         ("h", lambda x, theta: torch.log(-((theta @ x) ** 2)), "what h returns, .* got nan"),
         ("h", lambda x, theta: (theta @ x - theta @ x).sqrt(), "the gradient of h .* got nan"),
         ("h", lambda x, theta: theta, r"must have shape \(10, 16\), got \(10, 16, 3\)"),
-        ("h", lambda x, theta: theta @ x * 1j, "what h returns, .* got dtype torch.complex64"),
+        ("h", lambda x, theta: 1.0, "what h returns must be a floating-point tensor, got 1.0"),
+        ("h", lambda x, theta: theta @ x * 1j, "what h returns must .* got dtype torch.complex64"),
         ("loss", lambda f, y: (f - f).sqrt(), "the slope of loss .* got nan"),
         ("loss", lambda f, y: ((f - y) ** 2).mean(), r"must have shape \(1, 16\), got \(\)"),
         ("loss", lambda f, y: torch.where(f > 9, f, math.nan), "what loss returns must .* got nan"),

@@ -26,8 +26,10 @@ def test_rates_of_known_errors():
         assert Rates(x, errors, x, statistic).slope == pytest.approx(-0.5, abs=0.1)
     assert rates.between(20, 80).x.tolist() == [20, 40, 80]
     assert repr(rates).startswith("Rates(slope -0.499")
-    with pytest.raises(ValueError, match="x must hold 2 different numbers"):
+    with pytest.raises(ValueError, match="low and high must hold two of x or more, got 50 and 90"):
         rates.between(50, 90)
+    with pytest.raises(ValueError, match=r"low must be in .*, got nan"):
+        rates.between(math.nan, 90)
 
 
 def test_errors_near_the_largest_float():

@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from heavytail.laws.maps import (
+from heavytail.laws.chambers_mallows_stuck import (
     log_positive_from_uniforms,
     s1_shift,
     stable_from_uniforms,

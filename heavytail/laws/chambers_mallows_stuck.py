@@ -107,7 +107,7 @@ def log_positive_from_uniforms(alpha: float | Tensor, angle: Tensor, uniform: Te
     S = _where(small, lambda: of_less, lambda: of_more)  # sin(alpha U)
     D = _where(small, lambda: of_more, lambda: of_less)  # sin((1 - alpha) U)
     # At alpha = 1 D is 0, and its power is 1; there S is sin V itself.
-    D_by_W = D.clamp_min_(torch.finfo(D.dtype).tiny).div_(torch.log1p(-uniform).neg_())
+    D_by_W = D.div_(torch.log1p(-uniform).neg_()).clamp_min_(torch.finfo(D.dtype).tiny)
     log_A: Tensor = D_by_W.log_().mul_(1 / alpha - 1).add_(S.log_())
     return log_A.sub_(torch.sin(V).log_() / alpha)
 
