@@ -267,9 +267,9 @@ PARAMETERS = {
 
 
 OTHERS = """
-    Certificate ColumnLaw HillCurve LambdaNoise LayerReport Prediction PruneReport PruningErrorLaw
-    Rates TailEstimate Trajectory certificate compression_bound fokker_planck hill_curve
-    kept_columns linear_gap_scale noise_tail_constant quantize
+    Certificate ColumnLaw FunctionReport HillCurve LambdaNoise LayerReport Prediction PruneReport
+    PruningErrorLaw Rates TailEstimate Trajectory certificate compression_bound fokker_planck
+    function_error hill_curve kept_columns linear_gap_scale noise_tail_constant quantize refit
 """
 
 

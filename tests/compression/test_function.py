@@ -12,7 +12,7 @@ from heavytail.compression.function import function_error, refit
 
 def _mask(layer: nn.Module, kept: torch.Tensor) -> None:
     """Mask the columns that are not kept."""
-    mask = torch.zeros_like(layer.weight)
+    mask = torch.zeros_like(layer.get_parameter("weight"))
     mask[kept] = 1
     torch_prune.custom_from_mask(layer, "weight", mask)
 
@@ -36,8 +36,8 @@ def _convolutional() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(5 * 3 * 3, 3),
     )
-    net[1].running_mean.normal_()
-    net[1].running_var.uniform_(0.5, 2)
+    net[1].get_buffer("running_mean").normal_()
+    net[1].get_buffer("running_var").uniform_(0.5, 2)
     return net
 
 
