@@ -2,6 +2,7 @@
 
 from heavytail.compression.bound import compression_bound, quantize
 from heavytail.compression.compaction import compact
+from heavytail.compression.function import FunctionReport, function_error, refit
 from heavytail.compression.prediction import Prediction, plan_scale, predict_pruning
 from heavytail.compression.pruning import (
     LayerReport,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "ColumnLaw",
+    "FunctionReport",
     "HillCurve",
     "LambdaNoise",
     "LayerReport",
@@ -59,6 +61,7 @@ __all__ = [
     "compression_bound",
     "euler_error",
     "fokker_planck",
+    "function_error",
     "hidden_weights",
     "hill",
     "hill_curve",
@@ -73,6 +76,7 @@ __all__ = [
     "prune",
     "pruning_error_law",
     "quantize",
+    "refit",
     "relative_error",
     "required_width",
     "simulate",

@@ -166,7 +166,9 @@ CALLS = [
     lambda: partial(ht.predict_pruning, model=X(5, 2, 3), **NOISE, **PLAN | {"lr": [0.1, 0.2, 0.1]},
                     exclude=None, generator=G()),
     lambda: partial(ht.prune, model=net(), keep=0.5, error=None, layers=["body.0"], unit="column",
-                    scope="layer"),
+                    scope="layer", score="norm"),
+    lambda: partial(ht.refit, model=net(masked=True), inputs=X(9, 2).float(), ridge=1e-3),
+    lambda: partial(ht.function_error, model=net(), pruned=net(), inputs=X(9, 2).float()),
     lambda: partial(ht.pruning_error_law, alpha=1.5, keep=0.2, n=100.0, columns=None),
     lambda: partial(ht.quantize, weight=X(4, 3), bits=4),
     lambda: partial(ht.relative_error, weight=X(5, 3), kept=torch.tensor([0, 2])),
@@ -247,11 +249,12 @@ NAN = {
     "hidden_weights": {"hidden_weights"},  # those of the model
     "compact": {"compact"},  # a copy of a model, with the nan that it had
     "mean_field": {"mean_field"},
+    "function_error": {"bound", "certain"},  # none is proved of these networks
     "replay": {"replay"},
 }
 
 # What is made by others, and takes what it is given.
-ANSWERS = {"Certificate", "HillCurve", "LayerReport", "Prediction", "PruneReport"}
+ANSWERS = {"Certificate", "FunctionReport", "HillCurve", "LayerReport", "Prediction", "PruneReport"}
 ANSWERS |= {"PruningErrorLaw", "TailEstimate", "Trajectory"}
 
 # Names that say of what a message may speak, where it is no argument.

@@ -267,9 +267,9 @@ PARAMETERS = {
 
 
 OTHERS = """
-    Certificate ColumnLaw HillCurve LambdaNoise LayerReport Prediction PruneReport PruningErrorLaw
-    Rates TailEstimate Trajectory certificate compression_bound fokker_planck hill_curve
-    kept_columns linear_gap_scale noise_tail_constant quantize
+    Certificate ColumnLaw FunctionReport HillCurve LambdaNoise LayerReport Prediction PruneReport
+    PruningErrorLaw Rates TailEstimate Trajectory certificate compression_bound fokker_planck
+    function_error hill_curve kept_columns linear_gap_scale noise_tail_constant quantize refit
 """
 
 
@@ -335,9 +335,9 @@ def test_the_house_is_small():
         return [len(path.read_text().splitlines()) for path in paths]
 
     assert max(lines(*MODULES.values())) <= 400
-    assert sum(lines(*MODULES.values())) <= 6850  # and 6,750 is what it is to be
+    assert sum(lines(*MODULES.values())) <= 7250  # and 7,150 is what it is to be
     around = ("tests", "tools", "benchmarks")
-    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 10700
+    assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 11000
 
 
 def test_the_package_has_a_test_for_each_module():

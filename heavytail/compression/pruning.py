@@ -10,6 +10,7 @@ argument outside the set that its line names is a TypeError or a ValueError.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils import prune as torch_prune
 
 from heavytail import _check
 from heavytail import layers as _layers
+from heavytail.compression.function import outgoing_norms
 
 _SLACK = 1e-12  # float64 sums of up to some million squares differ by less, whatever their order
 
@@ -142,8 +144,9 @@ def prune(
     layers: _layers.Layers | None = None,
     unit: str = "column",
     scope: str = "layer",
+    score: str | Callable[[nn.Module], Tensor] = "norm",
 ) -> PruneReport:
-    """Prune a model in place by masks of ``torch.nn.utils.prune``, the smallest units first.
+    r"""Prune a model in place by masks of ``torch.nn.utils.prune``, the smallest units first.
 
     The masks multiply the weights at each forward pass. ``torch.nn.utils.prune.remove(layer,
     "weight")`` makes them permanent; copy a model before it is pruned or after that, since torch
@@ -164,16 +167,28 @@ def prune(
             layer's columns, ``"weight"`` single weights by magnitude.
         scope: ``"layer"`` applies the criterion in each weight by itself, ``"global"`` to the
             units of all together.
+        score: which columns go first, those of least score: their ``"norm"``; their ``"path"``
+            norm, \|W_i\| \|a_i\| with a_i all weights that read unit i, which unlike the norm does
+            not change as ReLU lets (W_i, a_i) become (c W_i, a_i / c), c > 0 (batch-norm, sigmoids
+            and the like do not let it); or a function of a layer, which returns a finite number
+            for each of its columns, shape (n,). ``"path"`` traces the model as
+            :func:`heavytail.compact` does.
     """
     _one_criterion(keep, error)
     _check.one_of("unit", unit, ("column", "kernel", "weight"))
     _check.one_of("scope", scope, ("layer", "global"))
     # What cannot be pruned is refused before a mask is set.
     weights = [_Weight(*each, unit) for each in _chosen(model, layers).items()]
+    if score != "norm":
+        if unit != "column":
+            raise ValueError(f"score must be 'norm' where unit is {unit!r}, got {score!r}")
+        _score(model, weights, score)
     kept: list[Tensor] = []
     for group in [[weight] for weight in weights] if scope == "layer" else [weights]:
-        together = _kept(torch.cat([weight.sizes for weight in group]), keep, error)
-        kept += together.split([len(weight.sizes) for weight in group])
+        sizes, scores = (
+            [getattr(weight, what) for weight in group] for what in ("sizes", "scores")
+        )
+        kept += _kept(torch.cat(sizes), keep, error, torch.cat(scores)).split(list(map(len, sizes)))
     reports = tuple(weight.prune(units) for weight, units in zip(weights, kept, strict=True))
     counts = [(part.units, part.kept, part.parameters, part.kept_parameters) for part in reports]
     units, left, before, after = map(sum, zip(*counts, strict=True))
@@ -235,7 +250,8 @@ class _Weight:
         self._shape = (*visible.shape[:axes], *(1,) * (visible.dim() - axes))
         units = visible.reshape(math.prod(self._shape), -1)
         # On the CPU, since layers may lie on several devices.
-        self.sizes = finite_norms(f"model's weight {next(iter(layers))!r}", units).cpu()
+        sizes = finite_norms(f"model's weight {next(iter(layers))!r}", units).cpu()
+        self.sizes = self.scores = sizes
 
     def prune(self, kept: Tensor) -> LayerReport:
         mask = self._alive.clone()
@@ -246,6 +262,28 @@ class _Weight:
         left = units.reshape(len(kept), -1).any(1)
         counts = len(kept), int(left.sum()), mask.numel(), int(mask.sum())
         return LayerReport(next(iter(self.layers)), *counts, _error(self.sizes, kept))
+
+
+def _score(
+    model: nn.Module, weights: list[_Weight], score: str | Callable[[nn.Module], Tensor]
+) -> None:
+    """Give each weight its scores; what is zero already goes first in any case."""
+    if not callable(score):
+        _check.one_of("score", score, ("norm", "path"))
+    behind = {} if callable(score) else outgoing_norms(model)
+    for weight in weights:
+        (name, layer), n = next(iter(weight.layers.items())), len(weight.sizes)
+        if callable(score):
+            scores = _check.tensor("what score returns", score(layer)).detach().double().cpu()
+        elif name in behind:
+            scores = weight.sizes * behind[name]
+        else:
+            raise ValueError(f"score must not be 'path': no weights that read {name} were found")
+        _check.numbers(f"the scores of {name}", scores)
+        if scores.shape != (n,):
+            got = tuple(scores.shape)
+            raise ValueError(f"the scores of {name} must have shape ({n},), got {got}")
+        weight.scores = scores.masked_fill(weight.sizes == 0, -math.inf)
 
 
 def _column_norms(name: str, weight: Tensor) -> Tensor:
@@ -278,9 +316,11 @@ def _error(sizes: Tensor, kept: Tensor) -> float:
     return min(lost / whole, 1.0) if whole else 0.0
 
 
-def _kept(sizes: Tensor, keep: float | None, error: float | None) -> Tensor:
-    """Choose the units to keep by their sizes: (units,); one of the criteria is given."""
-    n, order = len(sizes), sizes.argsort(stable=True)
+def _kept(
+    sizes: Tensor, keep: float | None, error: float | None, scores: Tensor | None = None
+) -> Tensor:
+    """Choose the units to keep, (units,), those of largest score, or size; by one criterion."""
+    n, order = len(sizes), (sizes if scores is None else scores).argsort(stable=True)
     if error is not None:
         largest = float(sizes.max()) or 1.0  # relative to it no square overflows
         cut = int(removable((sizes[order] / largest).square(), error))

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -405,3 +406,51 @@ def test_what_is_refused_leaves_the_model_alone(change, arguments, message):
     with pytest.raises(ValueError, match=message):
         prune(model, keep=0.5, **arguments)
     assert not torch_prune.is_pruned(model)
+
+
+def test_path_norms_do_not_see_a_rescaling_and_norms_do():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 8))
+    net = nn.Sequential(*net, nn.ReLU(), nn.Linear(8, 3)).double()
+    twin, c = copy.deepcopy(net), torch.tensor([1e3, 1, 1e-3, 1, 1, 7]).double()
+    with torch.no_grad():
+        twin[0].weight *= c[:, None, None, None]
+        twin[0].bias *= c
+        twin[3].weight /= c.repeat_interleave(4)
+    x = torch.randn(5, 2, 4, 4).double()
+    torch.testing.assert_close(net(x), twin(x))
+    for score, same in (("path", True), ("norm", False)):
+        pruned = [copy.deepcopy(some) for some in (net, twin)]
+        for some in pruned:
+            prune(some, keep=0.5, layers=["0", "3"], score=score)
+        masks = [some[0].weight_mask[:, 0, 0, 0] for some in pruned]
+        assert torch.equal(*masks) == same
+    A = net[3].weight.view(8, 6, 4).square().sum((0, 2)).sqrt()
+    p = net[0].weight.flatten(1).norm(dim=1) * A
+    kept = prune(net, keep=0.5, layers="0", score="path") and net[0].weight_mask[:, 0, 0, 0].bool()
+    assert set(p.topk(3).indices.tolist()) == set(kept.nonzero().flatten().tolist())
+
+
+def test_scores_of_a_function_decide_and_the_error_is_of_the_matrix():
+    net = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 1)).double()
+    whole = net[0].weight.detach().clone()
+    report = prune(net, keep=0.4, layers="0", score=lambda layer: torch.tensor([5.0, 1, 4, 2, 3]))
+    kept = torch.tensor([True, False, True, False, False])
+    assert torch.equal(net[0].weight_mask[:, 0].bool(), kept)
+    assert report.error == pytest.approx(relative_error(whole, kept))
+    again = prune(net, keep=0.2, layers="0", score=lambda layer: torch.arange(5.0))
+    assert torch.equal(net[0].weight_mask[:, 0].bool(), torch.arange(5) == 2)  # of those left
+    assert again.kept == 1
+    before = copy.deepcopy(net.state_dict())
+    for score, unit, message in (
+        ("size", "column", "score must be one of"),
+        ("path", "weight", "score must be 'norm' where unit is 'weight'"),
+        (lambda layer: torch.ones(4), "column", r"must have shape \(5,\), got \(4,\)"),
+        (lambda layer: torch.full((5,), math.nan), "column", "the scores of 0 must be in"),
+        (lambda layer: 1.0, "column", "what score returns must be a floating-point tensor"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            prune(net, keep=0.2, layers="0", unit=unit, score=score)
+    with pytest.raises(ValueError, match="no weights that read 2 were found"):
+        prune(net, keep=0.5, layers="2", score="path")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
