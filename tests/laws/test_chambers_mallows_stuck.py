@@ -10,6 +10,7 @@ from heavytail.laws.chambers_mallows_stuck import (
     stable_from_uniforms,
     symmetric_from_uniforms,
     uniforms,
+    uniforms_from_words,
 )
 from tests.oracles import textbook
 
@@ -255,3 +256,19 @@ def test_the_shift_of_s1():
             bend = mpmath.pi / 2 * (1 + exact**2)
         assert float(shift.detach()) == pytest.approx(float(exact), rel=1e-11, abs=1e-15)
         assert float(slope) == pytest.approx(float(bend), rel=1e-11)
+
+
+@pytest.mark.parametrize(("integer", "dtype"), [(torch.int32, "float32"), (torch.int64, "float64")])
+def test_words_fill_the_angle_and_the_uniform(integer, dtype):
+    """The least and the greatest word, and those next to 0."""
+    ends = torch.iinfo(integer)
+    words = torch.tensor([ends.min, -1, 0, ends.max], dtype=integer)
+    angle, uniform = uniforms_from_words(words.expand(1, 2, 4))
+    assert str(angle.dtype) == str(uniform.dtype) == f"torch.{dtype}"
+    half = torch.tensor(math.pi / 2, dtype=angle.dtype)
+    small = half * 2.0**-ends.bits
+    torch.testing.assert_close(angle, torch.stack([-half, -small, small, half]), rtol=1e-6, atol=0)
+    least = 2.0**-ends.bits
+    expected = torch.tensor([1, least, least, 1], dtype=angle.dtype)
+    torch.testing.assert_close(uniform, expected, rtol=1e-6, atol=0)
+    assert (uniform < 1).all()
