@@ -10,10 +10,12 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 FINITE = "(-inf, inf)"
 POSITIVE = "(0, inf)"
@@ -107,6 +109,20 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r:.60}")
     return value
+
+
+def instance(name: str, value: T, kind: Any) -> T:
+    """Return a value of a class, or of a union of them; a tensor is of none, not even iterable."""
+    if isinstance(value, Tensor) or not isinstance(value, kind):
+        words = kind.__name__ if isinstance(kind, type) else kind
+        raise TypeError(f"{name} must be of type {words}, got {value!r:.60}")
+    return value
+
+
+def function(name: str, value: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r:.60}")
 
 
 def shape(name: str, value: object) -> torch.Size:

@@ -85,8 +85,7 @@ def refit(model: nn.Module, inputs: Tensor, *, ridge: float = 1e-4) -> tuple[str
 
 def _check_inputs(inputs: Tensor, **models: nn.Module) -> None:
     for name, model in models.items():
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{name} must be a torch.nn.Module, got {type(model).__name__}")
+        _check.instance(name, model, nn.Module)
     if not _check.tensor("inputs", inputs).dim() or not len(inputs):
         raise ValueError(f"inputs must be one example or more, got shape {tuple(inputs.shape)}")
     _check.numbers("inputs", inputs)

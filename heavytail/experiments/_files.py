@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from heavytail import _check
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
@@ -22,3 +24,11 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def file(name: str, value: str | os.PathLike[str]) -> Path:
+    """Return the path of a file, which need not be there."""
+    path = Path(_check.instance(name, value, str | os.PathLike))
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, got the folder {path}")
+    return path

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.experiments._arguments import instance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its progress bar's remark on notebooks
@@ -62,7 +61,7 @@ class Dataset:
     classes: int
 
     def __post_init__(self) -> None:
-        instance("name", self.name, str)
+        _check.instance("name", self.name, str)
         classes = _check.count("classes", self.classes, 1)
         n, m = check_examples("x_train", self.x_train), check_examples("x_test", self.x_test, 0)
         check_labels("y_train", self.y_train, n, classes)
@@ -143,7 +142,7 @@ def load(name: str, root: Root = None) -> Dataset:
     Raises:
         FileNotFoundError: if files are nowhere and cannot be downloaded; says what to put where.
     """
-    instance("root", root, str | os.PathLike | None)
+    _check.instance("root", root, str | os.PathLike | None)
     *arrays, classes = _LOADERS[_check.one_of("name", name, _LOADERS)](root)
     x_train, y_train, x_test, y_test = (
         torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # a copy where it must be

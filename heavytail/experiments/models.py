@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from heavytail import _check
-from heavytail.experiments._arguments import instance
 
 # Channels of the convolutions of VGG-11, twice the usual ones; 0 is a pooling by 2 x 2.
 _VGG11 = (128, 0, 256, 0, 512, 512, 0, 1024, 1024, 0, 1024, 1024, 0)
@@ -90,7 +89,7 @@ def mean_field(model: FullyConnected) -> FullyConnected:
     Args:
         model: one hidden layer, standard scaling, no masks; left alone, its copy is returned.
     """
-    instance("model", model, FullyConnected)
+    _check.instance("model", model, FullyConnected)
     layers, masked = len(model.body) // 2, any(True for _ in model.buffers())
     if model.scaling != "standard" or layers != 1 or masked:
         raise ValueError(

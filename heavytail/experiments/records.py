@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 
 import heavytail
 from heavytail import _check
-from heavytail.experiments._arguments import file, instance
-from heavytail.experiments._files import replaced
+from heavytail.experiments._files import file, replaced
 
 Entry = dict[str, Any]
 
@@ -84,7 +83,7 @@ class Store:
 
     def find(self, configs: Iterable[Any]) -> list[Entry | None]:
         """Return the entry of each configuration, None where there is none."""
-        configs = [*instance("configs", configs, Iterable)]
+        configs = [*_check.instance("configs", configs, Iterable)]
         names, entries = [key(config) for config in configs], read(self.path)
         named = {_key(e["config"], of): e for of in set(map(type, configs)) for e in entries}
         return [named.get(name) for name in names]
@@ -95,9 +94,10 @@ class Store:
         Entries of the names (:func:`key`) in ``order`` come first, in this order.
         """
         name = key(config)
-        order = [instance("each of order", n, str) for n in instance("order", order, Iterable)]
-        entry = plain({"config": config, **instance("entry", entry, Mapping)})
-        instance("the result of entry", entry.get("result"), dict)
+        given = _check.instance("order", order, Iterable)
+        order = [_check.instance("each of order", each, str) for each in given]
+        entry = plain({"config": config, **_check.instance("entry", entry, Mapping)})
+        _check.instance("the result of entry", entry.get("result"), dict)
         named = {_key(e["config"], type(config)): e for e in read(self.path)} | {name: entry}
         names = [name for name in dict.fromkeys((*order, *named)) if name in named]
         lines = [json.dumps(named[name], separators=(",", ":")) for name in names]
@@ -138,7 +138,7 @@ def read(path: str | os.PathLike[str], decode: Callable[[Entry], Any] = dict) ->
     One that is damaged, or that ``decode`` refuses, is named by a warning and passed over. A file
     that is no record is a ValueError.
     """
-    instance("decode", decode, Callable)
+    _check.instance("decode", decode, Callable)
     try:
         text = file("path", path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -25,7 +25,6 @@ import heavytail
 from heavytail import _check
 from heavytail.compression.pruning import LayerReport
 from heavytail.experiments import data, results
-from heavytail.experiments._arguments import instance
 from heavytail.experiments.models import VGG11, FullyConnected
 from heavytail.experiments.records import plain
 from heavytail.experiments.results import ERROR, Config, Layer, Noise, Pruned, Result
@@ -43,7 +42,7 @@ def run(
     ``step_seconds``. ``checkpoint`` is where :func:`heavytail.experiments.train.train` keeps its
     state, None for none. A network whose outputs are not numbers has diverged at its last step.
     """
-    instance("config", config, Config)
+    _check.instance("config", config, Config)
     place, before = _check.where(device), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -102,8 +101,9 @@ def replay(config: Config, start: nn.Module, steps: int) -> nn.Module:
 
     Over ``steps`` >= 0. The noise is the run's to the bit, its sum up to rounding.
     """
-    instance("config", config, Config)
-    model, steps = copy.deepcopy(instance("start", start, nn.Module)), _check.count("steps", steps)
+    _check.instance("config", config, Config)
+    steps = _check.count("steps", steps)
+    model = copy.deepcopy(_check.instance("start", start, nn.Module))
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
     if config.alpha is not None:
         _added(config, model, optimizer)

@@ -24,7 +24,6 @@ from typing import Any
 from tqdm import tqdm
 
 from heavytail import _check
-from heavytail.experiments._arguments import instance
 from heavytail.experiments.records import Entry, Store, key, origin, plain
 
 Run = Callable[[Any, Path], Any]  # of a configuration, and a path at which it may keep its state
@@ -83,10 +82,10 @@ def sweep(
     Raises a TypeError or a ValueError on an argument outside the sets above, and a BlockingIOError
     if another sweep is at work on the store.
     """
-    instance("run", run, Callable)
-    wanted = {key(config): config for config in instance("configs", configs, Iterable)}
-    instance("store", store, Store)
-    instance("executor", executor, Executor | None)
+    _check.instance("run", run, Callable)
+    wanted = {key(config): config for config in _check.instance("configs", configs, Iterable)}
+    _check.instance("store", store, Store)
+    _check.instance("executor", executor, Executor | None)
     _check.flag("progress", progress)
     if executor is not None and processes is not None:
         raise ValueError(f"processes must be None beside an executor, got {processes}")

@@ -16,7 +16,6 @@ from torch.func import functional_call, grad_and_value, vmap
 from tqdm import tqdm
 
 from heavytail import _check
-from heavytail.experiments._arguments import instance
 from heavytail.experiments.data import Dataset
 from heavytail.experiments.models import FullyConnected
 from heavytail.experiments.train import DivergenceError, History, _batches, _measured
@@ -63,10 +62,10 @@ def train_together(
         the error that ``train`` would raise is in its place: that a member diverges is an outcome,
         and disturbs no other. Its weights are left as they became.
     """
-    x, y = instance("data", data, Dataset).x_train, data.y_train
+    x, y = _check.instance("data", data, Dataset).x_train, data.y_train
     _check_alike(models)
     for name, given in (("noises", noises), ("seeds", seeds)):
-        if len(instance(name, given, Sequence)) != len(models):
+        if len(_check.instance(name, given, Sequence)) != len(models):
             raise ValueError(f"{name} must be one for each of {len(models)}, got {len(given)}")
     seeds = [_check.seed("each of seeds", seed) for seed in seeds]
     lr = _check.number("lr", lr, f"[0, {torch.finfo(x.dtype).max}]")
@@ -79,7 +78,8 @@ def train_together(
     optimizer = torch.optim.SGD(chain.from_iterable(members), lr=lr)
     for noise, chosen in zip(noises, members, strict=True):
         if noise is not None:
-            StableNoise(optimizer, chosen, **asdict(instance("each of noises", noise, Noise)))
+            law = asdict(_check.instance("each of noises", noise, Noise))
+            StableNoise(optimizer, chosen, **law)
     form = copy.deepcopy(models[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def train_together(
 
 def _check_alike(models: Sequence[FullyConnected]) -> None:
     """Refuse models that differ in form or share a weight, before anything is trained."""
-    for model in instance("models", models, Sequence):
+    for model in _check.instance("models", models, Sequence):
         if type(model) is not FullyConnected:  # another forward pass would go unnoticed
             raise TypeError(f"models must hold FullyConnected networks, got {type(model).__name__}")
     forms = {(m.scaling, *((*w.shape, w.dtype, w.device) for w in m.parameters())) for m in models}

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from heavytail import _check
-from heavytail.experiments._arguments import file, instance
-from heavytail.experiments._files import replaced
+from heavytail.experiments._files import file, replaced
 from heavytail.experiments.data import Dataset, check_examples, check_labels
 
 
@@ -90,8 +89,8 @@ def train(
         DivergenceError: if a loss or a weight is not finite, which the next measurement sees.
         ValueError: if the checkpoint is damaged or of another training.
     """
-    instance("optimizer", optimizer, torch.optim.Optimizer)
-    x, y = instance("data", data, Dataset).x_train, data.y_train
+    _check.instance("optimizer", optimizer, torch.optim.Optimizer)
+    x, y = _check.instance("data", data, Dataset).x_train, data.y_train
     steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size, 1)
     seed = _check.seed("seed", seed)
     evaluate_every = _check.count("evaluate_every", evaluate_every, 1)
@@ -99,9 +98,10 @@ def train(
     if stop_accuracy is not None:
         stop_accuracy = _check.number("stop_accuracy", stop_accuracy, "[0, 1]")
     _check.flag("progress", progress)
-    parts: dict[str, Any] = {"model": instance("model", model, nn.Module), "optimizer": optimizer}
+    _check.instance("model", model, nn.Module)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     others = {} if resumable is None else resumable
-    for name, part in instance("resumable", others, Mapping).items():
+    for name, part in _check.instance("resumable", others, Mapping).items():
         if not isinstance(name, str) or name in parts or not hasattr(part, "load_state_dict"):
             raise ValueError(f"resumable must hold states by other names, got {name}={part!r:.60}")
         parts[name] = part
@@ -228,7 +228,7 @@ def score(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 4096) -> 
         batch_size: examples a forward pass, >= 1; it bounds the memory and changes no result.
     """
     batch_size, n = _check.count("batch_size", batch_size, 1), check_examples("x", x)
-    training = [m for m in instance("model", model, nn.Module).modules() if m.training]
+    training = [m for m in _check.instance("model", model, nn.Module).modules() if m.training]
     model.eval()
     try:
         logits = torch.cat([model(some) for some in x.split(batch_size)])

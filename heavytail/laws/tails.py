@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heavytail import _check
+from heavytail.laws.density import peak_width
 from heavytail.laws.distribution import log_density
 
 Array: TypeAlias = NDArray[np.float64]
@@ -300,7 +301,7 @@ def _negative_log_likelihood(parameters: Array, z: Array) -> tuple[float, Array]
     from scipy import interpolate  # slow to import too
 
     alpha, log_scale = parameters.tolist()
-    width = math.exp((math.lgamma(1 / alpha) - math.lgamma(3 / alpha)) / 2)
+    width = float(peak_width(torch.tensor(alpha, dtype=torch.float64, device="cpu")))
     u = np.arcsinh(z * math.exp(-log_scale) / width)
     nodes = np.concatenate([np.arange(0, 3.2, 0.04), np.arange(3.2, max(u.max(), 3.2) + 0.6, 0.2)])
     with torch.inference_mode(False), torch.enable_grad():

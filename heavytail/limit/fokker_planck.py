@@ -25,7 +25,7 @@ from torch import Tensor
 
 from heavytail import _check
 from heavytail.limit.particles import MOST, stable_scale
-from heavytail.limit.problem import function, returned
+from heavytail.limit.problem import returned
 
 Drift = Callable[[Tensor, Tensor, float], Tensor]
 Elementwise = Callable[[Tensor, Tensor], Tensor]
@@ -196,7 +196,7 @@ def mean_field_drift(
         y: targets, (N,), the same.
     """
     for name, given in (("h", h), ("dh", dh), ("dloss", dloss)):
-        function(name, given)
+        _check.function(name, given)
     for name, data in (("x", x), ("y", y)):
         _check.numbers(name, _check.tensor(name, data))
     if y.dim() != 1 or not len(y) or x.shape != (len(y), 1):
@@ -240,7 +240,7 @@ def evolve(
     if not isinstance(start, Density):
         raise TypeError(f"start must be a Density, got {start!r:.60}")
     b: Drift = (lambda theta, rho, dx: torch.zeros_like(theta)) if drift is None else drift
-    function("drift, if not None,", b)
+    _check.function("drift, if not None,", b)
     theta, rho, dx, m = start.theta, start.rho, start.dx, len(start.rho)
     wave = torch.fft.rfftfreq(m, dx / (2 * math.pi), dtype=theta.dtype, device=theta.device)
     fade = torch.exp(-((sigma * wave) ** alpha) * dt / 2)

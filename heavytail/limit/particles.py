@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from heavytail import _check
-from heavytail.limit.problem import MeanField, System, function
+from heavytail.limit.problem import MeanField, System
 from heavytail.noise import KINDS, noise_blocks
 
 MOST = 10**9  # steps and particles: so many steps of one particle take a day
@@ -155,7 +155,7 @@ def simulate(
     _check.count("n, times systems,", rows, 1, MOST)
     generator = torch.Generator(scheme.device).manual_seed(_check.seed("seed", seed))
     if observe is not None:
-        function("observe", observe)
+        _check.function("observe", observe)
     T = scheme.T
     wanted = (T * (j / 10) for j in range(11)) if times is None else entries_of("times", times)
     most = f"[0, {T * (1 + 1e-6)!r}]"  # a float32 may be above T

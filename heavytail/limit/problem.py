@@ -232,12 +232,6 @@ def _loss_slope(loss: str | Function, f: Tensor, y: Tensor) -> Tensor:
     return returned("the slope of loss", torch.func.grad(total)(f), f.shape, f)
 
 
-def function(name: str, value: object) -> None:
-    """Refuse what cannot be called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, got {value!r:.60}")
-
-
 def returned(name: str, value: object, shape: Sequence[int], *arguments: Tensor) -> Tensor:
     """Return what a user's function did: a real tensor of this shape, finite as the arguments."""
     found = _check.tensor(name, value)
