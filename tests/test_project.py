@@ -335,7 +335,7 @@ def test_the_house_is_small():
         return [len(path.read_text().splitlines()) for path in paths]
 
     assert max(lines(*MODULES.values())) <= 400
-    assert sum(lines(*MODULES.values())) <= 7250  # and 7,150 is what it is to be
+    assert sum(lines(*MODULES.values())) <= 7170  # and 7,150 is what it is to be
     around = ("tests", "tools", "benchmarks")
     assert sum(sum(lines(*(ROOT / folder).rglob("*.py"))) for folder in around) <= 11000
 
